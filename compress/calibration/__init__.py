@@ -1,0 +1,1 @@
+"""Calibration: token ids in, statistics of the inputs of every linear out."""

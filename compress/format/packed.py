@@ -1,0 +1,28 @@
+"""PackedTensor: one compressed weight as plain data. `layouts.unpack` gives it its meaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from compress.format.scheme import Scheme
+
+
+@dataclass(frozen=True, slots=True)
+class PackedTensor:
+    """A weight of `shape` (N out features, K in features) stored as named planes under a scheme."""
+
+    shape: tuple[int, int]
+    scheme: Scheme
+    planes: dict[str, torch.Tensor] = field(repr=False)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all planes together, exactly as they are written."""
+        return sum(plane.numel() * plane.element_size() for plane in self.planes.values())
+
+    @property
+    def bits_per_weight(self) -> float:
+        """True stored bits per weight: codes, statistics, outliers, index and padding."""
+        return 8 * self.size_bytes / (self.shape[0] * self.shape[1])

@@ -1,0 +1,44 @@
+"""Scheme: how one tensor is stored. Standard library only, so that `compress inspect` needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from compress.errors import FormatError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheme:
+    """All that a reader or a kernel needs to know beside the planes of a packed tensor."""
+
+    layout: str
+    """Layout id with its version, e.g. ``int_group.v1``; the bytes of an id never change their meaning."""
+    bits: int
+    """Bits of one integer code, 2 to 8 (1 to 8 for layouts that allow it)."""
+    group_size: int
+    """Input features that share one scale; the whole row is written as its width."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What only this layout knows, JSON values; `outliers` is the length of the sparse delta part everywhere."""
+
+    @property
+    def outliers(self) -> int:
+        """Stored entries of the sparse delta part."""
+        return int(self.options.get("outliers", 0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the JSON form that stands in `compress.json`."""
+        return {"layout": self.layout, "bits": self.bits, "group_size": self.group_size, "options": dict(self.options)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Scheme:
+        """Reads the JSON form; a missing or ill-typed field is a FormatError."""
+        try:
+            layout, bits, group, options = data["layout"], data["bits"], data["group_size"], data.get("options", {})
+        except (KeyError, TypeError) as error:
+            raise FormatError(f"a scheme lacks the field {error}", allowed="layout, bits, group_size, options") from error
+        ints = all(isinstance(value, int) and not isinstance(value, bool) for value in (bits, group))
+        if not (isinstance(layout, str) and ints and isinstance(options, Mapping)):
+            raise FormatError(f"a scheme has fields of the wrong type: {dict(data)!r}")
+        return cls(layout=layout, bits=bits, group_size=group, options=dict(options))
