@@ -1,0 +1,69 @@
+"""Dense little-endian bit streams in int32 words: element j of a row starts at bit j·b of the row's stream.
+
+The same bytes as the `pack-quantized` format of compressed-tensors ≥ 0.18. Elements may straddle two words.
+
+Shape letters: R rows, K elements of a row, W words of a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+_WORD = 32
+_MASK = 0xFFFFFFFF
+
+
+def words_for(elements: int, bits: int) -> int:
+    """Returns how many 32-bit words hold `elements` codes of `bits` bits."""
+    return -(-elements * bits // _WORD)
+
+
+def _places(bits: int) -> tuple[int, int, Iterator[tuple[int, int, int]]]:
+    """Returns codes and words of one period of the stream, and (code, word, offset) for each code in it."""
+    codes = _WORD // math.gcd(bits, _WORD)
+    return codes, codes * bits // _WORD, ((j, j * bits // _WORD, j * bits % _WORD) for j in range(codes))
+
+
+def pack_rows(codes_RK: torch.Tensor, bits: int) -> torch.Tensor:
+    """Returns int32 [R, ceil(K·b/32)] for integer codes 0 ≤ code < 2^b; the tail is padded with zero bits."""
+    rows, width = codes_RK.shape
+    period, words, places = _places(bits)
+    periods = -(-width // period)
+    codes = torch.nn.functional.pad(codes_RK.to(torch.int64), (0, periods * period - width))
+    codes = codes.view(rows, periods, period)
+    stream = torch.zeros(rows, periods, words, dtype=torch.int64, device=codes.device)
+    for j, word, offset in places:
+        stream[..., word] |= (codes[..., j] << offset) & _MASK
+        if offset + bits > _WORD:
+            stream[..., word + 1] |= codes[..., j] >> (_WORD - offset)
+    signed = torch.where(stream > 0x7FFFFFFF, stream - (1 << _WORD), stream).to(torch.int32)
+    return signed.view(rows, -1)[:, : words_for(width, bits)].contiguous()
+
+
+def unpack_rows(words_RW: torch.Tensor, bits: int, width: int) -> torch.Tensor:
+    """Returns uint8 [R, `width`], the inverse of `pack_rows`."""
+    rows = words_RW.shape[0]
+    period, words, places = _places(bits)
+    periods = -(-width // period)
+    stream = torch.nn.functional.pad(words_RW, (0, periods * words - words_RW.shape[1]))
+    stream = (stream.to(torch.int64) & _MASK).view(rows, periods, words)
+    codes = torch.empty(rows, periods, period, dtype=torch.uint8, device=words_RW.device)
+    for j, word, offset in places:
+        value = stream[..., word] >> offset
+        if offset + bits > _WORD:
+            value = value | (stream[..., word + 1] << (_WORD - offset))
+        codes[..., j] = (value & ((1 << bits) - 1)).to(torch.uint8)
+    return codes.view(rows, -1)[:, :width].contiguous()
+
+
+def pack_flat(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Returns int32 [ceil(n·b/32)]: the codes of any shape, row-major, as one stream with one tail of padding."""
+    return pack_rows(codes.reshape(1, -1), bits)[0]
+
+
+def unpack_flat(words: torch.Tensor, bits: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """Returns uint8 codes of `shape`, the inverse of `pack_flat`."""
+    return unpack_rows(words[None], bits, math.prod(shape)).view(shape)

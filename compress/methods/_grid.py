@@ -1,0 +1,45 @@
+"""What the integer methods share: group sizes, ranges, and which dtype a scale fits in.
+
+Shape letters: N out features, G groups.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from compress.errors import MethodError
+
+
+def group_width(in_features: int, group_size: int | None) -> int:
+    """Returns the width of a group (None = the whole row); a width that does not divide is an error that says which do."""
+    if group_size is None:
+        return in_features
+    if group_size < 1 or in_features % group_size:
+        sizes = [size for size in range(8, in_features + 1) if in_features % size == 0][-8:]
+        raise MethodError(
+            f"group_size={group_size} does not divide in_features={in_features}",
+            allowed=", ".join(map(str, sizes)),
+            do="Give one of these, or leave the layer dense with --skip",
+        )
+    return group_size
+
+
+def check_finite(w_NK: torch.Tensor) -> None:
+    """Refuses weights with NaN or infinity."""
+    if not w_NK.isfinite().all():
+        raise MethodError(
+            f"{int((~w_NK.isfinite()).sum())} of {w_NK.numel()} weights are NaN or infinite",
+            do="Repair the source checkpoint: rounding would spread the damage",
+        )
+
+
+def storable(scale_NG: torch.Tensor) -> torch.Tensor:
+    """Returns the scales in the smallest dtype that holds them: float16 in its normal range, else float32.
+
+    Zero or denormal scales (groups of zeros) become the least normal number, so that a division by them is safe.
+    """
+    positive = scale_NG[scale_NG > 0]
+    half = torch.finfo(torch.float16)
+    fits = positive.numel() == 0 or (positive.min() >= half.tiny and positive.max() <= half.max)
+    dtype = torch.float16 if fits else torch.float32
+    return scale_NG.clamp_min(torch.finfo(dtype).tiny).to(dtype)

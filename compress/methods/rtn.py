@@ -1,0 +1,56 @@
+"""Round to nearest: no calibration, one scale per group. The baseline every other method must beat.
+
+Shape letters: N out features, K in features, G groups of g consecutive in features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from compress.calibration.stats import LayerStats
+from compress.errors import MethodError
+from compress.format.layouts import int_group
+from compress.format.packed import PackedTensor
+from compress.methods import _grid
+
+KIND = "linear"
+NEEDS: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Options of round to nearest."""
+
+    bits: int = 4
+    """Bits of one code, 2 to 8."""
+    group_size: int | None = None
+    """Input features that share one scale; must divide the layer's input width. Not given: the whole row."""
+    symmetric: bool = False
+    """True: zero is the middle code and only scales are stored. False: the range is min to max of the group."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise MethodError(f"bits={self.bits}", allowed="2 to 8")
+
+
+def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
+    """Returns `w_NK` (float [N, K]) rounded to the nearest code of its group, as an int_group.v1 tensor."""
+    _grid.check_finite(w_NK)
+    out_features, in_features = w_NK.shape
+    width = _grid.group_width(in_features, config.group_size)
+    w_NGg = w_NK.float().reshape(out_features, in_features // width, width)
+    top, middle = 2**config.bits - 1, 2 ** (config.bits - 1)
+    if config.symmetric:
+        scale_NG = _grid.storable(w_NGg.abs().amax(-1) / (middle - 1))
+        zero_NG = None
+        offset_NG1 = torch.tensor(float(middle))
+    else:
+        # zero is always inside the range, so a pruned weight stays exactly zero
+        low_NG, high_NG = w_NGg.amin(-1).clamp_max(0), w_NGg.amax(-1).clamp_min(0)
+        scale_NG = _grid.storable((high_NG - low_NG) / top)
+        zero_NG = (-low_NG / scale_NG.float()).round().clamp(0, top)
+        offset_NG1 = zero_NG[..., None]
+    codes_NGg = (w_NGg / scale_NG.float()[..., None] + offset_NG1).round().clamp(0, top)
+    return int_group.pack(codes_NGg.reshape(out_features, in_features), scale_NG, zero_NG, bits=config.bits)
