@@ -37,7 +37,9 @@ class Scheme:
         try:
             layout, bits, group, options = data["layout"], data["bits"], data["group_size"], data.get("options", {})
         except (KeyError, TypeError) as error:
-            raise FormatError(f"a scheme lacks the field {error}", allowed="layout, bits, group_size, options") from error
+            raise FormatError(
+                f"a scheme lacks the field {error}", allowed="layout, bits, group_size, options"
+            ) from error
         ints = all(isinstance(value, int) and not isinstance(value, bool) for value in (bits, group))
         if not (isinstance(layout, str) and ints and isinstance(options, Mapping)):
             raise FormatError(f"a scheme has fields of the wrong type: {dict(data)!r}")

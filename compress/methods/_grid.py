@@ -11,7 +11,7 @@ from compress.errors import MethodError
 
 
 def group_width(in_features: int, group_size: int | None) -> int:
-    """Returns the width of a group (None = the whole row); a width that does not divide is an error that says which do."""
+    """Returns the width of a group (None = the whole row); one that does not divide is an error that says which do."""
     if group_size is None:
         return in_features
     if group_size < 1 or in_features % group_size:

@@ -1,0 +1,244 @@
+"""SpQR: low-bit groups with quantised statistics, and the weights that hurt most kept exactly as sparse deltas.
+
+Source: Dettmers et al., "SpQR: A Sparse-Quantized Representation", arXiv 2306.03078, Alg. 1 and §4.
+
+Differs from the paper in:
+- the codes of the first-level statistics are searched (`search_stats`): every level that the run of rows can
+  express is tried and the one with the least robust error Σ min(e²/d², τ) is kept, e being the rounding error, d the
+  diagonal of the inverse factor and τ the price of an outlier; the paper rounds the statistics to the nearest level;
+- the leave-one-out test tries only the least and the greatest weight of a group: dropping any other one leaves the
+  range as it is, so it decides the same in a fifteenth of the work;
+- an outlier is stored as the difference to its dequantised code, and errors are compensated with the stored value,
+  so that what is evaluated is what is shipped;
+- an input that was never active keeps its weights, rounded to nearest, where the published code sets them to zero;
+- `target_bits` finds the threshold by bisection on the bits that are really stored.
+
+Shape letters: N out features, K in features, G groups of g columns, R runs of rows, L levels of a statistic.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+
+from compress.calibration.stats import LayerStats
+from compress.errors import MethodError
+from compress.format.layouts import spqr
+from compress.format.packed import PackedTensor
+from compress.methods import _grid, _sweep
+
+KIND = "linear"
+NEEDS: frozenset[str] = frozenset({"gram_KK"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Options of SpQR."""
+
+    bits: int = 3
+    """Bits of one code, 2 to 8."""
+    group_size: int = 16
+    """Input features that share a scale and a zero; must divide the layer's input width."""
+    stats_bits: int = 3
+    """Bits of the codes of scales and zeros, 1 to 8."""
+    stats_group: int = 16
+    """Output rows whose scales and zeros share one second-level range; 1 or more."""
+    threshold: float = 0.2
+    """Outlier threshold τ relative to the layer's mean sensitivity; smaller keeps more outliers, inf none."""
+    target_bits: float | None = None
+    """Bits per weight to stay at or below; finds the threshold, which is then ignored."""
+    damping: float = 0.01
+    """Added to the diagonal of the Gram matrix, relative to its mean; 0 or more."""
+    act_order: bool = True
+    """Rounds the most active input features first and stores the order (16 bits per input feature)."""
+    search_stats: bool = True
+    """Chooses the codes of the statistics by the error they cause instead of rounding them."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("bits", 2, 8), ("stats_bits", 1, 8)):
+            if not low <= getattr(self, name) <= high:
+                raise MethodError(f"{name}={getattr(self, name)}", allowed=f"{low} to {high}")
+        if self.stats_group < 1:
+            raise MethodError(f"stats_group={self.stats_group}", allowed="1 or more rows")
+        if not self.threshold > 0:
+            raise MethodError(f"threshold={self.threshold}", allowed="more than 0, or inf for no outliers")
+        if not 0 <= self.damping < math.inf:
+            raise MethodError(f"damping={self.damping}", allowed="0 or more")
+
+
+def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
+    """Returns `w_NK` (float [N, K]) as an spqr.v1 tensor fitted to the inputs that `stats` describes."""
+    assert stats is not None, "SpQR needs the Gram matrix of the inputs"
+    _grid.check_finite(w_NK)
+    _grid.group_width(w_NK.shape[1], config.group_size)
+    order_K = _sweep.column_order(stats.gram_KK, config.act_order)
+    upper_KK = _sweep.inverse_factor(stats.gram_KK, order_K, config.damping)
+    w_KN = (w_NK if order_K is None else w_NK[:, order_K]).float().T.contiguous()
+    if config.target_bits is not None:
+        config = _bisect_threshold(w_KN, upper_KK, config)
+    return _solve(w_KN, upper_KK, order_K, config)
+
+
+def _solve(w_KN: torch.Tensor, upper_KK: torch.Tensor, order_K: torch.Tensor | None, config: Config) -> PackedTensor:
+    rounder = _Rounder(w_KN, upper_KK, config)
+    _sweep.sweep(w_KN.clone(), upper_KK, config.group_size, rounder)
+    back_K = slice(None) if order_K is None else order_K.argsort()
+    return spqr.pack(
+        rounder.codes_KN.T,
+        rounder.code_GN["scale"].T,
+        rounder.code_GN["zero"].T,
+        {name: plane.T for name, plane in rounder.second_level.items()},
+        bits=config.bits,
+        stats_bits=config.stats_bits,
+        stats_group=config.stats_group,
+        exponent=rounder.exponent,
+        perm_K=order_K,
+        outlier_NK=rounder.outlier_KN[back_K].T,
+        delta_NK=rounder.delta_KN[back_K].T,
+    )
+
+
+class _Rounder:
+    """Fits bilevel statistics group by group and rounds columns; all results are kept in stored column order."""
+
+    def __init__(self, w_KN: torch.Tensor, upper_KK: torch.Tensor, config: Config):
+        width, rows = w_KN.shape
+        groups, runs = width // config.group_size, -(-rows // config.stats_group)
+        self.config, self.top = config, float(2**config.bits - 1)
+        # mean over columns of Var_rows(w) / d²: the sensitivity that the threshold is relative to
+        variance_K = w_KN.var(1, unbiased=rows > 1)
+        mean_sensitivity = float((variance_K / upper_KK.diagonal().square()).mean())
+        self.price = config.threshold * mean_sensitivity if mean_sensitivity > 0 else math.inf
+        peak = float(w_KN.abs().max())
+        self.exponent = max(-120, math.floor(math.log2(peak))) if peak > 0 else 0
+        self.unit = 2.0**self.exponent
+        self.codes_KN = torch.empty(width, rows, dtype=torch.uint8, device=w_KN.device)
+        self.outlier_KN = torch.zeros(width, rows, dtype=torch.bool, device=w_KN.device)
+        self.delta_KN = torch.zeros(width, rows, dtype=torch.float16, device=w_KN.device)
+        self.code_GN = {
+            name: torch.empty(groups, rows, dtype=torch.uint8, device=w_KN.device) for name in ("scale", "zero")
+        }
+        self.second_level = {
+            name: torch.empty(groups, runs, dtype=torch.float16, device=w_KN.device) for name in spqr.SECOND_LEVEL
+        }
+        self.run_N = torch.arange(rows, device=w_KN.device) // config.stats_group
+        self.scale_N = self.zero_N = w_KN[0]
+
+    def start_group(self, group: int, w_gN: torch.Tensor, d_g: torch.Tensor) -> None:
+        """Fits scale and zero of every row to the group's weights."""
+        low_N, high_N = self._range_without_outliers(w_gN, d_g)
+        flat_N = high_N <= low_N  # a constant group needs a scale too; it becomes its code 0 exactly
+        high_N = torch.where(flat_N, low_N + self.unit, high_N)
+
+        def zero_for(scale: torch.Tensor) -> torch.Tensor:
+            # a scale that is off the ideal one keeps the range centred
+            return torch.where(flat_N, -low_N / scale, self.top / 2 - (low_N + high_N) / (2 * scale))
+
+        weight_g1 = d_g.square().reciprocal()[:, None]
+        wanted_N = (high_N - low_N) / self.top
+        level_LN = self._levels("scale", group, wanted_N / self.unit) * self.unit
+        if self.config.search_stats:
+            code_N = self._best(w_gN, weight_g1, level_LN, zero_for(level_LN))
+        else:
+            code_N = (level_LN - wanted_N).abs().argmin(0)
+        self.scale_N = self._keep("scale", group, level_LN, code_N)
+        level_LN = self._levels("zero", group, zero_for(self.scale_N))
+        if self.config.search_stats:
+            code_N = self._best(w_gN, weight_g1, self.scale_N.expand_as(level_LN), level_LN)
+        else:
+            code_N = (level_LN - zero_for(self.scale_N)).abs().argmin(0)
+        self.zero_N = self._keep("zero", group, level_LN, code_N)
+
+    def round(self, column: int, w_N: torch.Tensor, d: float) -> torch.Tensor:
+        """Returns the stored value of the column: its dequantised code, plus the stored delta where that pays."""
+        code_N = (w_N / self.scale_N).add_(self.zero_N).round_().clamp_(0, self.top)
+        self.codes_KN[column] = code_N
+        value_N = code_N.sub_(self.zero_N).mul_(self.scale_N)
+        if self.price == math.inf:
+            return value_N
+        residual_N = w_N - value_N
+        outlier_N = torch.gt(residual_N.abs(), math.sqrt(self.price) * d, out=self.outlier_KN[column])
+        delta_N = torch.mul(residual_N, outlier_N / self.unit).to(torch.float16)
+        self.delta_KN[column] = delta_N
+        return value_N.add_(delta_N.float(), alpha=self.unit)
+
+    def _range_without_outliers(self, w_gN: torch.Tensor, d_g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the range of each row without the extreme weights whose removal saves more than an outlier costs."""
+        if self.price == math.inf or w_gN.shape[0] < 3:
+            return w_gN.amin(0), w_gN.amax(0)
+        (low_2N, at_low_2N), (high_2N, at_high_2N) = w_gN.topk(2, dim=0, largest=False), w_gN.topk(2, dim=0)
+        weight_gN = d_g.square().reciprocal()[:, None].expand_as(w_gN)
+
+        def error(low_N: torch.Tensor, high_N: torch.Tensor, without_N: torch.Tensor | None) -> torch.Tensor:
+            scale_N = ((high_N - low_N) / self.top).clamp_min_(torch.finfo(torch.float32).tiny)
+            value_gN = ((w_gN - low_N) / scale_N).round_().clamp_(0, self.top).mul_(scale_N).add_(low_N)
+            error_gN = value_gN.sub_(w_gN).square_().mul_(weight_gN)
+            return error_gN.sum(0) if without_N is None else error_gN.sum(0) - error_gN.gather(0, without_N[None])[0]
+
+        base_N = error(low_2N[0], high_2N[0], None)
+        drop_low = base_N - error(low_2N[1], high_2N[0], at_low_2N[0]) > self.price
+        drop_high = base_N - error(low_2N[0], high_2N[1], at_high_2N[0]) > self.price
+        return torch.where(drop_low, low_2N[1], low_2N[0]), torch.where(drop_high, high_2N[1], high_2N[0])
+
+    def _levels(self, name: str, group: int, wanted_N: torch.Tensor) -> torch.Tensor:
+        """Returns the values [L, N] that each row's statistic can take once its run's range is stored in float16."""
+        runs = self.second_level[f"{name}_min"].shape[1]
+        low_R = wanted_N.new_full((runs,), math.inf).scatter_reduce_(0, self.run_N, wanted_N, "amin")
+        high_R = wanted_N.new_full((runs,), -math.inf).scatter_reduce_(0, self.run_N, wanted_N, "amax")
+        top = 2**self.config.stats_bits - 1
+        low_R, step_R = low_R.to(torch.float16), ((high_R - low_R) / top).to(torch.float16)
+        if name == "scale":  # a scale of zero would divide by zero; subnormal minima round to it
+            low_R = low_R.clamp_min(torch.finfo(torch.float16).tiny)
+        self.second_level[f"{name}_min"][group], self.second_level[f"{name}_step"][group] = low_R, step_R
+        level_L1 = torch.arange(top + 1, device=wanted_N.device, dtype=torch.float32)[:, None]
+        level_LN: torch.Tensor = low_R.float()[self.run_N] + step_R.float()[self.run_N] * level_L1
+        return level_LN
+
+    def _best(
+        self,
+        w_gN: torch.Tensor,
+        weight_g1: torch.Tensor,
+        scale_LN: torch.Tensor,
+        zero_LN: torch.Tensor,
+    ) -> torch.Tensor:
+        """Returns for each row the level with the least robust error."""
+        scale_L1N, zero_L1N = scale_LN[:, None], zero_LN[:, None]
+        value = (w_gN / scale_L1N).add_(zero_L1N).round_().clamp_(0, self.top).sub_(zero_L1N).mul_(scale_L1N)
+        cost_LgN = value.sub_(w_gN).square_().mul_(weight_g1)
+        if self.price != math.inf:
+            cost_LgN.clamp_max_(self.price)
+        return cost_LgN.sum(1).argmin(0)
+
+    def _keep(self, name: str, group: int, level_LN: torch.Tensor, code_N: torch.Tensor) -> torch.Tensor:
+        self.code_GN[name][group] = code_N
+        return level_LN.gather(0, code_N[None])[0]
+
+
+def _bisect_threshold(w_KN: torch.Tensor, upper_KK: torch.Tensor, config: Config) -> Config:
+    """Returns `config` with the least threshold whose packed size is at most `target_bits` per weight."""
+    assert config.target_bits is not None
+    width, rows = w_KN.shape
+
+    def bits_at(threshold: float) -> float:
+        order_K = torch.arange(width) if config.act_order else None
+        return _solve(w_KN, upper_KK, order_K, replace(config, threshold=threshold)).bits_per_weight
+
+    floor = bits_at(math.inf)
+    if floor > config.target_bits:
+        raise MethodError(
+            f"target_bits={config.target_bits} is below the {floor:.3f} bits that {rows}x{width} weights take at "
+            f"bits={config.bits}, group_size={config.group_size} without any outlier",
+            do="Lower --bits, widen --group-size, or raise --target-bits",
+        )
+    low, high = 1e-4, 64.0
+    if bits_at(low) <= config.target_bits:
+        return replace(config, threshold=low)
+    for _ in range(16):
+        middle = math.sqrt(low * high)
+        bits = bits_at(middle)
+        low, high = (middle, high) if bits > config.target_bits else (low, middle)
+        if config.target_bits - 0.01 <= bits <= config.target_bits or high / low < 1.001:
+            break
+    return replace(config, threshold=high if bits_at(high) <= config.target_bits else math.inf)

@@ -1,0 +1,146 @@
+"""Layouts: golden bytes (never edited: a changed meaning is a new layout id), bit streams, and damaged planes."""
+
+import pytest
+import torch
+
+from compress.errors import FormatError
+from compress.format import layouts
+from compress.format.layouts import bits, int_group, spqr
+from compress.format.packed import PackedTensor
+from compress.format.scheme import Scheme
+
+
+def _hex(plane: torch.Tensor) -> str:
+    return bytes(plane.contiguous().view(torch.uint8).flatten().tolist()).hex()
+
+
+@pytest.mark.parametrize("width", range(1, 9))
+@pytest.mark.parametrize("elements", [1, 7, 10, 11, 32, 33, 100])
+def test_bit_stream_is_little_endian_and_dense(width, elements):
+    codes = torch.randint(0, 2**width, (3, elements), generator=torch.Generator().manual_seed(width))
+    words = bits.pack_rows(codes, width)
+    assert words.dtype == torch.int32 and words.shape == (3, bits.words_for(elements, width))
+    for row, row_words in zip(codes.tolist(), words.tolist(), strict=True):
+        stream = sum((word & 0xFFFFFFFF) << (32 * i) for i, word in enumerate(row_words))
+        assert stream == sum(code << (j * width) for j, code in enumerate(row))
+    assert torch.equal(bits.unpack_rows(words, width, elements), codes.to(torch.uint8))
+    assert torch.equal(bits.unpack_flat(bits.pack_flat(codes, width), width, (3, elements)), codes.to(torch.uint8))
+
+
+def golden_int_group() -> PackedTensor:
+    codes = torch.arange(3 * 12).reshape(3, 12) % 8
+    scale = torch.tensor([[0.5, -0.0], [2.0, 1.0], [0.25, 3.0]], dtype=torch.float16)
+    zero = torch.tensor([[0, 7], [3, 4], [5, 1]])
+    mask = torch.zeros(3, 12, dtype=torch.bool)
+    mask[0, 11] = mask[2, 0] = True
+    return int_group.pack(codes, scale, zero, bits=3, outlier_NK=mask, delta_NK=mask * -1.5)
+
+
+def golden_spqr() -> PackedTensor:
+    codes = torch.arange(3 * 10).reshape(3, 10) % 8
+    stats = torch.tensor([[0, 7], [3, 1], [2, 5]])
+    level = {name: torch.full((2, 2), 0.5 + i, dtype=torch.float16) for i, name in enumerate(spqr.SECOND_LEVEL)}
+    mask = torch.zeros(3, 10, dtype=torch.bool)
+    mask[1, 2] = mask[1, 9] = True
+    perm = torch.tensor([9, 0, 8, 1, 7, 2, 6, 3, 5, 4])
+    return spqr.pack(codes, stats, stats.flip(1), level, bits=3, stats_bits=3, stats_group=2, exponent=-3,
+                     perm_K=perm, outlier_NK=mask, delta_NK=mask * 0.75)  # fmt: skip
+
+
+GOLDEN = {
+    "int_group": {
+        "weight": "88c6fa8806000000ac8f68ac0f00000088c6fa8806000000",
+        "scale": "003800800040003c00340042",
+        "zero_point": "5801000067000000",
+        "delta_rowptr": "00000000010000000100000002000000",
+        "delta_col": "0b000000",
+        "delta_val": "00be00be",
+    },
+    "spqr": {
+        "weight": "88c6fa081aeb231aac8f682c",
+        "scale_code": "f8a20200",
+        "zero_code": "47560100",
+        "scale_step": "0038003800380038",
+        "scale_min": "003e003e003e003e",
+        "zero_step": "0041004100410041",
+        "zero_min": "0043004300430043",
+        "perm": "0900000008000100070002000600030005000400",
+        "delta_rowptr": "00000000000000000200000002000000",
+        "delta_col": "02000900",
+        "delta_val": "003a003a",
+    },
+}
+
+
+@pytest.mark.parametrize("name,make", [("int_group", golden_int_group), ("spqr", golden_spqr)])
+def test_golden_bytes(name, make):
+    packed = make()
+    layouts.check(packed)
+    assert {plane: _hex(tensor) for plane, tensor in packed.planes.items()} == GOLDEN[name]
+
+
+def test_meaning_of_int_group():
+    weight = layouts.unpack(golden_int_group())
+    assert weight[0, 4].item() == 0.5 * (4 - 0) and weight[1, 0].item() == 2.0 * (12 % 8 - 3)
+    assert weight[2, 0].item() == 0.25 * (24 % 8 - 5) - 1.5 and weight[0, 11].item() == -0.0 * (11 % 8 - 7) - 1.5
+
+
+def test_meaning_of_spqr():
+    weight = layouts.unpack(golden_spqr())
+    # row 1, stored column 0 is input feature 9: scale (1.5 + 0.5·3)/8, zero 3.5 + 2.5·1, code 10 % 8 = 2, delta 0.75/8
+    assert weight[1, 9].item() == pytest.approx((1.5 + 0.5 * 3) / 8 * (2 - (3.5 + 2.5 * 1)) + 0.75 / 8)
+    # row 2 (second run), stored column 9 is input feature 4, group 1: scale code 5, zero code 2
+    assert weight[2, 4].item() == pytest.approx((1.5 + 0.5 * 5) / 8 * (29 % 8 - (3.5 + 2.5 * 2)))
+
+
+@pytest.mark.parametrize("make", [golden_int_group, golden_spqr], ids=["int_group", "spqr"])
+def test_damage_is_refused(make):
+    packed = make()
+
+    def damaged(**planes):
+        return PackedTensor(packed.shape, packed.scheme, packed.planes | planes)
+
+    rowptr, col = packed.planes["delta_rowptr"], packed.planes["delta_col"]
+    bad_rowptr, bad_col = rowptr.clone(), col.clone()
+    bad_rowptr[1] = 2**31 - 1
+    bad_col[0] = 60000
+    for name, broken in (
+        ("rowptr", damaged(delta_rowptr=bad_rowptr)),
+        ("delta_col", damaged(delta_col=bad_col)),
+        ("delta_val", damaged(delta_val=packed.planes["delta_val"] * float("inf"))),
+        ("'weight'", damaged(weight=packed.planes["weight"][:, :-1])),
+        ("'weight'", damaged(weight=packed.planes["weight"].to(torch.int64))),
+        ("does not have", damaged(extra=rowptr)),
+    ):
+        with pytest.raises(FormatError, match=rf"model\.x: .*{name}"):
+            layouts.check(broken, "model.x")
+    with pytest.raises(FormatError, match="planes missing: weight"):
+        layouts.check(
+            PackedTensor(packed.shape, packed.scheme, {k: v for k, v in packed.planes.items() if k != "weight"})
+        )
+
+
+def test_permutation_must_be_one():
+    packed = golden_spqr()
+    perm = packed.planes["perm"].clone()
+    perm[0] = 0
+    with pytest.raises(FormatError, match="perm is not a permutation"):
+        layouts.check(PackedTensor(packed.shape, packed.scheme, packed.planes | {"perm": perm}))
+
+
+@pytest.mark.parametrize(
+    "change", [{"bits": 0}, {"bits": 9}, {"group_size": 0}, {"group_size": 7}, {"layout": "int_group.v9"}, {"options": {}}], ids=str
+)  # fmt: skip
+def test_impossible_schemes_are_refused(change):
+    for packed in (golden_int_group(), golden_spqr()):
+        scheme = Scheme.from_dict(packed.scheme.to_dict() | change)
+        with pytest.raises(FormatError):
+            layouts.plane_specs(scheme, packed.shape)
+
+
+def test_scheme_round_trip_and_bad_fields():
+    scheme = golden_spqr().scheme
+    assert Scheme.from_dict(scheme.to_dict()) == scheme
+    for data in ({}, {"layout": 3, "bits": 3, "group_size": 1}, {"layout": "a", "bits": True, "group_size": 1}, []):
+        with pytest.raises(FormatError):
+            Scheme.from_dict(data)
