@@ -1,0 +1,47 @@
+# make run · make test · make lint · make slow · make bench · make clean
+#   PYTHON=python3.12 make run         another interpreter (3.11 or 3.12)
+#   make run ARGS="--method rtn"       other arguments for `compress run`
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+TORCH := 2.13.0
+ARGS  ?= --method spqr
+# The first interpreter that really starts and has a version we support.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: run test lint slow bench clean
+
+run: $(VENV)/.installed
+	$(BIN)/compress run $(ARGS)
+
+test: lint
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+slow: $(VENV)/.dev
+	$(BIN)/pytest -m slow
+
+# Figures are taken from a tree whose tests pass.
+bench: test
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 found; give one with PYTHON=/path/to/python" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# torch comes first and pinned, so that a CPU build is taken where one is at hand.
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet torch==$(TORCH)
+	$(BIN)/pip install --quiet -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet -e '.[dev]'
+	touch $@

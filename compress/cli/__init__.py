@@ -1,0 +1,81 @@
+"""The command line. One file per command, imported only when that command is called; this file needs click alone."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from compress import __version__
+from compress.errors import CompressError, unknown
+
+# The short help lives here, so that `compress --help` imports no command.
+COMMANDS = {
+    "run": "Compress a model, load the result back and show what it cost.",
+    "eval": "Ask a model the knowledge suite, alone or against a baseline.",
+    "inspect": "Show what a compressed checkpoint holds, layer by layer.",
+    "methods": "List the methods, or the options of one.",
+    "doctor": "Show versions, hardware and which kernels can run here.",
+}
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"compress.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"{unknown('command', args[0], COMMANDS)} (commands: {', '.join(COMMANDS)})")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
+    epilog="Start with: compress run --method spqr",
+)
+@click.version_option(__version__, prog_name="compress")
+def group() -> None:
+    """Compress large language models, ship packed checkpoints, and prove what it cost."""
+
+
+def invoke(args: Sequence[str]) -> int:
+    """Runs one command line and returns its exit code.
+
+    0 done, 1 the gate or a check says no, 2 a mistake in what was asked or given, 130 interrupted.
+    """
+    try:
+        code = group.main(args=list(args), prog_name="compress", standalone_mode=False)
+    except click.Abort:
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except CompressError as error:
+        if os.environ.get("COMPRESS_DEBUG"):
+            raise
+        click.echo(f"Error: {error}", err=True)
+        return error.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def main() -> None:
+    """The entry point of the installed command."""
+    sys.exit(invoke(sys.argv[1:]))

@@ -1,0 +1,68 @@
+"""`compress doctor`: what this machine and this environment can do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+import click
+
+_LIBRARIES = ("torch", "transformers", "safetensors", "accelerate", "datasets", "lm-eval", "scipy", "click", "rich")
+_ISA = ("avx2", "fma", "avx512f", "avx512_vnni", "amx_int8", "asimd")
+
+
+@click.command("doctor")
+def command() -> None:
+    """Show versions, hardware and which kernels can run here, and why not where they cannot."""
+    import torch
+    from rich.table import Table
+
+    from compress import __version__
+    from compress.kernels import select
+    from compress.report.console import console
+    from compress.report.figures import size
+
+    memory, free = _memory()
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    facts = {
+        "compress": __version__,
+        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        **{name: _version(name) for name in _LIBRARIES},
+        "cpu": f"{len(os.sched_getaffinity(0))} cores, torch uses {torch.get_num_threads()} threads",
+        "cpu features": " ".join(_features()) or "unknown",
+        "memory": f"{size(memory)}, {size(free)} free",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "hub": "offline (HF_HUB_OFFLINE is set)" if offline else "asked when a hub id is named, otherwise never",
+        "COMPRESS_KERNEL": os.environ.get("COMPRESS_KERNEL", "not set"),
+    }
+    on = console()
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in facts.items():
+        table.add_row(name, value)
+    on.print(table)
+    on.print()
+    on.print(select.table())
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _features() -> list[str]:
+    """Returns the instruction sets that matter to the kernels and that the system reports."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return []
+    return [name for name in _ISA if name in words]
+
+
+def _memory() -> tuple[int, int]:
+    """Returns the bytes of memory there are, and that are free."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    return page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")

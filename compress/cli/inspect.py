@@ -1,0 +1,29 @@
+"""`compress inspect`: what stands in compress.json, without loading a weight."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command("inspect")
+@click.argument("folder", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print the layers and the coverage as JSON.")
+def command(folder: str, as_json: bool) -> None:
+    """Show bits, outliers, error and size of every layer of the checkpoint in FOLDER, and what was left dense."""
+    from compress.format.manifest import read_manifest
+    from compress.report.layers import layer_rows
+
+    manifest = read_manifest(folder)
+    if as_json:
+        kept = {key: manifest.get(key) for key in ("source", "coverage", "warnings")}
+        click.echo(json.dumps({"layers": layer_rows(manifest), **kept}, indent=2))
+        return
+    from compress.report.console import console
+    from compress.report.layers import layer_table, remarks
+
+    on = console()
+    on.print(layer_table(manifest))
+    for line in remarks(manifest):
+        on.print(line, markup=False)

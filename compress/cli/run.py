@@ -1,0 +1,123 @@
+"""`compress run`: flags or a recipe file in, a checkpoint and a table out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import click
+
+from compress.cli._method_options import DEFAULT_METHOD, MethodCommand, given
+from compress.errors import RecipeError
+from compress.methods import registry
+from compress.recipe import CalibrationSpec, Recipe, StageSpec, parse_size
+
+_CALIBRATION = {"calibration": "source", "samples": "samples", "seq_len": "seq_len", "seed": "seed"}
+_PLAIN = ("model", "revision", "output", "skip", "suite", "limit", "min_coverage")
+_DEFAULTS = {field.name: field.default for kind in (Recipe, CalibrationSpec) for field in dataclasses.fields(kind)}
+
+
+@click.command("run", cls=MethodCommand)
+@click.option("--model", metavar="MODEL", default=_DEFAULTS["model"], help="atlas (bundled), a folder, or a hub id.")
+@click.option("--revision", metavar="REV", help="Revision of a hub id.")
+@click.option("--method", metavar="NAME", default=DEFAULT_METHOD, help="How to compress; see `compress methods`.")
+@click.option(
+    "--recipe",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="TOML file with the same keys. Flags given beside it override them: --method replaces the stages, "
+    "the options of a method those of the only stage.",
+)
+@click.option("-o", "--output", metavar="FOLDER", help="Where the result goes.  [default: runs/<model>-<method>]")
+@click.option(
+    "--calibration",
+    metavar="SOURCE",
+    default=_DEFAULTS["source"],
+    help="bundled, a text or .jsonl file, a token file (.safetensors), or hub:NAME[:SPLIT[:COLUMN]].",
+)
+@click.option("--samples", type=int, default=_DEFAULTS["samples"], help="Calibration sequences.")
+@click.option("--seq-len", type=int, default=_DEFAULTS["seq_len"], help="Tokens per sequence.")
+@click.option("--seed", type=int, default=_DEFAULTS["seed"], help="Seed of the draw of the sequences.")
+@click.option("--skip", metavar="GLOB", multiple=True, help="Linears to leave dense, e.g. '*.down_proj'; repeatable.")
+@click.option("--suite", metavar="NAME", default=_DEFAULTS["suite"], help="Evaluation suite.")
+@click.option("--limit", type=int, help="Items per family of the suite.  [default: all]")
+@click.option("--no-eval", is_flag=True, help="Do not evaluate.")
+@click.option("--max-memory", metavar="SIZE", help="Ceiling of the resident memory, e.g. 2.5GB; planned for, enforced.")
+@click.option("--min-coverage", type=float, default=_DEFAULTS["min_coverage"], help="Least share to compress, 0 to 1.")
+@click.option("--fresh", is_flag=True, help="Start over, also where an interrupted run could go on.")
+@click.option("--dry-run", is_flag=True, help="Show the plan with its memory, size and time, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON instead of a table.")
+def command(**_: Any) -> None:
+    """Compress a model, load the packed result back, and show what the compression cost.
+
+    An interrupted run goes on where it stopped when the same command is given again.
+    """
+    flags = given(click.get_current_context())
+    recipe = recipe_from(flags)
+    if "dry_run" in flags:
+        _show_plan(recipe, as_json="as_json" in flags)
+        return
+    from compress import pipeline
+    from compress.report.progress import watch
+
+    progress = watch()
+    try:
+        result = pipeline.run(recipe, progress=progress, fresh="fresh" in flags)
+    except KeyboardInterrupt:
+        click.echo(f"\nInterrupted{progress.position()}. Run the same command again to go on there.", err=True)
+        raise
+    if "as_json" in flags:
+        click.echo(json.dumps(result.to_json(), indent=2))
+        return
+    from compress.report.terminal import print_result
+
+    print_result(result)
+
+
+def recipe_from(flags: dict[str, Any]) -> Recipe:
+    """Returns the recipe of a line whose given flags are `flags`; they override the keys of `--recipe`."""
+    options = {name: value for name, value in flags.items() if name not in _RUN_FLAGS}
+    if path := flags.get("recipe"):
+        recipe = Recipe.from_toml(path)
+        stages = _overridden(recipe.stages, flags.get("method"), options)
+    else:
+        recipe = Recipe(stages=(StageSpec(method=DEFAULT_METHOD),))
+        stages = (StageSpec(method=flags.get("method", DEFAULT_METHOD), options=options),)
+    for stage in stages:
+        registry.check_options(stage.method, stage.options)
+    changes: dict[str, Any] = {name: flags[name] for name in _PLAIN if name in flags}
+    if "no_eval" in flags:
+        changes["suite"] = "none"
+    if "max_memory" in flags:
+        changes["max_memory"] = parse_size(flags["max_memory"])
+    data = {field: flags[flag] for flag, field in _CALIBRATION.items() if flag in flags}
+    calibration = dataclasses.replace(recipe.calibration, **data)
+    return dataclasses.replace(recipe, stages=stages, calibration=calibration, **changes)
+
+
+def _overridden(stages: tuple[StageSpec, ...], method: str | None, options: dict[str, Any]) -> tuple[StageSpec, ...]:
+    if method is not None:
+        of_file = [stage.options for stage in stages if stage.method == method]
+        return (StageSpec(method=method, options={**(of_file[-1] if of_file else {}), **options}),)
+    if options and len(stages) > 1:
+        raise RecipeError(
+            f"method options {', '.join(options)} beside a recipe of {len(stages)} stages",
+            do="Write them into the stage of the file that they are meant for",
+        )
+    return tuple(StageSpec(method=stage.method, options={**stage.options, **options}) for stage in stages)
+
+
+def _show_plan(recipe: Recipe, *, as_json: bool) -> None:
+    from compress import pipeline
+
+    plan = pipeline.plan(recipe)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(plan), indent=2))
+        return
+    from compress.report.terminal import print_plan
+
+    print_plan(plan)
+
+
+_RUN_FLAGS = {param.name for param in command.params}

@@ -1,0 +1,1 @@
+"""How results and progress are shown: terminal, markdown, notebook. Everything here renders; nothing measures."""

@@ -1,0 +1,69 @@
+"""What a checkpoint holds, layer by layer, from its manifest alone. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from compress.report.figures import percent, size
+
+
+def layer_rows(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns one row per compressed tensor, in the manifest's order, with the keys that `compress inspect` shows."""
+    return [
+        {
+            "layer": name,
+            "shape": list(entry["shape"]),
+            "method": entry.get("method"),
+            "layout": entry["scheme"]["layout"],
+            "bits": entry["scheme"]["bits"],
+            "group_size": entry["scheme"]["group_size"],
+            "bits_per_weight": entry.get("bits_per_weight"),
+            "outliers": entry.get("outliers"),
+            "relative_error": entry.get("relative_error"),
+            "size_bytes": entry.get("size_bytes"),
+            "tokens": entry.get("tokens"),
+        }
+        for name, entry in manifest["tensors"].items()
+    ]
+
+
+def layer_table(manifest: Mapping[str, Any]) -> Table:
+    """Returns the rich table of the layers; its last line is the sum."""
+    rows = layer_rows(manifest)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_footer=True)
+    weights = sum(row["shape"][0] * row["shape"][1] for row in rows)
+    known = [row["size_bytes"] for row in rows if row["size_bytes"] is not None]
+    bits = f"{8 * sum(known) / weights:.3f}" if rows and len(known) == len(rows) else ""
+    outliers = sum(row["outliers"] or 0 for row in rows)
+    table.add_column("layer", footer=f"{len(rows)} linears", no_wrap=True)
+    table.add_column("shape", justify="right", footer=f"{weights:,}")
+    table.add_column("codes", no_wrap=True)
+    table.add_column("bits/w", justify="right", footer=bits)
+    table.add_column("outliers", justify="right", footer=f"{outliers:,}")
+    table.add_column("error", justify="right")
+    table.add_column("size", justify="right", footer=size(sum(known)))
+    for row in rows:
+        table.add_row(
+            row["layer"],
+            "{}×{}".format(*row["shape"]),
+            f"{row['bits']} bit g{row['group_size']}",
+            _shown(row["bits_per_weight"], ".3f"),
+            _shown(row["outliers"], ","),
+            _shown(row["relative_error"], ".2e"),
+            "" if row["size_bytes"] is None else size(row["size_bytes"]),
+        )
+    return table
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def remarks(manifest: Mapping[str, Any]) -> list[str]:
+    """Returns what a reader must know beside the figures: the coverage and every warning of the run."""
+    coverage = manifest.get("coverage") or {}
+    lines = [f"coverage: {percent(coverage['share'])} of the decoder's parameters"] if "share" in coverage else []
+    return [*lines, *(f"warning: {text}" for text in manifest.get("warnings", ()))]

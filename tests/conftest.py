@@ -1,0 +1,52 @@
+"""Rules for every test: no network, and nothing that depends on what ran before."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+# Before any test module imports a library that reads them.
+os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+for _name in ("COMPRESS_DEBUG", "COMPRESS_KERNEL"):
+    os.environ.pop(_name, None)
+
+_LOCAL = {"127.0.0.1", "::1", "localhost"}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
+    """A test that reaches for the network fails at once, with the address it wanted."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple) and address[0] not in _LOCAL:
+            raise AssertionError(f"a test wanted the network: {address}")
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded)
+        yield
+
+
+@pytest.fixture
+def manifest() -> dict[str, Any]:
+    """A well-formed compress.json of two linears in one block."""
+    scheme = {"layout": "spqr.v1", "bits": 3, "group_size": 16, "options": {"stats_bits": 3, "stats_group": 16}}
+    entry = {
+        "scheme": scheme, "shape": [64, 32], "bias": False, "method": "spqr", "bits_per_weight": 4.125,
+        "size_bytes": 1056, "relative_error": 0.0042, "outliers": 17, "tokens": 4096,
+    }  # fmt: skip
+    return {
+        "format_version": 1,
+        "compress_version": "0.1.0",
+        "source": {"model": "atlas", "fingerprint": "0" * 64, "revision": None},
+        "recipe": {"stages": [{"method": "spqr", "options": {}}]},
+        "tensors": {"model.layers.0.self_attn.q_proj": entry, "model.layers.0.mlp.down_proj": {**entry, "outliers": 3}},
+        "coverage": {},
+        "shards": [{"file": "model-00001-of-00001.safetensors", "size_bytes": 2112, "sha256": "0" * 64}],
+        "warnings": [],
+    }

@@ -1,0 +1,71 @@
+"""What may be imported when: help and look-ups must not pay for torch. Checked by module names in a fresh process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from compress.cli import COMMANDS
+from compress.methods import registry
+
+HEAVY = {
+    "accelerate", "datasets", "lm_eval", "numpy", "pydantic", "requests", "safetensors", "scipy", "torch",
+    "transformers", "triton",
+}  # fmt: skip
+PROBE = """
+import json, sys
+from compress.cli import invoke
+code = invoke(json.loads(sys.argv[1]))
+print(json.dumps([code, sorted({name.split(".")[0] for name in sys.modules})]), file=sys.stderr)
+"""
+
+
+def loaded_by(*args: str) -> set[str]:
+    """Top-level modules in a fresh process after the command line `args`, which must succeed."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, json.dumps(args)], capture_output=True, text=True, timeout=60, check=True
+    )
+    code, modules = json.loads(done.stderr.splitlines()[-1])
+    assert code == 0, done.stderr
+    assert done.stdout
+    return set(modules)
+
+
+HELP_LINES = [
+    ["--help"],
+    ["--version"],
+    ["methods"],
+    *([name, "--help"] for name in COMMANDS),
+    *(["run", "--method", name, "--help"] for name in registry.names()),
+    *(["methods", name] for name in registry.names()),
+]
+
+
+@pytest.mark.parametrize("args", HELP_LINES, ids=" ".join)
+def test_help_imports_click_and_the_standard_library(args: list[str]) -> None:
+    assert not loaded_by(*args) & (HEAVY | {"rich"})
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]], ids=["table", "json"])
+def test_inspect_needs_no_torch(flags: list[str], tmp_path: Path, manifest: dict[str, object]) -> None:
+    (tmp_path / "compress.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert not loaded_by("inspect", str(tmp_path), *flags) & HEAVY
+
+
+def test_the_probe_sees_heavy_modules() -> None:
+    """Guards the tests above: a probe that sees nothing would always pass."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import safetensors\n" + PROBE, json.dumps(["--version"])],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "safetensors" in json.loads(done.stderr.splitlines()[-1])[1]
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, compress; print(sorted({name.split('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert not HEAVY & set(eval(done.stdout))
