@@ -1,0 +1,248 @@
+"""CheckpointWriter: shards as they come, the manifest last. A folder with a manifest is complete.
+
+Every file is written as `*.partial`, synced, renamed, and its folder synced; so a file under its final name is whole,
+whenever the power goes. The bytes depend on the tensors alone: the safetensors header is laid out here, since the order
+that the library picks is not part of its promise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress.errors import FormatError, OutputError
+from compress.format import layouts, manifest, naming
+from compress.format.scheme import Scheme
+
+_ALIGN = 8
+_CHUNK_BYTES = 1 << 24
+_RESERVED = (manifest.CONFIG, manifest.INDEX, manifest.MANIFEST)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """What was written: enough to write the index, and to know after a crash whether the file is still that one."""
+
+    file: str
+    size_bytes: int
+    sha256: str
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+    """Tensor name -> (safetensors dtype, shape)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the JSON form, which the pipeline keeps between runs."""
+        tensors = {name: [dtype, list(shape)] for name, (dtype, shape) in self.tensors.items()}
+        return {"file": self.file, "size_bytes": self.size_bytes, "sha256": self.sha256, "tensors": tensors}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ShardRecord:
+        """Reads the JSON form; one that is not well-formed is a FormatError."""
+        try:
+            tensors = {name: (str(dtype), tuple(shape)) for name, (dtype, shape) in data["tensors"].items()}
+            return cls(str(data["file"]), int(data["size_bytes"]), str(data["sha256"]), tensors)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FormatError(f"a shard record is damaged: {error!r}") from error
+
+    def matches(self, folder: Path) -> bool:
+        """Returns whether the file in `folder` is the recorded one: size first, then sha256."""
+        path = folder / self.file
+        try:
+            if path.stat().st_size != self.size_bytes:
+                return False
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == self.sha256
+        except FileNotFoundError:
+            return False
+
+
+class CheckpointWriter:
+    """Writes one checkpoint folder; shard 0 holds the tensors outside the blocks, shard i the block i−1."""
+
+    def __init__(self, folder: str | Path, *, shard_count: int):
+        """Makes the folder; one that already holds a finished checkpoint is an OutputError."""
+        self.folder, self.shard_count = Path(folder), shard_count
+        if (self.folder / manifest.MANIFEST).exists():
+            raise OutputError(
+                f"{self.folder} already holds a finished checkpoint", do="Give another folder, or remove this one first"
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder {self.folder}: {error.strerror}") from error
+
+    def write_shard(self, index: int, tensors: Mapping[str, torch.Tensor]) -> ShardRecord:
+        """Writes the shard `index` (0 to shard_count − 1) and returns its record; a full disk is an OutputError."""
+        assert 0 <= index < self.shard_count, f"shard {index} of {self.shard_count}"
+        ordered = _ordered(naming.with_guards(tensors))
+        header, described = _header(ordered)
+        file = manifest.shard_name(index, self.shard_count)
+        size_bytes, sha256 = _write(self.folder / file, _chunks(header, ordered.values()))
+        return ShardRecord(file, size_bytes, sha256, described)
+
+    def finish(
+        self,
+        *,
+        records: Iterable[ShardRecord],
+        config: Mapping[str, Any],
+        manifest: Mapping[str, Any],
+        auxiliary: Iterable[Path] = (),
+    ) -> None:
+        """Writes copies of `auxiliary`, the index, config.json and last of all the manifest.
+
+        `config` is the source model's config.json; `quantization_config` is added here. Of `manifest`,
+        `tensors` must be given; `format_version` and `shards` are added here. Raises FormatError when records and
+        manifest do not fit together, OutputError when the disk does not take the files.
+        """
+        _finish(self.folder, self.shard_count, list(records), dict(config), dict(manifest), list(auxiliary))
+
+
+def _finish(
+    folder: Path,
+    shard_count: int,
+    records: list[ShardRecord],
+    config: dict[str, Any],
+    content: dict[str, Any],
+    auxiliary: list[Path],
+) -> None:
+    records = sorted(records, key=lambda record: record.file)
+    if [record.file for record in records] != [manifest.shard_name(i, shard_count) for i in range(shard_count)]:
+        raise FormatError(f"records of {len(records)} shards for a checkpoint of {shard_count}")
+    weight_map: dict[str, str] = {}
+    stored: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for record in records:
+        if not (folder / record.file).is_file():
+            raise FormatError(f"{record.file} is not in {folder}")
+        if twice := sorted(weight_map.keys() & record.tensors.keys()):
+            raise FormatError(f"{twice[0]} stands in {weight_map[twice[0]]} and in {record.file}")
+        weight_map |= dict.fromkeys(record.tensors, record.file)
+        stored |= record.tensors
+    content["format_version"] = manifest.FORMAT_VERSION
+    content["shards"] = [{field: getattr(record, field) for field in manifest.SHARD_REQUIRED} for record in records]
+    manifest.check_tensors(content.get("tensors"))
+    _check_planes(content["tensors"], stored)
+    needed = {
+        name: {field: entry[field] for field in manifest.TENSOR_REQUIRED} for name, entry in content["tensors"].items()
+    }
+    config["quantization_config"] = {
+        "quant_method": manifest.QUANT_METHOD,
+        "format_version": manifest.FORMAT_VERSION,
+        "tensors": needed,
+    }
+    for source, name in _auxiliary_names(auxiliary):
+        _write(folder / name, _file_chunks(source))
+    total = sum(record.size_bytes for record in records)
+    index = {"metadata": {"format": "pt", "total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    _write(folder / manifest.INDEX, [_json(index)])
+    _write(folder / manifest.CONFIG, [_json(config)])
+    for partial in folder.glob("model-*.safetensors.partial"):
+        partial.unlink()
+    _write(folder / manifest.MANIFEST, [_json(content)])
+
+
+def _check_planes(tensors: Mapping[str, Any], stored: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Raises FormatError unless the shards hold every plane and bias that the manifest promises."""
+    naming.check_experts(tensors)
+    for name, entry in tensors.items():
+        specs = layouts.plane_specs(Scheme.from_dict(entry["scheme"]), (entry["shape"][0], entry["shape"][1]))
+        for plane, (dtype, shape) in specs.items():
+            found = stored.get(f"{name}.{plane}")
+            if found != (naming.DTYPE_NAMES[dtype], shape):
+                raise FormatError(f"plane {plane!r} was written as {found}", allowed=f"{dtype} {shape}", layer=name)
+        if specs["weight"][1] == tuple(entry["shape"]):
+            raise FormatError(
+                f"a weight of shape {entry['shape']} has the shape of its codes", do="Leave it dense", layer=name
+            )
+        if entry["bias"] and f"{name}.bias" not in stored:
+            raise FormatError("its bias was not written", layer=name)
+
+
+def _ordered(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns the tensors in their order in the file, widest elements first, then by name: all are aligned."""
+    return dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))
+
+
+def _header(tensors: Mapping[str, torch.Tensor]) -> tuple[bytes, dict[str, tuple[str, tuple[int, ...]]]]:
+    described: dict[str, tuple[str, tuple[int, ...]]] = {}
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name, tensor in tensors.items():
+        if tensor.dtype not in naming.DTYPE_NAMES:
+            raise FormatError(f"{name} is {tensor.dtype}", allowed=", ".join(map(str, naming.DTYPE_NAMES)))
+        described[name] = (naming.DTYPE_NAMES[tensor.dtype], tuple(tensor.shape))
+        end = start + tensor.numel() * tensor.element_size()
+        entries[name] = {"dtype": described[name][0], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % _ALIGN)
+    return len(text).to_bytes(8, "little") + text, described
+
+
+def _chunks(header: bytes, tensors: Iterable[torch.Tensor]) -> Iterator[bytes | memoryview]:
+    yield header
+    for tensor in tensors:
+        if tensor.numel():
+            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            yield memoryview(raw.numpy())  # type: ignore[arg-type]  # arrays are buffers, their stub does not say so
+
+
+def _file_chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
+
+
+def _auxiliary_names(auxiliary: Iterable[Path]) -> list[tuple[Path, str]]:
+    """Returns (file, name in the checkpoint); a folder is copied with its files under its own name."""
+    names = []
+    for path in sorted(auxiliary):
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        names += [(file, str(file.relative_to(path.parent))) for file in files]
+    for _, name in names:
+        if name in _RESERVED or name.endswith(".safetensors"):
+            raise OutputError(f"the auxiliary file {name} would overwrite a file of the checkpoint")
+    return names
+
+
+def _json(data: Any) -> bytes:
+    return (json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int, str]:
+    """Writes a file so that it is whole under its name or not there; returns its size and sha256."""
+    partial = path.with_name(path.name + ".partial")
+    digest, size_bytes = hashlib.sha256(), 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb", buffering=0) as file:
+            for chunk in chunks:
+                view = memoryview(chunk)
+                digest.update(view)
+                size_bytes += len(view)
+                while view:  # an unbuffered write may take less than it was given
+                    view = view[os.write(file.fileno(), view[:_CHUNK_BYTES]) :]
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        # gives the space back; if even that fails, the name still says that the file is not whole
+        partial.unlink(missing_ok=True)
+        raise OutputError(
+            f"cannot write {path} ({size_bytes} bytes so far): {error.strerror or error}",
+            do="Make room or give another output folder, then run the same command again: finished shards are kept",
+        ) from error
+    return size_bytes, digest.hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

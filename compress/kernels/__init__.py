@@ -1,0 +1,1 @@
+"""Kernels: y = x · unpack(planes)ᵀ + bias. `reference` is the truth, `select` says which one runs and why."""

@@ -1,0 +1,102 @@
+"""Which kernel runs a packed tensor, and why the others do not. A forced kernel that cannot run it is an error.
+
+A kernel is a module `compress.kernels.<name>` with
+    reject(scheme, shape, device) -> str | None       why it cannot run such a tensor there, or None
+    prepare(packed, dtype) -> tuple[Tensor, ...]      its own form of the planes for inputs of `dtype`; never saved
+    linear(x, operands, bias) -> Tensor               the product; operands are what `prepare` returned
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+
+import torch
+
+from compress.errors import CompressError, unknown
+from compress.format.scheme import Scheme
+
+KERNELS = ("native", "triton", "reference")
+"""By preference: the first that accepts runs."""
+FORCE = "COMPRESS_KERNEL"
+"""Environment variable that forces one kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """This kernel runs it."""
+
+    kernel: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """No kernel that was asked for runs it."""
+
+    reason: str
+
+
+def ask(kernel: str, scheme: Scheme, shape: tuple[int, int], device: torch.device) -> Accepted | Rejected:
+    """Returns the answer of one kernel for a tensor of `scheme` and `shape` on `device`."""
+    if kernel not in KERNELS:
+        return Rejected(unknown("kernel", kernel, KERNELS))
+    if not _exists(kernel):
+        return Rejected(f"this version of the package has no {kernel} kernel")
+    reason = load(kernel).reject(scheme, shape, device)
+    return Rejected(reason) if reason else Accepted(kernel)
+
+
+def select(scheme: Scheme, shape: tuple[int, int], device: torch.device | str) -> Accepted | Rejected:
+    """Returns the kernel that runs such a tensor: the one that COMPRESS_KERNEL names, else the first that accepts."""
+    device = torch.device(device)
+    if forced := os.environ.get(FORCE):
+        return ask(forced, scheme, shape, device)
+    answers = [ask(kernel, scheme, shape, device) for kernel in KERNELS]
+    return next((answer for answer in answers if isinstance(answer, Accepted)), answers[-1])
+
+
+def require(scheme: Scheme, shape: tuple[int, int], device: torch.device | str) -> ModuleType:
+    """Returns the module of the selected kernel; a rejection is a CompressError with the reason."""
+    answer = select(scheme, shape, device)
+    if isinstance(answer, Accepted):
+        return load(answer.kernel)
+    forced = os.environ.get(FORCE)
+    raise CompressError(
+        f"{FORCE}={forced} cannot run {scheme.layout} on {device}: {answer.reason}" if forced else answer.reason,
+        allowed=", ".join(KERNELS),
+        do=f"Unset {FORCE} to let the fastest kernel that can run it be chosen" if forced else None,
+    )
+
+
+@cache
+def load(kernel: str) -> ModuleType:
+    """Imports a kernel by name."""
+    return importlib.import_module(f"compress.kernels.{kernel}")
+
+
+@cache
+def _exists(kernel: str) -> bool:
+    return importlib.util.find_spec(f"compress.kernels.{kernel}") is not None
+
+
+def table(device: torch.device | str = "cpu") -> Iterator[tuple[str, str, Accepted | Rejected]]:
+    """Yields (kernel, layout, answer) for a middling 4-bit tensor of each layout: what `compress doctor` prints."""
+    for kernel in KERNELS:
+        for scheme in _EXAMPLES:
+            yield kernel, scheme.layout, ask(kernel, scheme, (4096, 4096), torch.device(device))
+
+
+_EXAMPLES = (
+    Scheme(layout="int_group.v1", bits=4, group_size=128, options={"symmetric": False, "scale_dtype": "float16"}),
+    Scheme(
+        layout="spqr.v1",
+        bits=3,
+        group_size=16,
+        options={"stats_bits": 3, "stats_group": 16, "exponent": 0, "permuted": True},
+    ),
+)

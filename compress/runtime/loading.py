@@ -1,0 +1,70 @@
+"""load: a checked, ready model from a compressed folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from compress.errors import FormatError
+from compress.format.reader import open_checkpoint
+from compress.runtime import skeleton
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def load(
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    verify: bool = True,
+    keep_prepared: bool | None = None,
+) -> PreTrainedModel:
+    """Returns the model in `folder`, in evaluation mode, its linears packed.
+
+    Args:
+        folder: what `compress run` wrote.
+        dtype: of the dense tensors and the arithmetic; None takes that of the config. The planes keep theirs.
+        device: where the model goes.
+        verify: read every shard once and compare its sha256 with the manifest.
+        keep_prepared: True keeps each weight in the kernel's form after its first use (with the reference kernel: the
+            memory of the dense model beside the packed one); False decodes at every call; None keeps up to 1 GiB.
+
+    Raises FormatError for a folder that is damaged, incomplete, newer than this package or not one of ours.
+    """
+    checkpoint = open_checkpoint(folder)
+    if verify:
+        checkpoint.verify()
+    model, report = _from_pretrained(checkpoint.folder, dtype)
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if keys := sorted(map(str, report.get(kind, ()))):
+            shown = ", ".join(keys[:3]) + (" …" if len(keys) > 3 else "")
+            raise FormatError(
+                f"{folder}: {kind.replace('_', ' ')}: {shown}", do="Copy the folder again, or compress again"
+            )
+    model = model.to(device).eval()
+    skeleton.keep_prepared(model, keep_prepared)
+    return model
+
+
+def _from_pretrained(folder: Path, dtype: torch.dtype | None) -> tuple[Any, dict[str, Any]]:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    import compress.hf  # noqa: F401 (registers the quantizer)
+
+    bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # our callers show progress themselves
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto" if dtype is None else dtype, local_files_only=True, output_loading_info=True
+        )
+    except RuntimeError as error:  # transformers' word for shapes that do not fit
+        raise FormatError(f"transformers cannot load {folder}: {error}") from error
+    finally:
+        if bar:
+            logging.enable_progress_bar()
+    return model, report

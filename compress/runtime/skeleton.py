@@ -1,0 +1,118 @@
+"""Puts packed layers into a model skeleton before its weights arrive, and checks afterwards that all of them did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress.errors import FormatError
+from compress.format import layouts, naming
+from compress.format.scheme import Scheme
+from compress.kernels import select
+from compress.runtime.experts import PackedExperts
+from compress.runtime.linear import PackedLinear
+
+KEEP_PREPARED_BYTES = 1 << 30
+"""Models whose decoded weights take less than this keep them after the first use, unless told otherwise."""
+
+
+def install(model: nn.Module, tensors: Mapping[str, Any]) -> None:
+    """Replaces the linears named in `tensors` ({name: {scheme, shape, bias}}) by empty packed ones, in place.
+
+    Raises FormatError for a name, shape or bias that the model does not have, and for experts it cannot replace.
+    """
+    _refuse_tied_head(model, tensors)
+    experts: dict[str, dict[str, dict[int, PackedLinear]]] = {}
+    for name, entry in tensors.items():
+        layer = _empty_layer(model, entry)
+        if found := naming.parse_expert(name):
+            path, projection, index = found
+            experts.setdefault(path, {}).setdefault(projection, {})[index] = layer
+        else:
+            path = _path(model, name)
+            _refuse_mismatch(model.get_submodule(path), layer, name)
+            model.set_submodule(path, layer)
+    naming.check_experts(tensors)
+    for path, projections in experts.items():
+        lists = {name: [layers[index] for index in sorted(layers)] for name, layers in projections.items()}
+        path = _path(model, path)
+        model.set_submodule(path, PackedExperts(model.get_submodule(path), lists, path))
+
+
+def check_loaded(model: nn.Module) -> None:
+    """Raises FormatError unless every plane and bias came from the checkpoint and its layout accepts it.
+
+    A loader leaves memory that nobody wrote where a checkpoint lacks a tensor; it marks those that it filled.
+    """
+    for name, layer in packed_layers(model).items():
+        for part, tensor in [*layer.named_buffers(recurse=False), *layer.named_parameters(recurse=False)]:
+            on_disk = tensor.device.type == "meta"
+            if not on_disk and not getattr(tensor, "_is_hf_initialized", False):
+                raise FormatError(
+                    f"{part!r} is missing from the checkpoint", do="Copy or compress it again", layer=name
+                )
+        device = layer.get_buffer("weight").device
+        if device.type != "meta":
+            layouts.check(layer.packed, layer=name)
+            select.require(layer.scheme, (layer.out_features, layer.in_features), device)
+
+
+def packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
+    """Returns the packed layers of a model by path."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, PackedLinear)}
+
+
+def keep_prepared(model: nn.Module, keep: bool | None = None) -> None:
+    """Sets whether packed layers keep the decoded form after the first use; None: only if all take less than 1 GiB."""
+    layers = packed_layers(model).values()
+    if keep is None:
+        dtype: torch.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        keep = sum(layer.out_features * layer.in_features for layer in layers) * dtype.itemsize <= KEEP_PREPARED_BYTES
+    for layer in layers:
+        layer.keep_prepared = keep
+        layer._forget()
+
+
+def _empty_layer(model: nn.Module, entry: Mapping[str, Any]) -> PackedLinear:
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    shape = (entry["shape"][0], entry["shape"][1])
+    return PackedLinear(Scheme.from_dict(entry["scheme"]), shape, bias=entry["bias"], device="meta", dtype=dtype)
+
+
+def _path(model: nn.Module, name: str) -> str:
+    """Returns the path of the module, also in the base model loaded without its head."""
+    prefix = getattr(model, "base_model_prefix", "") + "."
+    for path in (name, name.removeprefix(prefix)):
+        try:
+            model.get_submodule(path)
+        except AttributeError:
+            continue
+        return path
+    raise FormatError(f"{type(model).__name__} has no such module", do="Is config.json that of this model?", layer=name)
+
+
+def _refuse_mismatch(module: nn.Module, layer: PackedLinear, name: str) -> None:
+    from transformers.pytorch_utils import Conv1D
+
+    if not isinstance(module, (nn.Linear, Conv1D)):
+        raise FormatError(f"a {type(module).__name__} cannot be packed", allowed="Linear, Conv1D", layer=name)
+    shape = tuple(module.weight.shape[::-1] if isinstance(module, Conv1D) else module.weight.shape)
+    given = (layer.out_features, layer.in_features)
+    if shape != given or (module.bias is None) != (layer.bias is None):
+        raise FormatError(
+            f"the model has a linear of shape {shape}, {'no ' if module.bias is None else ''}bias",
+            allowed=f"{given}, {'no ' if layer.bias is None else ''}bias",
+            layer=name,
+        )
+
+
+def _refuse_tied_head(model: nn.Module, tensors: Mapping[str, Any]) -> None:
+    for tied, master in getattr(model, "all_tied_weights_keys", {}).items():
+        for name in (tied, master):
+            if name.removesuffix(".weight") in tensors:
+                raise FormatError(
+                    f"packed, though config.json ties {tied} to {master}", do="Leave it dense", layer=name
+                )
