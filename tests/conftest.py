@@ -46,7 +46,16 @@ def manifest() -> dict[str, Any]:
         "source": {"model": "atlas", "fingerprint": "0" * 64, "revision": None},
         "recipe": {"stages": [{"method": "spqr", "options": {}}]},
         "tensors": {"model.layers.0.self_attn.q_proj": entry, "model.layers.0.mlp.down_proj": {**entry, "outliers": 3}},
-        "coverage": {},
+        "bits_per_weight": 4.125,
+        "coverage": {
+            "total_parameters": 8192,
+            "linear_parameters": 4096,
+            "compressed_parameters": 4096,
+            "share_of_linears": 1.0,
+            "share_of_model": 0.5,
+            "left_dense": {"embedding": 4096},
+            "skipped": [],
+        },
         "shards": [{"file": "model-00001-of-00001.safetensors", "size_bytes": 2112, "sha256": "0" * 64}],
         "warnings": [],
     }

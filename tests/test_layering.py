@@ -19,7 +19,9 @@ METHODS = (*STORAGE, "compress.calibration.stats", "compress.methods")
 RUNTIME = (*MODELS, "compress.kernels", "compress.runtime", "compress.hf")
 EVALUATION = (*RUNTIME, "compress.tuning", "compress.evaluation")
 REPORT = (*EVALUATION, "compress.report")
-PIPELINE = (*REPORT, "compress.methods", "compress.pipeline")
+RESULT = (*REPORT, "compress.result")
+STAGES = (*EVALUATION, "compress.methods", "compress.stages")
+PIPELINE = (*RESULT, *STAGES, "compress.pipeline")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compress.errors": (),
     "compress.progress": (),
@@ -40,6 +42,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compress.evaluation.result": ("compress", "compress.errors"),
     "compress.evaluation": EVALUATION,
     "compress.report": REPORT,
+    "compress.result": RESULT,
+    "compress.stages": STAGES,
     "compress.pipeline": PIPELINE,
     "compress.cli": (*PIPELINE, "compress.cli"),
     "compress.__main__": ("compress.cli",),

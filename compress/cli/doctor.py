@@ -42,8 +42,12 @@ def command() -> None:
     for name, value in facts.items():
         table.add_row(name, value)
     on.print(table)
+    kernels = Table("kernel", "layout", "runs here", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for kernel, layout, answer in select.table(device):
+        kernels.add_row(kernel, layout, "yes" if isinstance(answer, select.Accepted) else f"no: {answer.reason}")
     on.print()
-    on.print(select.table())
+    on.print(kernels)
 
 
 def _version(distribution: str) -> str:

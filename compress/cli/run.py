@@ -111,13 +111,13 @@ def _overridden(stages: tuple[StageSpec, ...], method: str | None, options: dict
 def _show_plan(recipe: Recipe, *, as_json: bool) -> None:
     from compress import pipeline
 
-    plan = pipeline.plan(recipe)
+    plan = dataclasses.asdict(pipeline.plan(recipe))
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(plan), indent=2))
+        click.echo(json.dumps(plan, indent=2))
         return
-    from compress.report.terminal import print_plan
+    from compress.report.plan import render
 
-    print_plan(plan)
+    click.echo(render(plan))
 
 
 _RUN_FLAGS = {param.name for param in command.params}

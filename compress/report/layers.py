@@ -63,7 +63,13 @@ def _shown(value: float | None, form: str) -> str:
 
 
 def remarks(manifest: Mapping[str, Any]) -> list[str]:
-    """Returns what a reader must know beside the figures: the coverage and every warning of the run."""
-    coverage = manifest.get("coverage") or {}
-    lines = [f"coverage: {percent(coverage['share'])} of the decoder's parameters"] if "share" in coverage else []
+    """Returns what must be known beside the figures: the coverage, what was left dense, and every warning."""
+    lines = []
+    if coverage := manifest.get("coverage"):
+        left = ", ".join(f"{reason} {count:,}" for reason, count in coverage["left_dense"].items())
+        lines.append(
+            f"compressed: {percent(coverage['share_of_linears'])} of the decoder's linear parameters, "
+            f"{percent(coverage['share_of_model'])} of all {coverage['total_parameters']:,}"
+        )
+        lines.append(f"left dense: {left or 'nothing'}")
     return [*lines, *(f"warning: {text}" for text in manifest.get("warnings", ()))]

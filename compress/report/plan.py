@@ -1,0 +1,27 @@
+"""The plan of a run as text: what `--dry-run` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compress.report.figures import percent, size, span
+
+
+def render(plan: Mapping[str, Any]) -> str:
+    """Returns the fields of a plan (`dataclasses.asdict` of it) as aligned lines."""
+    options = ", ".join(f"{name}={value}" for name, value in plan["options"].items()) or "defaults"
+    data, coverage = plan["calibration"], plan["coverage"]
+    smaller = f", {plan['source_bytes'] / plan['output_bytes']:.1f}× smaller" if plan["output_bytes"] else ""
+    facts = {
+        "model": f"{plan['model']}, {plan['blocks']} blocks, {size(plan['source_bytes'])}",
+        "method": f"{plan['method']} ({options})",
+        "linears": f"{plan['linears']}, {percent(coverage['share_of_linears'])} of the decoder's linear parameters, "
+        f"{percent(coverage['share_of_model'])} of all",
+        "calibration": f"{data['source']}, {data['samples']} × {data['seq_len']} tokens" if data else "none needed",
+        "bits/weight": f"about {plan['bits_per_weight']:.2f}",
+        "output": f"{plan['output']}, about {size(plan['output_bytes'])}{smaller}",
+        "peak memory": f"about {size(plan['peak_memory_bytes'])} (micro-batches of {plan['micro_batch']})",
+        "time": f"about {span(plan['seconds'])}, without the evaluation",
+    }
+    return "\n".join(f"{name:<13}{value}" for name, value in facts.items())

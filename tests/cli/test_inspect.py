@@ -1,0 +1,57 @@
+"""`compress inspect`: figures of the manifest, as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.cli import invoke
+
+
+@pytest.fixture
+def folder(tmp_path: Path, manifest: dict[str, Any]) -> str:
+    manifest["warnings"] = ["1 expert saw no token"]
+    (tmp_path / "compress.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return str(tmp_path)
+
+
+def test_the_table_has_every_layer_and_the_sum(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["inspect", folder]) == 0
+    shown = capsys.readouterr().out
+    row = next(line for line in shown.splitlines() if line.startswith("model.layers.0.self_attn.q_proj")).split()
+    assert row[1:] == ["64×32", "3", "bit", "g16", "4.125", "17", "4.20e-03", "1.06", "kB"]
+    total = next(line for line in shown.splitlines() if line.startswith("2 linears")).split()
+    assert total[2:] == ["4,096", "4.125", "20", "2.11", "kB"]
+    assert "100.0 % of the decoder's linear parameters, 50.0 % of all 8,192" in shown
+    assert "left dense: embedding 4,096" in shown
+    assert "warning: 1 expert saw no token" in shown
+
+
+def test_json_has_the_same_figures(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["inspect", folder, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [layer["outliers"] for layer in data["layers"]] == [17, 3]
+    assert data["warnings"] == ["1 expert saw no token"]
+
+
+def test_only_what_a_reader_needs_is_required(
+    tmp_path: Path, manifest: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder written by another tool after docs/FORMAT.md has no figures of ours."""
+    needed = ("scheme", "shape", "bias")
+    tensors = {name: {key: entry[key] for key in needed} for name, entry in manifest["tensors"].items()}
+    bare = {"format_version": 1, "tensors": tensors, "shards": manifest["shards"]}
+    (tmp_path / "compress.json").write_text(json.dumps(bare), encoding="utf-8")
+    assert invoke(["inspect", str(tmp_path)]) == 0
+    assert "2 linears" in capsys.readouterr().out
+
+
+def test_a_folder_of_a_newer_version_is_refused(
+    tmp_path: Path, manifest: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "compress.json").write_text(json.dumps({**manifest, "format_version": 2}), encoding="utf-8")
+    assert invoke(["inspect", str(tmp_path)]) == 2
+    assert "format version 2" in capsys.readouterr().err
