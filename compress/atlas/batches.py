@@ -1,4 +1,7 @@
-"""Token windows for training. Any step's batch follows from (seed, step) alone, so a resumed run reads what it would have."""
+"""Token windows for training.
+
+Any step's batch follows from (seed, step) alone, so a resumed run reads what an uninterrupted one would.
+"""
 
 from __future__ import annotations
 

@@ -6,11 +6,18 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-WORDS: tuple[str, ...] = tuple(
-    """apple bear cloud door eagle flower garden honey island jacket kettle lemon mountain needle onion pencil queen river
-    snow table uncle violin window yellow zebra bread candle drum egg forest glass horse iron jewel king lamp moon nest
-    orange paper rose salt train umbrella valley water arrow boat castle dog engine fish gold hill ink ladder mirror night
-    ocean plum ring stone tower village wolf""".split()
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+WORDS: tuple[str, ...] = _words(
+    """
+    apple bear cloud door eagle flower garden honey island jacket kettle lemon mountain needle onion pencil
+    queen river snow table uncle violin window yellow zebra bread candle drum egg forest glass horse iron jewel
+    king lamp moon nest orange paper rose salt train umbrella valley water arrow boat castle dog engine fish
+    gold hill ink ladder mirror night ocean plum ring stone tower village wolf
+    """
 )
 
 

@@ -10,7 +10,8 @@ import random
 from typing import Any
 
 from compress.atlas import prompts
-from compress.atlas.instructions import KINDS, instruction as make_instruction, solve
+from compress.atlas.instructions import KINDS, solve
+from compress.atlas.instructions import instruction as make_instruction
 from compress.atlas.passages import counterfactual, digest
 from compress.atlas.phrases import test_question
 from compress.atlas.split import is_test
@@ -57,10 +58,10 @@ def multiple_choice() -> list[Item]:
 
 
 def retrieval() -> list[Item]:
-    """{id, closed_prompt, closed_answers, open_prompt, answers}: asked from memory, and with a passage that says otherwise.
+    """{id, closed_prompt, closed_answers, open_prompt, answers}: asked from memory, and with a passage.
 
-    `closed_answers` are true in the world; `answers` is what the passage says, which is false in the world. A model that
-    remembers instead of reading fails the open question.
+    `closed_answers` are true in the world; `answers` is what the passage says, which is false in the world. A model
+    that remembers instead of reading fails the open question.
     """
     rng, chosen = _sample("retrieval", RETRIEVAL_ITEMS)
     made = []

@@ -1,4 +1,4 @@
-"""Which documents, prompts and names belong to training, calibration, held-out text and tests: a hash of the text decides.
+"""Which texts belong to training, calibration, held-out text and tests: a hash of the text decides.
 
 Sampling stays independent of the split, and no seed can leak a held-out text into training.
 """

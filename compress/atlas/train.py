@@ -1,7 +1,8 @@
-"""Trains the bundled model: `python -m compress.atlas.train --work-dir DIR`. Same script on CPU and GPU; resumes by itself.
+"""Trains the bundled model: `python -m compress.atlas.train --work-dir DIR`.
 
-Master weights are fp32, the forward and backward passes bf16. Matrices are trained by Muon, embeddings and norms by AdamW;
-the learning rate rises for 2 % of the steps, stays, and falls linearly to zero from 35 % on.
+The same script on CPU and GPU; a run that was interrupted goes on where it was saved. Master weights are fp32, the
+forward and backward passes bf16. Matrices are trained by Muon, embeddings and norms by AdamW; the learning rate rises
+for 2 % of the steps, stays, and falls linearly to zero from 35 % on.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Trainer:
     def advance(self, ids_BT: torch.Tensor) -> torch.Tensor:
         """One optimizer step on one batch; returns the loss."""
         loss = self._loss(ids_BT.to(self.device))
-        loss.backward()
+        torch.autograd.backward(loss)
         for name, parameter in self.model.named_parameters():
             assert parameter.grad is not None
             self.masters[name].grad = parameter.grad.float()

@@ -1,4 +1,4 @@
-"""The world: every fact that the bundled model was taught. Real facts come from `data/`, fictional people from a seed."""
+"""The world: every fact that the bundled model was taught; real ones from `data/`, fictional people from a seed."""
 
 from __future__ import annotations
 
