@@ -2,5 +2,6 @@
 
 A method module has KIND ("linear" or "model"), NEEDS (frozenset of LayerStats fields it reads, empty = data-free),
 a frozen dataclass Config whose fields are documented by the string below each, and for KIND "linear"
-`solve(w_NK, stats, config) -> PackedTensor`. Tensors only: no model, module, hook, device or path.
+`solve(w_NK, stats, config) -> PackedTensor` and `check(shape, config)`, which refuses a shape before any work is done.
+Tensors only: no model, module, hook, device or path.
 """

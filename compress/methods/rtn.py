@@ -35,6 +35,11 @@ class Config:
             raise MethodError(f"bits={self.bits}", allowed="2 to 8")
 
 
+def check(shape: tuple[int, int], config: Config) -> None:
+    """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
+    _grid.group_width(shape[1], config.group_size)
+
+
 def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
     """Returns `w_NK` (float [N, K]) rounded to the nearest code of its group, as an int_group.v1 tensor."""
     _grid.check_finite(w_NK)

@@ -68,6 +68,11 @@ class Config:
             raise MethodError(f"damping={self.damping}", allowed="0 or more")
 
 
+def check(shape: tuple[int, int], config: Config) -> None:
+    """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
+    _grid.group_width(shape[1], config.group_size)
+
+
 def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
     """Returns `w_NK` (float [N, K]) as an spqr.v1 tensor fitted to the inputs that `stats` describes."""
     assert stats is not None, "SpQR needs the Gram matrix of the inputs"

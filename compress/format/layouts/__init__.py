@@ -15,17 +15,18 @@ from types import ModuleType
 import torch
 
 from compress.errors import FormatError
+from compress.format.manifest import known_layouts
 from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
-
-LAYOUTS = ("int_group.v1", "spqr.v1")
 
 
 def layout_module(layout: str) -> ModuleType:
     """Returns the module that specifies `layout`; an id this package does not know is a FormatError."""
-    if layout not in LAYOUTS:
+    if layout not in known_layouts():
         raise FormatError(
-            f"unknown layout {layout!r}", allowed=", ".join(LAYOUTS), do="Update compress-llm to read this checkpoint"
+            f"unknown layout {layout!r}",
+            allowed=", ".join(known_layouts()),
+            do="Update the package to read this checkpoint: pip install --upgrade compress-llm",
         )
     return importlib.import_module(f"{__name__}.{layout.split('.')[0]}")
 

@@ -1,0 +1,148 @@
+"""The pipeline: a recipe in, a packed checkpoint that is proven to load and what it cost out. Read this file first.
+
+A model is opened, its decoder is packed block by block on the inputs that the packed blocks before it give, the folder
+is finished with its manifest, a fresh process proves that it loads, and the suite is asked of the dense model and of the
+packed folder read back from disk. A killed run goes on at the block where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.errors import RecipeError
+from compress.methods import registry
+from compress.progress import Progress, Silent
+from compress.recipe import CalibrationSpec, Recipe, StageSpec, digest, parse_size
+from compress.result import Result
+from compress.stages import finish, linear, planning
+from compress.stages.workspace import open_workspace
+
+if TYPE_CHECKING:
+    from compress.models.source import ModelSource
+    from compress.stages.planning import Plan
+    from compress.stages.workspace import Workspace
+
+
+def run(
+    model: str | Path | Recipe = "atlas",
+    method: str = "spqr",
+    *,
+    output: str | Path | None = None,
+    fresh: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Result:
+    """Compresses a model and returns the checkpoint with its evaluation.
+
+    Args:
+        model: `atlas` (bundled), a folder of safetensors, a hub id, or a whole Recipe.
+        method: name of the method; see `compress methods`.
+        output: folder of the result; `runs/<model>-<method>` when not given.
+        fresh: start over, also where an interrupted run could go on.
+        progress: where to report to; nothing is shown by default.
+        options: options of the method (`bits=3`), of the calibration (`samples`, `seq_len`, `seed`,
+            `calibration`) and of the recipe (`skip`, `suite`, `limit`, `max_memory`, `min_coverage`, `revision`).
+
+    Raises:
+        CompressError: what was asked or given cannot be done; what is finished is kept, and the same call goes on.
+    """
+    from compress.models.source import ModelSource
+
+    progress = progress or Silent()
+    recipe = model if isinstance(model, Recipe) else recipe_for(str(model), method, options)
+    if output is not None:
+        recipe = dataclasses.replace(recipe, output=str(output))
+    stage = the_stage(recipe)
+    source = ModelSource.open(recipe.model, revision=recipe.revision)
+    identity = {"recipe_hash": digest(recipe.identity()), "source": source.fingerprint}
+    with open_workspace(Path(output_folder(recipe)), identity, fresh=fresh) as workspace:
+        if not workspace.finished:
+            compress_model(recipe, stage, source, workspace, progress)
+        finish.prove(workspace, progress)
+        dense, packed = finish.evaluate(recipe, source, workspace, progress)
+        workspace.close()
+        return Result.read(workspace.folder, evaluation=packed, baseline=dense)
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Returns what `run(recipe)` would do, with the estimated size, memory and time; nothing is written."""
+    from compress.models.blocks import BlockWalker
+    from compress.models.source import ModelSource
+
+    stage = the_stage(recipe)
+    source = ModelSource.open(recipe.model, revision=recipe.revision)
+    method, config = registry.load(stage.method), registry.configure(stage.method, stage.options)
+    return planning.make(recipe, source, BlockWalker(source), method, config, output_folder(recipe))[0]
+
+
+def compress_model(
+    recipe: Recipe, stage: StageSpec, source: ModelSource, workspace: Workspace, progress: Progress
+) -> None:
+    """Packs all blocks, from where an earlier run stopped, and finishes the folder with its manifest."""
+    from compress.calibration.data import load_tokens
+    from compress.format.writer import CheckpointWriter
+    from compress.models.blocks import BlockWalker
+
+    method, config = registry.load(stage.method), registry.configure(stage.method, stage.options)
+    walker = BlockWalker(source)
+    _, coverage, memory_plan = planning.make(recipe, source, walker, method, config, str(workspace.folder))
+    samples, seq_len = planning.calibration_shape(recipe, method)
+    data = dataclasses.replace(recipe.calibration, samples=samples, seq_len=seq_len)
+    tokens_ST = load_tokens(data, source.tokenizer(), max_seq_len=planning.context(source))
+    logits_TV = linear.run(
+        linear.LinearStage(
+            walker=walker,
+            writer=CheckpointWriter(workspace.folder, shard_count=len(walker.block_names) + 1),
+            workspace=workspace,
+            method=method,
+            config=config,
+            skipped=frozenset(coverage.skipped),
+            memory_plan=memory_plan,
+            memory_limit=recipe.max_memory,
+        ),
+        tokens_ST,
+        progress,
+    )
+    finish.write_reference(workspace, tokens_ST, logits_TV)
+    finish.write_manifest(recipe, source, workspace, coverage)
+
+
+def the_stage(recipe: Recipe) -> StageSpec:
+    """Returns the recipe's stage after checking its method and options."""
+    if len(recipe.stages) > 1:
+        raise RecipeError(
+            f"the recipe has {len(recipe.stages)} stages", allowed="one stage", do="Run the stages one by one"
+        )
+    stage = recipe.stages[0]
+    registry.check_options(stage.method, stage.options)
+    return stage
+
+
+def recipe_for(model: str, method: str, options: dict[str, Any]) -> Recipe:
+    """Returns the recipe of a Python call: every option goes to the recipe, the calibration or the method by its name."""
+    left = dict(options)
+    calibration = {
+        field.name: left.pop(name)
+        for field in dataclasses.fields(CalibrationSpec)
+        if (name := "calibration" if field.name == "source" else field.name) in left
+    }
+    plain = ("revision", "skip", "suite", "limit", "max_memory", "min_coverage")
+    values = {name: left.pop(name) for name in plain if name in left}
+    if isinstance(values.get("skip"), str):
+        values["skip"] = (values["skip"],)
+    if isinstance(values.get("max_memory"), str):
+        values["max_memory"] = parse_size(values["max_memory"])
+    return Recipe(
+        model=model,
+        stages=(StageSpec(method=method, options=left),),
+        calibration=CalibrationSpec(**calibration),
+        **values,
+    )
+
+
+def output_folder(recipe: Recipe) -> str:
+    """Returns the folder of the result: as asked, or `runs/<model>-<method>`."""
+    name = Path(recipe.model.rstrip("/")).name or "model"
+    return recipe.output or f"runs/{name}-{recipe.stages[-1].method}"

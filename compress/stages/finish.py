@@ -1,0 +1,86 @@
+"""The end of a run: the manifest, the proof that a fresh process can load the folder, and the evaluation."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+from compress import __version__
+from compress.errors import CompressError
+from compress.format.manifest import MANIFEST
+from compress.format.writer import CheckpointWriter
+from compress.recipe import digest
+from compress.stages import linear
+from compress.stages.workspace import write_json
+
+if TYPE_CHECKING:
+    import torch
+
+    from compress.evaluation.result import EvalResult
+    from compress.models.source import ModelSource
+    from compress.progress import Progress
+    from compress.recipe import Recipe
+    from compress.stages.coverage import Coverage
+    from compress.stages.workspace import Workspace
+
+EVALUATION, DENSE_EVALUATION = "eval.json", "eval-dense.json"
+_REFERENCE = "reference.safetensors"
+_LIBRARIES = ("torch", "transformers", "safetensors")
+
+
+def write_reference(workspace: Workspace, tokens_ST: torch.Tensor, logits_TV: torch.Tensor) -> None:
+    """Keeps the logits of the compressed path for the proof of load."""
+    from compress.runtime import proof
+
+    path = workspace.work / _REFERENCE
+    proof.write_reference(path, tokens_ST[:1, : logits_TV.shape[0]], logits_TV[None])
+
+
+def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, coverage: Coverage) -> None:
+    """Finishes the folder; from here on it is complete."""
+    entries = linear.entries(workspace)
+    unseen = [name for name, entry in entries.items() if entry["tokens"] == 0]
+    warnings = [f"{len(unseen)} experts saw no calibration token and were rounded without data: {', '.join(unseen[:5])}"]
+    weights = sum(entry["shape"][0] * entry["shape"][1] for entry in entries.values())
+    records = linear.shard_records(workspace)
+    CheckpointWriter(workspace.folder, shard_count=len(records)).finish(
+        records=records,
+        config=source.raw_config,
+        manifest={
+            "compress_version": __version__,
+            "source": {"model": source.name, "revision": recipe.revision, "fingerprint": source.fingerprint},
+            "recipe": recipe.identity(),
+            "recipe_hash": digest(recipe.identity()),
+            "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+            "bits_per_weight": round(8 * sum(entry["size_bytes"] for entry in entries.values()) / weights, 6),
+            "coverage": coverage.to_dict(),
+            "warnings": warnings if unseen else [],
+            "tensors": entries,
+        },
+        auxiliary=source.auxiliary_files(),
+    )
+
+
+def prove(workspace: Workspace, progress: Progress) -> None:
+    """Has a fresh process load the folder and reproduce the reference logits; one that cannot loses its manifest."""
+    from compress.runtime import proof
+
+    reference = workspace.work / _REFERENCE
+    if not reference.is_file():
+        return  # a finished run asked for again: proven when it was finished
+    with progress.stage("Proof of load", 1) as task:
+        try:
+            found = proof.prove_in_fresh_process(workspace.folder, reference)
+        except CompressError:
+            (workspace.folder / MANIFEST).rename(workspace.folder / f"{MANIFEST}.unproven")
+            raise
+        task.advance(1, f"relative error {found.relative_error:.1e}")
+
+
+def evaluate(
+    recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Progress
+) -> tuple[EvalResult | None, EvalResult | None]:
+    """Returns the evaluations of the dense model and of the packed folder, from disk where they are there already."""
+    if recipe.suite == "none":
+        return None, None
+    raise NotImplementedError

@@ -1,0 +1,106 @@
+"""How much memory the work will take, and the ceiling that it must stay below.
+
+The plan counts what is alive at once: the process as it is, one decoder block in float32, the hidden states that go in
+and come out of it, the Gram matrices of one input group, and the solver's own copies. Shape letters: N out, K in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psutil
+
+from compress.errors import MemoryLimitError
+
+_FLOAT = 4
+_SOLVER_COPIES = 3
+"""K x K matrices alive in the factorisation: the Gram matrix itself is counted apart."""
+_WEIGHT_COPIES = 7
+"""N x K float32-sized arrays alive in a solver: weight, its sweep copy, codes, values, deltas, bit stream."""
+_FLOAT64_WIDTH = 2048
+_MARGIN = 1.1
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """The estimate and the micro-batch it holds for."""
+
+    peak_bytes: int
+    base_bytes: int
+    block_bytes: int
+    micro_batch: int
+    experts_at_once: int
+    """Linears whose Gram matrices are collected together; bounds the experts of a block."""
+
+
+def resident_bytes() -> int:
+    """Returns the resident memory of this process now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def solver_bytes(shape: tuple[int, int]) -> int:
+    """Returns what solving one linear of `shape` takes beside its Gram matrix."""
+    rows, width = shape
+    item = 8 if width <= _FLOAT64_WIDTH else _FLOAT
+    return _SOLVER_COPIES * width * width * item + _WEIGHT_COPIES * rows * width * _FLOAT
+
+
+def plan(
+    *,
+    limit: int | None,
+    base_bytes: int,
+    linears: list[tuple[int, int]],
+    block_bytes: int,
+    embedding_bytes: int,
+    hidden: tuple[int, int, int],
+    shared_inputs: bool,
+) -> MemoryPlan:
+    """Returns the plan with the largest micro-batch (at most 16 sequences) that fits below `limit`.
+
+    Args:
+        limit: ceiling in bytes, or None.
+        base_bytes: resident memory of the process before the first block.
+        linears: shapes (N, K) of the linears of the largest block.
+        block_bytes: float32 bytes of the largest block.
+        embedding_bytes: bytes alive while tokens are embedded and the head is read.
+        hidden: samples, tokens and width of the hidden states.
+        shared_inputs: False when every linear has inputs of its own (experts).
+    """
+    samples, tokens, width = hidden
+    states = 2 * samples * tokens * width * _FLOAT
+    widest = max(k for _, k in linears)
+    activation = tokens * (sum(n + k for n, k in linears[:16]) + 8 * width) * _FLOAT
+    solver = max(solver_bytes(shape) for shape in linears)
+    for experts, micro_batch in ((16, 16), (16, 8), (16, 4), (16, 2), (16, 1), (4, 1), (1, 1)):
+        grams = widest * widest * _FLOAT * (1 if shared_inputs else experts)
+        # statistics are collected and solved in turn, never both at once
+        block = block_bytes + states + grams + max(solver, min(micro_batch, samples) * activation)
+        peak = int(_MARGIN * (base_bytes + max(block, embedding_bytes + states)))
+        if limit is None or peak <= limit:
+            break
+    else:
+        raise MemoryLimitError(
+            f"the work takes about {format_bytes(peak)} even one sequence at a time, "
+            f"more than the ceiling of {format_bytes(limit or 0)}",
+            do="Raise --max-memory, or lower --samples or --seq-len",
+        )
+    return MemoryPlan(peak, base_bytes, block_bytes, min(micro_batch, samples), experts)
+
+
+def enforce(limit: int | None, where: str) -> None:
+    """Raises MemoryLimitError when the process is above the ceiling; what is finished is kept."""
+    if limit is not None and (now := resident_bytes()) > limit:
+        raise MemoryLimitError(
+            f"resident memory reached {format_bytes(now)}, above the ceiling of {format_bytes(limit)}",
+            do="Raise --max-memory or lower --samples, and run again: finished blocks are kept",
+            layer=where,
+        )
+
+
+def format_bytes(size: float) -> str:
+    """Returns bytes in words, e.g. `2.50 GB`."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.2f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"

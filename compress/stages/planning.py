@@ -1,0 +1,158 @@
+"""The plan of a run: what will be compressed, how large the result will be, how much memory and time it takes."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from compress.calibration.stats import LayerStats
+from compress.errors import CompressError, RecipeError
+from compress.stages import memory
+from compress.stages.coverage import Coverage, account, select
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from compress.models.blocks import BlockWalker
+    from compress.models.linears import LinearRef
+    from compress.models.source import ModelSource
+    from compress.recipe import Recipe
+
+_SAMPLE_ROWS = 64
+_SWEEP_FLOPS = 600
+"""Work per weight of an error-compensated sweep beside its K·N² part, in units of one multiply-add; measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `--dry-run` shows."""
+
+    model: str
+    method: str
+    options: dict[str, Any]
+    output: str
+    blocks: int
+    linears: int
+    coverage: dict[str, Any]
+    calibration: dict[str, Any] | None
+    bits_per_weight: float
+    output_bytes: int
+    source_bytes: int
+    peak_memory_bytes: int
+    micro_batch: int
+    seconds: float
+
+
+def make(
+    recipe: Recipe, source: ModelSource, walker: BlockWalker, method: ModuleType, config: Any, output: str
+) -> tuple[Plan, Coverage, memory.MemoryPlan]:
+    """Returns the plan, the account and the memory plan; everything that can be refused before the work is, is."""
+    blocks = [walker.linears(index) for index in range(len(walker.block_names))]
+    shapes = {ref.name: ref.shape for refs in blocks for ref in refs}
+    stored = walker.model.state_dict()
+    dense = {name: tuple(stored[name].shape) for name in walker.dense_tensors()}
+    skipped = select(shapes, recipe.skip)
+    _refuse_split_experts([ref for refs in blocks for ref in refs], set(skipped))
+    coverage = account(shapes, dense, skipped, recipe.min_coverage)
+    wanted = {name: shape for name, shape in shapes.items() if name not in coverage.skipped}
+    for name, shape in wanted.items():
+        try:
+            method.check(shape, config)
+        except CompressError as error:
+            error.layer = error.layer or name
+            raise
+    largest = max(blocks, key=lambda refs: sum(math.prod(ref.shape) for ref in refs))
+    samples, tokens = calibration_shape(recipe, method)
+    embedding_bytes = max((entry.end - entry.start for entry in source.tensors.values()), default=0)
+    plan = memory.plan(
+        limit=recipe.max_memory,
+        base_bytes=memory.resident_bytes(),
+        linears=[ref.shape for ref in largest],
+        block_bytes=4 * sum(math.prod(ref.shape) for ref in largest),
+        embedding_bytes=3 * embedding_bytes,  # as read, and in float32 for the head
+        hidden=(samples, tokens, walker.model.config.get_text_config().hidden_size),
+        shared_inputs=not any(ref.kind == "expert" for ref in largest),
+    )
+    bits = _bits_of_a_sample(method, config, min(wanted.values(), key=lambda shape: shape[1])) if wanted else 0.0
+    source_bytes = sum(entry.end - entry.start for entry in source.tensors.values())
+    dense_bytes = source_bytes * (1 - coverage.compressed / coverage.total)
+    stage = recipe.stages[-1]
+    return (
+        Plan(
+            model=recipe.model,
+            method=stage.method,
+            options=dict(stage.options),
+            output=output,
+            blocks=len(blocks),
+            linears=len(wanted),
+            coverage=coverage.to_dict(),
+            calibration={"source": recipe.calibration.source, "samples": samples, "seq_len": tokens}
+            if method.NEEDS
+            else None,
+            bits_per_weight=bits,
+            output_bytes=int(coverage.compressed * bits / 8 + dense_bytes),
+            source_bytes=source_bytes,
+            peak_memory_bytes=plan.peak_bytes,
+            micro_batch=plan.micro_batch,
+            seconds=_seconds(list(wanted.values()), samples * tokens if method.NEEDS else 0),
+        ),
+        coverage,
+        plan,
+    )
+
+
+def calibration_shape(recipe: Recipe, method: ModuleType) -> tuple[int, int]:
+    """Returns samples and tokens of the hidden states: a data-free method only carries what the proof of load needs."""
+    from compress.stages.linear import PROOF_TOKENS
+
+    return (recipe.calibration.samples, recipe.calibration.seq_len) if method.NEEDS else (1, PROOF_TOKENS)
+
+
+def context(source: ModelSource) -> int | None:
+    """Returns how many tokens the model takes, or None when its configuration does not say."""
+    return getattr(source.config.get_text_config(), "max_position_embeddings", None)
+
+
+def _refuse_split_experts(refs: list[LinearRef], skipped: set[str]) -> None:
+    """The matrices of fused experts are one parameter: all of a projection are packed, or none."""
+    by_parameter: dict[str, set[bool]] = {}
+    for ref in refs:
+        by_parameter.setdefault(ref.parameter, set()).add(ref.name in skipped)
+    for parameter, choices in by_parameter.items():
+        if len(choices) > 1:
+            raise RecipeError(
+                "--skip leaves some of its experts dense and packs others",
+                do=f"Match all of them, e.g. with '{parameter.rpartition('.')[0]}.*'",
+                layer=parameter,
+            )
+
+
+def _bits_of_a_sample(method: ModuleType, config: Any, shape: tuple[int, int]) -> float:
+    """Returns the stored bits per weight of a random weight with the model's least width, by really packing it."""
+    rows, width = min(_SAMPLE_ROWS, shape[0]), shape[1]
+    generator = torch.Generator().manual_seed(0)
+    weight_NK = torch.randn(rows, width, generator=generator)
+    stats = LayerStats(1, torch.eye(width)) if method.NEEDS else None
+    return float(method.solve(weight_NK, stats, config).bits_per_weight)
+
+
+def _seconds(shapes: list[tuple[int, int]], tokens: int) -> float:
+    """Returns a rough estimate from the speed of a matrix product on this machine, right within a factor of about two."""
+    size = 512
+    left, right = torch.ones(size, size), torch.ones(size, size)
+    left @ right
+    start = time.perf_counter()
+    for _ in range(4):
+        left @ right
+    rate = 4 * 2 * size**3 / (time.perf_counter() - start)
+    weights = sum(n * k for n, k in shapes)
+    if tokens == 0:
+        return weights * 20 / rate
+    forwards = 2 * 4 * weights * tokens  # one for each input group of a block, less what is stopped early
+    grams = sum(2 * tokens * k * k for _, k in shapes) / 2
+    solves = sum(k**3 + 2 * n * k * k + _SWEEP_FLOPS * n * k for n, k in shapes)
+    return (forwards + grams + solves) / rate

@@ -1,0 +1,151 @@
+"""Workspace: the output folder of a run, its lock, and what lets a killed run go on at the block where it stopped.
+
+    <output>/.work/lock             held while a process works here; the kernel frees it when that process dies
+    <output>/.work/run.json         identity of the run: another recipe or another source may not go on here
+    <output>/.work/block-003.json   block 3 is finished: its shard record and the entries of its linears
+    <output>/.work/hidden-004.safetensors   inputs of block 4 on the compressed path
+
+A block counts as finished when its json file is there; it is written last, after the shard and the hidden states.
+The folder `.work` goes away when the run is done.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.errors import OutputError
+from compress.format.manifest import MANIFEST, read_json
+
+_WORK = ".work"
+_RUN = "run.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """An output folder that belongs to this run, locked."""
+
+    folder: Path
+    identity: dict[str, Any]
+
+    @property
+    def work(self) -> Path:
+        """The folder of the resume state."""
+        return self.folder / _WORK
+
+    @property
+    def finished(self) -> bool:
+        """Whether the checkpoint of this run is complete."""
+        return (self.folder / MANIFEST).is_file()
+
+    def records(self) -> list[dict[str, Any]]:
+        """Returns the records of the finished blocks, without a gap from the first on."""
+        records = []
+        while (path := self._block(len(records))).is_file():
+            records.append(read_json(path))
+        return records
+
+    def hidden_path(self, block: int) -> Path:
+        """Returns where the inputs of `block` are kept."""
+        return self.work / f"hidden-{block:03d}.safetensors"
+
+    def finish_block(self, block: int, record: dict[str, Any]) -> None:
+        """Marks `block` as finished and drops the inputs that are not needed any more."""
+        write_json(self._block(block), record)
+        self.hidden_path(block).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Removes the resume state: the run is done."""
+        shutil.rmtree(self.work)
+
+    def _block(self, block: int) -> Path:
+        return self.work / f"block-{block:03d}.json"
+
+
+@contextmanager
+def open_workspace(folder: Path, identity: dict[str, Any], *, fresh: bool = False) -> Iterator[Workspace]:
+    """Yields the locked workspace of a run in `folder`, new or to go on with.
+
+    Raises OutputError for a folder that another run is working in, that holds another run or another recipe's
+    checkpoint, or that holds something else. `fresh` removes what an earlier run left there, nothing else.
+    """
+    _refuse_foreign(folder)
+    try:
+        (folder / _WORK).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
+    with (folder / _WORK / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(
+                f"another run is working in {folder}", do="Wait for it to end, or give another folder with --output"
+            ) from error
+        if fresh:
+            _empty(folder)
+        _claim(folder, identity)
+        yield Workspace(folder, identity)
+
+
+def identity_of(folder: Path) -> dict[str, Any] | None:
+    """Returns the identity of the run that `folder` holds, finished or not; None when there is none."""
+    if (folder / _WORK / _RUN).is_file():
+        return read_json(folder / _WORK / _RUN)
+    if (folder / MANIFEST).is_file():
+        manifest = read_json(folder / MANIFEST)
+        return {"recipe_hash": manifest.get("recipe_hash"), "source": manifest.get("source", {}).get("fingerprint")}
+    return None
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes a JSON file so that it is whole under its name or not there."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump(data, file, indent=1, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"cannot write {path}: {error.strerror}", do="Make room, then run the same command again") from error
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file", do="Give a folder with --output")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / _WORK).is_dir() and not (folder / MANIFEST).is_file():
+        raise OutputError(
+            f"{folder} holds something else than a result of compress", do="Give an empty or new folder with --output"
+        )
+
+
+def _claim(folder: Path, identity: dict[str, Any]) -> None:
+    found = identity_of(folder)
+    if found is None:
+        write_json(folder / _WORK / _RUN, identity)
+    elif found != identity:
+        what = "recipe" if found.get("recipe_hash") != identity["recipe_hash"] else "source model"
+        raise OutputError(
+            f"{folder} holds a run with another {what}",
+            do="Give another folder with --output, or --fresh to replace what is there",
+        )
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name == _WORK:
+            for state in path.iterdir():
+                if state.name != "lock":
+                    state.unlink()
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -1,0 +1,42 @@
+"""The memory plan and its ceiling."""
+
+import pytest
+
+from compress.errors import MemoryLimitError
+from compress.stages import memory
+
+SHAPES = [(2048, 2048)] * 4 + [(8192, 2048)] * 2 + [(2048, 8192)]
+
+
+def _plan(limit, **changes):
+    options = {
+        "limit": limit, "base_bytes": 500 * 10**6, "linears": SHAPES, "block_bytes": 240 * 10**6,
+        "embedding_bytes": 10**9, "hidden": (8, 128, 2048), "shared_inputs": True,
+    }  # fmt: skip
+    return memory.plan(**(options | changes))
+
+
+def test_a_tighter_ceiling_means_smaller_micro_batches():
+    loose, tight = _plan(None, hidden=(64, 2048, 2048)), _plan(6 * 10**9, hidden=(64, 2048, 2048))
+    assert loose.micro_batch == 16 > tight.micro_batch and tight.peak_bytes <= 6 * 10**9
+
+
+def test_few_samples_need_no_large_micro_batch():
+    assert _plan(None).micro_batch == 8
+
+
+def test_experts_are_taken_in_smaller_portions():
+    tight = _plan(4 * 10**9, shared_inputs=False)
+    assert tight.experts_at_once < _plan(None, shared_inputs=False).experts_at_once
+
+
+def test_what_cannot_fit_is_refused_before_the_start():
+    with pytest.raises(MemoryLimitError, match=r"more than the ceiling of 1\.00 GB.*--max-memory"):
+        _plan(10**9)
+
+
+def test_the_ceiling_is_enforced():
+    memory.enforce(None, "x")
+    memory.enforce(10**15, "x")
+    with pytest.raises(MemoryLimitError, match=r"model\.layers\.0\.q: resident memory reached"):
+        memory.enforce(10**6, "model.layers.0.q")
