@@ -78,14 +78,14 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> N
     ctx.save_for_backward(*planes)
 
 
-def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, None, torch.Tensor | None, None]:
+def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, list[None], torch.Tensor | None, None]:
     """The planes are constants: gradients reach the input and the bias only."""
     grad_x = grad_bias = None
     if ctx.needs_input_grad[0]:
         grad_x = grad @ unpack(list(ctx.saved_tensors), ctx.spec).to(grad.dtype)
     if ctx.needs_input_grad[2]:
         grad_bias = grad.reshape(math.prod(grad.shape[:-1]), -1).sum(0)
-    return grad_x, None, grad_bias, None
+    return grad_x, [None] * len(ctx.saved_tensors), grad_bias, None
 
 
 packed_linear.register_autograd(_backward, setup_context=_setup_context)

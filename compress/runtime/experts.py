@@ -39,7 +39,7 @@ class PackedExperts(nn.Module):
                 self.register_buffer(projection, guard)
             else:
                 self.register_parameter(projection, parameter)
-        # keeps what the gate needs: the activation, limits, constants; not a submodule, since it has no weights any more
+        # keeps what the gate needs (activation, limits, constants); no submodule, since it has no weights any more
         self._dense = [dense]
 
     def forward(

@@ -54,8 +54,9 @@ def _from_pretrained(folder: Path, dtype: torch.dtype | None) -> tuple[Any, dict
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    import compress.hf  # noqa: F401 (registers the quantizer)
+    from compress.runtime import hf
 
+    hf.register()
     bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # our callers show progress themselves
     try:

@@ -111,8 +111,7 @@ def _refuse_mismatch(module: nn.Module, layer: PackedLinear, name: str) -> None:
 
 def _refuse_tied_head(model: nn.Module, tensors: Mapping[str, Any]) -> None:
     for tied, master in getattr(model, "all_tied_weights_keys", {}).items():
-        for name in (tied, master):
-            if name.removesuffix(".weight") in tensors:
-                raise FormatError(
-                    f"packed, though config.json ties {tied} to {master}", do="Leave it dense", layer=name
-                )
+        for name in (tied.removesuffix(".weight"), master.removesuffix(".weight")):
+            if name in tensors:
+                given = f"packed, though config.json ties {tied} to {master}"
+                raise FormatError(given, do="Leave it dense", layer=name)
