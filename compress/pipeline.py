@@ -1,8 +1,8 @@
 """The pipeline: a recipe in, a packed checkpoint that is proven to load and what it cost out. Read this file first.
 
-A model is opened, its decoder is packed block by block on the inputs that the packed blocks before it give, the folder
-is finished with its manifest, a fresh process proves that it loads, and the suite is asked of the dense model and of the
-packed folder read back from disk. A killed run goes on at the block where it stopped.
+A model is opened, its decoder is packed block by block on the inputs that the packed blocks before it give, the
+folder is finished with its manifest, a fresh process proves that it loads, and the suite is asked of the dense model
+and of the packed folder read back from disk. A killed run goes on at the block where it stopped.
 """
 
 from __future__ import annotations
@@ -61,9 +61,10 @@ def run(
         if not workspace.finished:
             compress_model(recipe, stage, source, workspace, progress)
         finish.prove(workspace, progress)
-        dense, packed = finish.evaluate(recipe, source, workspace, progress)
+        result = Result.read(workspace.folder, finish.evaluate(recipe, source, workspace, progress))
+        result.write_report()
         workspace.close()
-        return Result.read(workspace.folder, evaluation=packed, baseline=dense)
+    return result
 
 
 def plan(recipe: Recipe) -> Plan:
@@ -121,7 +122,7 @@ def the_stage(recipe: Recipe) -> StageSpec:
 
 
 def recipe_for(model: str, method: str, options: dict[str, Any]) -> Recipe:
-    """Returns the recipe of a Python call: every option goes to the recipe, the calibration or the method by its name."""
+    """Returns the recipe of a Python call: an option goes to the recipe, the calibration or the method by its name."""
     left = dict(options)
     calibration = {
         field.name: left.pop(name)
@@ -144,5 +145,4 @@ def recipe_for(model: str, method: str, options: dict[str, Any]) -> Recipe:
 
 def output_folder(recipe: Recipe) -> str:
     """Returns the folder of the result: as asked, or `runs/<model>-<method>`."""
-    name = Path(recipe.model.rstrip("/")).name or "model"
-    return recipe.output or f"runs/{name}-{recipe.stages[-1].method}"
+    return recipe.output or f"runs/{Path(recipe.model_name).name}-{recipe.stages[-1].method}"

@@ -101,6 +101,11 @@ class Recipe:
             **values, calibration=CalibrationSpec(**calibration), stages=tuple(_stage(s) for s in data.get("stage", []))
         )
 
+    @property
+    def model_name(self) -> str:
+        """The model without the place where it lies: a hub id as it is, of a folder its last part."""
+        return self.model if not Path(self.model).is_dir() else Path(self.model).resolve().name
+
     def identity(self) -> dict[str, Any]:
         """Returns what determines the bytes of the result, as JSON values (not where it goes nor how it is tested)."""
         return {

@@ -10,6 +10,9 @@ from compress.format.manifest import read_manifest
 
 if TYPE_CHECKING:
     from compress.evaluation.result import EvalResult
+    from compress.report.overview import Overview
+
+REPORT = "report.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +21,33 @@ class Result:
 
     checkpoint: Path
     """Folder of the packed checkpoint."""
-    evaluation: EvalResult | None
-    """The suite on the packed checkpoint read back from disk; None when it was not asked for."""
-    baseline: EvalResult | None
-    """The same suite on the dense model."""
+    evaluation: EvalResult | None = field(repr=False)
+    """The suite on the packed checkpoint read back from disk; `.baseline` is the same on the dense model. None when no
+    evaluation was asked for."""
     manifest: dict[str, Any] = field(repr=False)
     """compress.json: schemes, bits, errors, coverage, recipe, versions."""
 
     @classmethod
-    def read(cls, folder: Path, *, evaluation: EvalResult | None, baseline: EvalResult | None) -> Result:
+    def read(cls, folder: Path, evaluation: EvalResult | None) -> Result:
         """Returns the result in `folder`."""
-        return cls(folder, evaluation, baseline, read_manifest(folder))
+        return cls(folder, evaluation, read_manifest(folder))
+
+    def summary(self) -> str:
+        """Returns the table *dense vs compressed* as markdown."""
+        from compress.report import markdown
+
+        return markdown.render(self._overview())
+
+    def write_report(self) -> None:
+        """Writes the table beside the checkpoint."""
+        (self.checkpoint / REPORT).write_text(self.summary(), encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        from compress.report import notebook
+
+        return notebook.render(self._overview())
+
+    def _overview(self) -> Overview:
+        from compress.report import overview
+
+        return overview.of_checkpoint(self.checkpoint, self.manifest, self.evaluation)

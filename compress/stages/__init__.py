@@ -1,1 +1,1 @@
-"""What the pipeline is made of: the output folder with its resume state, the block loop, the memory plan, the account."""
+"""What the pipeline is made of: output folder and resume state, block loop, memory plan, account, proof."""

@@ -82,7 +82,8 @@ def account(
     coverage = Coverage(total, candidates, candidates - left_linear, left, skipped)
     if coverage.share < floor:
         raise CoverageError(
-            f"only {coverage.share:.1%} of the decoder's linear parameters would be compressed, below the floor of {floor:.0%}",
+            f"only {coverage.share:.1%} of the decoder's linear parameters would be compressed",
+            allowed=f"{floor:.0%} or more",
             do="Skip fewer linears, or lower --min-coverage",
         )
     return coverage

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compress import __version__
 from compress.errors import CompressError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from compress.stages.coverage import Coverage
     from compress.stages.workspace import Workspace
 
-EVALUATION, DENSE_EVALUATION = "eval.json", "eval-dense.json"
+EVALUATION = "eval.json"
 _REFERENCE = "reference.safetensors"
 _LIBRARIES = ("torch", "transformers", "safetensors")
 
@@ -40,7 +40,9 @@ def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, co
     """Finishes the folder; from here on it is complete."""
     entries = linear.entries(workspace)
     unseen = [name for name, entry in entries.items() if entry["tokens"] == 0]
-    warnings = [f"{len(unseen)} experts saw no calibration token and were rounded without data: {', '.join(unseen[:5])}"]
+    warnings = [
+        f"{len(unseen)} experts saw no calibration token and were rounded without data: {', '.join(unseen[:5])}"
+    ]
     weights = sum(entry["shape"][0] * entry["shape"][1] for entry in entries.values())
     records = linear.shard_records(workspace)
     CheckpointWriter(workspace.folder, shard_count=len(records)).finish(
@@ -48,7 +50,12 @@ def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, co
         config=source.raw_config,
         manifest={
             "compress_version": __version__,
-            "source": {"model": source.name, "revision": recipe.revision, "fingerprint": source.fingerprint},
+            "source": {
+                "model": recipe.model_name,
+                "revision": recipe.revision,
+                "fingerprint": source.fingerprint,
+                "size_bytes": sum(entry.end - entry.start for entry in source.tensors.values()),
+            },
             "recipe": recipe.identity(),
             "recipe_hash": digest(recipe.identity()),
             "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
@@ -77,10 +84,23 @@ def prove(workspace: Workspace, progress: Progress) -> None:
         task.advance(1, f"relative error {found.relative_error:.1e}")
 
 
-def evaluate(
-    recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Progress
-) -> tuple[EvalResult | None, EvalResult | None]:
-    """Returns the evaluations of the dense model and of the packed folder, from disk where they are there already."""
+def evaluate(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Progress) -> EvalResult | None:
+    """Returns the evaluation of the packed folder, read back from disk, paired with that of the dense model.
+
+    An `eval.json` of the same suite and limit is taken as it is; None when the recipe asks for no evaluation.
+    """
+    from compress import evaluation
+    from compress.evaluation.result import EvalResult
+
     if recipe.suite == "none":
-        return None, None
-    raise NotImplementedError
+        return None
+    path = workspace.folder / EVALUATION
+    if path.is_file():
+        found = EvalResult.read(path)
+        if (found.suite["name"], found.settings["limit"]) == (recipe.suite, recipe.limit):
+            return found
+    made = evaluation.evaluate(
+        workspace.folder, suite=recipe.suite, baseline=source.path, limit=recipe.limit, progress=progress
+    )
+    write_json(path, made.to_dict())
+    return made

@@ -21,7 +21,7 @@ from compress.errors import CompressError, ModelError, OutputError
 from compress.format import layouts, naming
 from compress.format.packed import PackedTensor
 from compress.format.writer import CheckpointWriter, ShardRecord
-from compress.models import head, linears
+from compress.models import linears
 from compress.stages import memory
 from compress.stages.workspace import Workspace
 
@@ -78,7 +78,7 @@ def run(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torc
             walker.free_block(block)
             _finish_step(stage, step, hidden_STH, tensors | _dense_tensors(stage, step - 1), entries)
             task.advance(1, walker.block_names[step - 1])
-    return head.logits(walker, hidden_STH[:1, :PROOF_TOKENS])[0]
+    return walker.logits(hidden_STH[:1, :PROOF_TOKENS])[0]
 
 
 def shard_records(workspace: Workspace) -> list[ShardRecord]:
@@ -128,9 +128,7 @@ def _statistics(
             refs = wanted[start : start + at_once]
             yield (
                 refs,
-                collecting.collect(
-                    stage.walker, block, refs, hidden_STH, micro_batch=stage.memory_plan.micro_batch
-                ),
+                collecting.collect(stage.walker, block, refs, hidden_STH, micro_batch=stage.memory_plan.micro_batch),
             )
 
 
@@ -201,6 +199,7 @@ def _save_hidden(path: Path, hidden_STH: torch.Tensor) -> None:
 
 def _load_hidden(path: Path) -> torch.Tensor:
     try:
-        return load_file(path)["hidden"]
+        hidden_STH: torch.Tensor = load_file(path)["hidden"]
     except (OSError, KeyError) as error:
         raise OutputError(f"the resume state {path} is damaged", do="Start over with --fresh") from error
+    return hidden_STH

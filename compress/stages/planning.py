@@ -141,7 +141,7 @@ def _bits_of_a_sample(method: ModuleType, config: Any, shape: tuple[int, int]) -
 
 
 def _seconds(shapes: list[tuple[int, int]], tokens: int) -> float:
-    """Returns a rough estimate from the speed of a matrix product on this machine, right within a factor of about two."""
+    """Returns a rough estimate from the speed of a matrix product on this machine."""
     size = 512
     left, right = torch.ones(size, size), torch.ones(size, size)
     left @ right

@@ -47,7 +47,7 @@ class Workspace:
 
     def records(self) -> list[dict[str, Any]]:
         """Returns the records of the finished blocks, without a gap from the first on."""
-        records = []
+        records: list[dict[str, Any]] = []
         while (path := self._block(len(records))).is_file():
             records.append(read_json(path))
         return records
@@ -115,13 +115,20 @@ def write_json(path: Path, data: Any) -> None:
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error.strerror}", do="Make room, then run the same command again") from error
+        raise OutputError(
+            f"cannot write {path}: {error.strerror}", do="Make room, then run the same command again"
+        ) from error
 
 
 def _refuse_foreign(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file", do="Give a folder with --output")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / _WORK).is_dir() and not (folder / MANIFEST).is_file():
+    if (
+        folder.is_dir()
+        and any(folder.iterdir())
+        and not (folder / _WORK).is_dir()
+        and not (folder / MANIFEST).is_file()
+    ):
         raise OutputError(
             f"{folder} holds something else than a result of compress", do="Give an empty or new folder with --output"
         )

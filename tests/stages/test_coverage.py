@@ -18,7 +18,7 @@ def test_every_parameter_is_counted_once():
 
 
 def test_below_the_floor_is_an_error():
-    with pytest.raises(CoverageError, match=r"only 33\.3% .* floor of 90%"):
+    with pytest.raises(CoverageError, match=r"only 33\.3% .*Allowed: 90% or more"):
         account(LINEARS, DENSE, select(LINEARS, ["*.down"]), floor=0.9)
 
 

@@ -30,7 +30,8 @@ def test_finishing_a_block_drops_its_inputs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "other,what", [({"recipe_hash": "b", "source": "s"}, "recipe"), ({"recipe_hash": "a", "source": "t"}, "source model")]
+    "other,what",
+    [({"recipe_hash": "b", "source": "s"}, "recipe"), ({"recipe_hash": "a", "source": "t"}, "source model")],
 )
 def test_another_run_may_not_go_on_here(tmp_path, other, what):
     with open_workspace(tmp_path, ME) as workspace:
