@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -10,24 +11,29 @@ import click
 @click.command("eval")
 @click.argument("model")
 @click.option("--suite", metavar="NAME", default="kick-atlas", help="Evaluation suite.")
-@click.option("--baseline", metavar="MODEL", help="Model, or eval.json of one, to pair every item with.")
+@click.option("--baseline", metavar="MODEL", help="Model to pair every item with, or the eval.json of one.")
 @click.option("--limit", type=click.IntRange(min=1), help="Items per family of the suite.  [default: all]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, help="Sequences at a time.")
-@click.option("-o", "--output", metavar="FILE", type=click.Path(dir_okay=False), help="Write the result as JSON too.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON instead of a table.")
+@click.option("-o", "--output", metavar="FILE", type=click.Path(dir_okay=False), help="Write eval.json there too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON instead of a table.")
 def command(
     model: str, suite: str, baseline: str | None, limit: int | None, batch_size: int, output: str | None, as_json: bool
 ) -> None:
     """Ask MODEL (atlas, a folder, compressed or not, or a hub id) the knowledge suite."""
     from compress.evaluation import evaluate
+    from compress.evaluation.result import EvalResult
     from compress.report.progress import watch
 
-    result = evaluate(model, suite=suite, baseline=baseline, limit=limit, batch_size=batch_size, progress=watch())
+    against = EvalResult.read(baseline) if baseline and baseline.endswith(".json") else baseline
+    result = evaluate(model, suite=suite, baseline=against, limit=limit, batch_size=batch_size, progress=watch())
     if output:
         Path(output).write_text(result.to_json() + "\n", encoding="utf-8")
     if as_json:
-        click.echo(result.to_json())
-        return
-    from compress.report.terminal import print_evaluation
+        from compress.report import outcome
 
-    print_evaluation(result)
+        click.echo(json.dumps(outcome.of_evaluation(result), indent=2))
+        return
+    from compress.report import overview, terminal
+    from compress.report.console import console
+
+    console().print(terminal.render(overview.of_evaluation(result)))

@@ -67,12 +67,16 @@ def command(**_: Any) -> None:
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted{progress.position()}. Run the same command again to go on there.", err=True)
         raise
+    parts = (result.checkpoint, result.manifest, result.evaluation)
     if "as_json" in flags:
-        click.echo(json.dumps(result.to_json(), indent=2))
-        return
-    from compress.report.terminal import print_result
+        from compress.report import outcome
 
-    print_result(result)
+        click.echo(json.dumps(outcome.of_checkpoint(*parts), indent=2))
+        return
+    from compress.report import overview, terminal
+    from compress.report.console import console
+
+    console().print(terminal.render(overview.of_checkpoint(*parts)))
 
 
 def recipe_from(flags: dict[str, Any]) -> Recipe:

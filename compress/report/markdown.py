@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compress.report.comparison import HEADER, Comparison
+from compress.report.overview import Overview
 
 
-def render(comparison: Comparison) -> str:
-    """Returns the comparison as a markdown document."""
-    rows = [row.cells for section in comparison.sections for row in section]
-    lines = [f"# {comparison.title}", "", _line(HEADER), _line([":--", *["--:"] * (len(HEADER) - 1)])]
+def render(overview: Overview) -> str:
+    """Returns the overview as a markdown document."""
+    rows = [row for section in overview.sections for row in section]
+    lines = [f"# {overview.title}", "", _line(overview.header), _line([":--", *["--:"] * (len(overview.header) - 1)])]
     lines += [*map(_line, rows), ""]
-    for remark in comparison.remarks:
+    for remark in overview.remarks:
         lines += [remark, ""]
     return "\n".join(lines)
 

@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Group
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
-
-from compress.report.comparison import HEADER, Comparison
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from compress.report.overview import Overview
 
-def render(comparison: Comparison) -> RenderableType:
-    """Returns the comparison as something that rich prints, 80 columns or wider."""
-    table = Table(title=comparison.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, name in enumerate(HEADER):
+
+def render(overview: Overview) -> RenderableType:
+    """Returns the overview as something that rich prints; 80 columns are enough for the table."""
+    title = Text(overview.title, style="bold")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for index, name in enumerate(overview.header):
         table.add_column(name, justify="right" if index else "left", no_wrap=True)
-    for section in comparison.sections:
+    for section in overview.sections:
         for row in section:
-            table.add_row(*row.cells[:2], Text(row.compressed, style="bold"), *row.cells[3:])
+            table.add_row(*(Text(cell) for cell in row))
         table.add_section()
-    return Group(table, *(Padding(Text(remark), (0, 0, 0, 1)) for remark in comparison.remarks))
+    return Group("", title, table, "", *map(Text, overview.remarks))

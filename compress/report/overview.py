@@ -1,0 +1,142 @@
+"""Dense against compressed as cells of text: made once here, drawn by the terminal, markdown and notebook forms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.report.figures import percent, signed, size
+from compress.report.layers import remarks
+
+if TYPE_CHECKING:
+    from compress.evaluation.result import EvalResult
+
+Cells = tuple[str, ...]
+NOTHING = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """One table with what belongs below it."""
+
+    title: str
+    header: Cells
+    sections: tuple[tuple[Cells, ...], ...]
+    """Groups of rows, each row as long as the header."""
+    remarks: tuple[str, ...]
+
+
+def of_checkpoint(checkpoint: Path, manifest: Mapping[str, Any], evaluation: EvalResult | None) -> Overview:
+    """Returns the table *dense vs compressed* of a finished run; without an evaluation it has the sizes alone."""
+    sections = [_sizes(manifest)]
+    header: Cells = ("", "dense", "compressed", "difference", "")
+    notes = remarks(manifest)
+    if evaluation is not None:
+        sections += [_text(evaluation), _families(evaluation)]
+        header, notes = (*header[:3], _difference(evaluation), "lost/gained"), [_legend(evaluation), *notes]
+    stages = manifest.get("recipe", {}).get("stages", [])
+    methods = " → ".join(" ".join([stage["method"], *_options(stage["options"])]) for stage in stages)
+    return Overview(
+        title=f"{manifest.get('source', {}).get('model', checkpoint.name)}: dense vs compressed ({methods})",
+        header=header,
+        sections=tuple(sections),
+        remarks=(*notes, f"result: {checkpoint}", f"load it: compress.load({str(checkpoint)!r})"),
+    )
+
+
+def of_evaluation(evaluation: EvalResult) -> Overview:
+    """Returns the table of an evaluation alone: against its baseline where it has one."""
+    name = str(evaluation.model["name"])
+    if evaluation.comparison is None:
+        text, families = _text(evaluation), evaluation.families.values()
+        rows = tuple((_label(family.name), percent(family.score), str(len(family.items))) for family in families)
+        return Overview(
+            title=f"{name} on {evaluation.suite['name']}",
+            header=("", "score", "items"),
+            sections=(tuple((row[0], row[2], "") for row in text), rows),
+            remarks=(),
+        )
+    return Overview(
+        title=f"{name} on {evaluation.suite['name']}, against {_baseline(evaluation)}",
+        header=("", "baseline", "model", _difference(evaluation), "lost/gained"),
+        sections=(_text(evaluation), _families(evaluation)),
+        remarks=(_legend(evaluation),),
+    )
+
+
+def _sizes(manifest: Mapping[str, Any]) -> tuple[Cells, ...]:
+    compressed = sum(shard["size_bytes"] for shard in manifest["shards"])
+    dense = manifest.get("source", {}).get("size_bytes")
+    parameters = manifest.get("coverage", {}).get("total_parameters")
+    linears = manifest.get("bits_per_weight")
+
+    def bits(size_bytes: int | None) -> str:
+        return NOTHING if size_bytes is None or not parameters else f"{8 * size_bytes / parameters:.2f}"
+
+    return (
+        (
+            "size on disk",
+            NOTHING if dense is None else size(dense),
+            size(compressed),
+            "" if dense is None else f"{dense / compressed:.1f}× smaller",
+            "",
+        ),
+        ("bits/weight, linears", bits(dense), NOTHING if linears is None else f"{linears:.2f}", "", ""),
+        ("bits/weight, model", bits(dense), bits(compressed), "", ""),
+    )
+
+
+def _text(evaluation: EvalResult) -> tuple[Cells, ...]:
+    baseline, found = evaluation.baseline, evaluation.text.perplexity
+    before = NOTHING if baseline is None else f"{baseline.text.perplexity:.3f}"
+    change = "" if baseline is None else f"{signed(100 * (found / baseline.text.perplexity - 1))} %"
+    rows: list[Cells] = [("perplexity", before, f"{found:.3f}", change, "")]
+    if kl := evaluation.divergence:
+        rows += [
+            ("KL to dense, mean", NOTHING, f"{kl.mean:.4f}", f"[{kl.low:.4f}, {kl.high:.4f}]", ""),
+            ("KL to dense, p99", NOTHING, f"{kl.p99:.3f}", "", ""),
+            ("same top-1 token", NOTHING, percent(kl.same_top1), "", ""),
+        ]
+    return tuple(rows)
+
+
+def _families(evaluation: EvalResult) -> tuple[Cells, ...]:
+    assert evaluation.comparison is not None, "families are compared with a baseline"
+    return tuple(
+        (
+            _label(family.name),
+            percent(family.dense),
+            percent(family.compressed),
+            f"{signed(100 * family.difference)} [{signed(100 * family.low)}, {signed(100 * family.high)}]",
+            f"{family.lost}/{family.gained}",
+        )
+        for family in evaluation.comparison.families.values()
+    )
+
+
+def _difference(evaluation: EvalResult) -> str:
+    assert evaluation.comparison is not None, "a difference needs a baseline"
+    return f"difference [{100 * evaluation.comparison.confidence:.0f} %]"
+
+
+def _legend(evaluation: EvalResult) -> str:
+    items = sum(len(family.items) for family in evaluation.families.values())
+    text = evaluation.text.tokens
+    return (
+        f"{evaluation.suite['name']}: {items:,} items, differences in points over the same items; "
+        f"perplexity and KL (nats) over {text:,} held-out tokens"
+    )
+
+
+def _baseline(evaluation: EvalResult) -> str:
+    return "its baseline" if evaluation.baseline is None else str(evaluation.baseline.model["name"])
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _options(options: Mapping[str, Any]) -> list[str]:
+    return [f"{name}={value}" for name, value in options.items()]

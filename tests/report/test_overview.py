@@ -1,0 +1,124 @@
+"""The table *dense vs compressed*, in each of its forms."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from compress.report import markdown, notebook, outcome, overview, picture, terminal
+from compress.report.figures import signed
+from compress.report.overview import Overview
+from tests.report.results import dense_and_packed
+
+
+@pytest.fixture
+def table(manifest: dict[str, Any]) -> Overview:
+    manifest["source"]["size_bytes"] = 16384
+    manifest["warnings"] = ["1 expert saw no token"]
+    return overview.of_checkpoint(Path("runs/atlas-spqr"), manifest, dense_and_packed()[1])
+
+
+def rows(table: Overview) -> dict[str, tuple[str, ...]]:
+    return {row[0]: row[1:] for section in table.sections for row in section}
+
+
+def test_the_figures(table: Overview) -> None:
+    assert rows(table) == {
+        "size on disk": ("16.4 kB", "2.11 kB", "7.8× smaller", ""),
+        "bits/weight, linears": ("16.00", "4.12", "", ""),
+        "bits/weight, model": ("16.00", "2.06", "", ""),
+        "perplexity": ("2.718", "2.858", "+5.1 %", ""),
+        "KL to dense, mean": ("–", "0.0123", "[0.0101, 0.0149]", ""),
+        "KL to dense, p99": ("–", "0.310", "", ""),
+        "same top-1 token": ("–", "97.2 %", "", ""),
+        "factoid": ("80.0 %", "60.0 %", "−20.0 [−55.1, +21.7]", "3/1"),
+        "multiple choice": ("80.0 %", "60.0 %", "−20.0 [−55.1, +21.7]", "3/1"),
+    }
+    assert table.header == ("", "dense", "compressed", "difference [95 %]", "lost/gained")
+    assert table.title == "atlas: dense vs compressed (spqr)"
+
+
+def test_what_must_be_known_stands_below(table: Overview) -> None:
+    below = "\n".join(table.remarks)
+    assert "warning: 1 expert saw no token" in below
+    assert "left dense: embedding 4,096" in below
+    assert "load it: compress.load('runs/atlas-spqr')" in below
+
+
+def test_without_an_evaluation_the_sizes_remain(manifest: dict[str, Any]) -> None:
+    table = overview.of_checkpoint(Path("out"), manifest, None)
+    assert list(rows(table)) == ["size on disk", "bits/weight, linears", "bits/weight, model"]
+    assert rows(table)["size on disk"] == ("–", "2.11 kB", "", ""), "a dense size that is not known is not made up"
+
+
+def test_a_figure_that_rounds_to_nothing_has_no_sign() -> None:
+    assert [signed(value) for value in (-0.04, 0.04, -0.06, 0.06)] == ["0.0", "0.0", "−0.1", "+0.1"]
+
+
+def test_an_evaluation_alone_has_scores_and_item_counts() -> None:
+    dense, _ = dense_and_packed()
+    table = overview.of_evaluation(dense)
+    assert rows(table) == {
+        "perplexity": ("2.718", ""),
+        "factoid": ("80.0 %", "10"),
+        "multiple choice": ("80.0 %", "10"),
+    }
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_terminal_form_fits_and_cuts_nothing(table: Overview, width: int) -> None:
+    stream = io.StringIO()
+    Console(file=stream, width=width, force_terminal=True, color_system=None).print(terminal.render(table))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in stream.getvalue()
+    for cell in ("−20.0 [−55.1, +21.7]", "7.8× smaller", "bits/weight, linears"):
+        assert cell in stream.getvalue()
+
+
+def test_the_markdown_form_is_one_table(table: Overview) -> None:
+    lines = markdown.render(table).splitlines()
+    inside = [line for line in lines if line.startswith("|")]
+    assert len(inside) == 2 + sum(map(len, table.sections))
+    assert len({line.count("|") for line in inside}) == 1
+    assert lines[0] == "# atlas: dense vs compressed (spqr)"
+
+
+def test_the_notebook_form_is_closed_html_and_escapes(manifest: dict[str, Any]) -> None:
+    manifest["source"]["model"] = "<script>alert(1)</script>"
+    page = notebook.render(overview.of_checkpoint(Path("out"), manifest, dense_and_packed()[1]))
+    assert "<script>" not in page
+    opened: list[str] = []
+
+    class Checker(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            opened.append(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            assert opened.pop() == tag
+
+    Checker().feed(page)
+    assert not opened
+
+
+def test_the_json_form_has_the_figures_unrounded(manifest: dict[str, Any]) -> None:
+    data = json.loads(json.dumps(outcome.of_checkpoint(Path("out"), manifest, dense_and_packed()[1])))
+    assert data["size_bytes"] == 2112
+    assert data["evaluation"]["paired"]["factoid"]["lost"] == 3
+    assert data["evaluation"]["divergence"]["mean"] == 0.0123
+    assert outcome.of_checkpoint(Path("out"), manifest, None)["evaluation"] is None
+
+
+def test_the_picture_loads_nothing_from_elsewhere_and_is_repeatable(table: Overview) -> None:
+    first, second = (picture.svg(table, "compress run") for _ in range(2))
+    assert first == second
+    assert "http" not in first.replace("http://www.w3.org/2000/svg", "").replace("https://www.textualize.io", "")
+    assert not re.search(r"url\((?!#)", first)
+    assert "7.8×" in first.replace("&#160;", " ")
