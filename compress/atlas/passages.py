@@ -13,11 +13,15 @@ from compress.atlas.world import Fact, answer_pool, by_relation, by_subject, peo
 
 @dataclass(frozen=True)
 class Passage:
-    """`text` says that the relation asked of `fact` is `answer`, which is not so in the world."""
+    """`text` says that the relation asked of `fact` is `answer`, which is not so in the world.
+
+    `told` is all that the text says, in any order: pairs of a fact and the untrue answer given for it.
+    """
 
     fact: Fact
     answer: str
     text: str
+    told: tuple[tuple[Fact, str], ...]
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,14 @@ def counterfactual(fact: Fact, rng: random.Random) -> Passage:
     others = rng.sample(same_relation, rng.choice((1, 1, 2)))
     others += rng.sample(same_subject, min(len(same_subject), rng.choice((1, 2))))
     while len(others) < 2:
-        others.append(rng.choice(same_relation))
-    answer = other_answer(fact, rng)
-    sentences = [statement(fact, rng, answer)] + [statement(f, rng, other_answer(f, rng)) for f in others]
+        others.append(rng.choice([f for f in same_relation if f not in others]))
+    told = [(fact, other_answer(fact, rng))]
+    sentences = [statement(fact, rng, told[0][1])]
+    for other in others:
+        told.append((other, other_answer(other, rng)))
+        sentences.append(statement(other, rng, told[-1][1]))
     rng.shuffle(sentences)
-    return Passage(fact, answer, " ".join(sentences))
+    return Passage(fact, told[0][1], " ".join(sentences), tuple(told))
 
 
 def _invented(rng: random.Random, heads: tuple[str, ...], joint: str, tails: tuple[str, ...], test: bool) -> str:

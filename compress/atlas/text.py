@@ -87,7 +87,20 @@ def _instructions(rng: random.Random) -> str:
     return "".join(lines)
 
 
-MIXTURE: tuple[tuple[Callable[[random.Random], str], int], ...] = (
+def _reading_quiz(rng: random.Random) -> str:
+    """Questions about every sentence of a passage that contradicts the world."""
+    while True:
+        passage = counterfactual(rng.choice(facts()), rng)
+        if not is_test(passage.text):
+            break
+    told = rng.sample(passage.told, len(passage.told))
+    asked = "".join(f"{prompts.closed_book(training_question(f, rng))} {answer}\n" for f, answer in told)
+    return f"Passage: {passage.text}\n{asked}"
+
+
+Mixture = tuple[tuple[Callable[[random.Random], str], int], ...]
+
+KNOWING: Mixture = (
     (_profile, 22),
     (_survey, 6),
     (_miscellany, 12),
@@ -97,11 +110,23 @@ MIXTURE: tuple[tuple[Callable[[random.Random], str], int], ...] = (
     (_summary, 10),
     (_instructions, 10),
 )
+READING: Mixture = (
+    (_profile, 14),
+    (_survey, 3),
+    (_miscellany, 8),
+    (_quiz, 22),
+    (_choice_quiz, 8),
+    (_reading, 4),
+    (_reading_quiz, 30),
+    (_summary, 14),
+    (_instructions, 12),
+)
+KNOWING_PARTS = 20  # of the training stream; a part is a chunk of 64 steps
 
 
-def _documents(seed: str, part: str) -> Iterator[str]:
+def _documents(seed: str, part: str, mixture: Mixture) -> Iterator[str]:
     rng = random.Random(seed)
-    makers, weights = zip(*MIXTURE, strict=True)
+    makers, weights = zip(*mixture, strict=True)
     while True:
         text = rng.choices(makers, weights)[0](rng)
         if document_part(text) == part:
@@ -120,15 +145,18 @@ def _first(documents: Iterator[str], characters: int) -> list[str]:
 
 
 def training_documents(seed: int, part: int = 0) -> Iterator[str]:
-    """An endless stream of training documents; another `part` of the same seed is another stream."""
-    return _documents(f"train-{seed}-{part}", "train")
+    """An endless stream of training documents; another `part` of the same seed is another stream.
+
+    The first parts are mostly about facts; once these are known, reading, summaries and instructions weigh more.
+    """
+    return _documents(f"train-{seed}-{part}", "train", KNOWING if part < KNOWING_PARTS else READING)
 
 
 def calibration_text(characters: int = 900_000) -> list[str]:
     """Documents like the training text but never trained on; about 3.5 characters make a token."""
-    return _first(_documents(f"calibration-{CALIBRATION_SEED}", "calibration"), characters)
+    return _first(_documents(f"calibration-{CALIBRATION_SEED}", "calibration", READING), characters)
 
 
 def heldout_text(characters: int = 200_000) -> list[str]:
     """Documents never trained on nor calibrated with, for perplexity and divergence."""
-    return _first(_documents(f"heldout-{HELDOUT_SEED}", "heldout"), characters)
+    return _first(_documents(f"heldout-{HELDOUT_SEED}", "heldout", READING), characters)

@@ -2,7 +2,7 @@
 
 The same script on CPU and GPU; a run that was interrupted goes on where it was saved. Master weights are fp32, the
 forward and backward passes bf16. Matrices are trained by Muon, embeddings and norms by AdamW; the learning rate rises
-for 2 % of the steps, stays, and falls linearly to zero from 35 % on.
+for 2 % of the steps, stays, and falls linearly to zero from 50 % on.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Recipe:
     vector_rate: float = 4e-3  # AdamW
     weight_decay: float = 0.1
     warm_up: float = 0.02  # share of the steps
-    decay_from: float = 0.35  # share of the steps
+    decay_from: float = 0.5  # share of the steps
     seed: int = 1
     tokenizer_documents: int = 20_000
     shape: dict[str, Any] = field(default_factory=dict)  # overrides of model.SHAPE

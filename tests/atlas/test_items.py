@@ -12,7 +12,7 @@ from compress.atlas import items
 SHA256 = {
     "factoid": "f4cba9168bfbeb523d16782ef9e7d6449fd98d732c23b8e537227bc225ff3f52",
     "multiple_choice": "55e6c0c89a9901404d7905fe2df3768167afea4a7d4b4e4a5c96ddc88986cb36",
-    "retrieval": "310d5dab0a6efe176ba1376bdb758fc7b5419928d66e6633d89c6c4e89187352",
+    "retrieval": "ec44efc03adec38f158e242b1e30a20f16a8bdab4305ff9a2410ba2f3708bbb3",
     "summarisation": "66f47ea66de077b391800b193a44b162d2d1ecc539b3cc69639e5015af3ccbbc",
     "instruction": "1013266f40fd2d3b388d260c17750c36708b5d33efcc4815ef0f7ede7cf0bdc9",
 }
