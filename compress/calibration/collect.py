@@ -1,0 +1,94 @@
+"""The statistics of a block's linears: which of them share an input, and the sums over what they receive.
+
+Shape letters: S samples, T tokens, H hidden, K in features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+import torch
+
+from compress.calibration.stats import LayerStats
+from compress.calibration.taps import Enough, tapped
+from compress.errors import CalibrationError
+from compress.models.blocks import Block, BlockWalker, split
+from compress.models.linears import LinearRef
+
+
+def input_groups(walker: BlockWalker, block: Block, hidden_STH: torch.Tensor) -> list[list[LinearRef]]:
+    """Returns the block's linears in the order in which they are called, grouped by the input they share.
+
+    q, k and v make one group, gate and up another; all gate_up matrices of a layer's experts make one, all their down
+    matrices the next. A linear that the forward never calls comes last, alone. One sample decides.
+    """
+    groups: list[list[LinearRef]] = []
+    inputs: list[
+        torch.Tensor | str
+    ] = []  # what each group shares: a tensor (kept, so no other takes its place) or a name
+
+    def heard(ref: LinearRef, x: torch.Tensor) -> None:
+        if any(ref in group for group in groups):
+            return
+        shared: torch.Tensor | str = ref.name.rpartition(".")[0] if ref.kind == "expert" else x
+        place = next((place for place, known in enumerate(inputs) if _same_input(known, shared)), len(groups))
+        if place == len(groups):
+            groups.append([])
+            inputs.append(shared)
+        groups[place].append(ref)
+
+    refs = walker.linears(block.index)
+    with tapped(block, refs, heard):
+        walker.call(block, hidden_STH[:1])
+    called = {ref.name for group in groups for ref in group}
+    return groups + [[ref] for ref in refs if ref.name not in called]
+
+
+def collect(
+    walker: BlockWalker, block: Block, refs: Iterable[LinearRef], hidden_STH: torch.Tensor, *, micro_batch: int
+) -> dict[str, LayerStats]:
+    """Returns the statistics of `refs` by name over all samples, on the walker's device.
+
+    Linears that receive the same tensor share one LayerStats object; experts have one each, over the tokens routed to
+    them. A linear that is never called, or an expert that no token reaches, has `num_tokens` 0. The block's forward is
+    left as soon as the last of `refs` has been heard.
+
+    Raises:
+        CalibrationError: a linear receives NaN or infinite values.
+    """
+    refs = list(refs)
+    stats: dict[str, LayerStats] = {}
+    seen: list[tuple[torch.Tensor, LayerStats]] = []  # inputs of this micro-batch, and whose they are
+    waiting: set[str] = set()
+
+    def heard(ref: LinearRef, x: torch.Tensor) -> None:
+        shared = next((known for tensor, known in seen if _same_input(tensor, x)), None)
+        if shared is None:
+            shared = stats.get(ref.name) or LayerStats.empty(ref.shape[1], walker.device)
+            shared.update(x)
+            if ref.kind != "expert":
+                seen.append((x, shared))
+        stats[ref.name] = shared
+        waiting.discard(ref.name)
+        if not waiting:
+            raise Enough
+
+    with tapped(block, refs, heard):
+        for hidden_BTH in split(hidden_STH, micro_batch):
+            waiting |= {ref.name for ref in refs}
+            seen.clear()
+            with suppress(Enough):
+                walker.call(block, hidden_BTH)
+    for ref in refs:
+        found = stats.setdefault(ref.name, LayerStats.empty(ref.shape[1], walker.device))
+        if not bool(found.gram_KK.diagonal().isfinite().all()):
+            raise CalibrationError("it receives NaN or infinite values", do="Check the model's weights", layer=ref.name)
+    return {ref.name: stats[ref.name] for ref in refs}
+
+
+def _same_input(a: torch.Tensor | str, b: torch.Tensor | str) -> bool:
+    """Whether two inputs are the same memory in the same state, seen through the same shape of rows."""
+    if isinstance(a, str) or isinstance(b, str):
+        return isinstance(a, str) and a == b
+    return (a.data_ptr(), a.shape, a.stride(), a._version) == (b.data_ptr(), b.shape, b.stride(), b._version)

@@ -1,0 +1,96 @@
+"""The only hooks of the package: hear what a linear receives, right before it is applied.
+
+Fused experts have no modules to hook; transformers lets their forward be exchanged by name: ours goes one by one.
+Shape letters: T tokens, k experts chosen per token, H hidden, I width inside an expert, R tokens routed to one expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress.models.blocks import Block
+from compress.models.linears import LinearRef
+
+Heard = Callable[[LinearRef, torch.Tensor], None]
+_NAME = "compress_capture"
+
+
+class Enough(BaseException):
+    """Leaves a forward early; no `except Exception` on the way may catch it."""
+
+
+@contextmanager
+def tapped(block: Block, refs: Iterable[LinearRef], heard: Heard) -> Iterator[None]:
+    """While open, `heard(ref, x)` is called with every input x [..., K] of the linears `refs` of the block.
+
+    For fused experts it is called once per expert and matrix with the rows routed to that expert (maybe none), first
+    for all gate_up matrices, then for all down matrices. What `heard` raises leaves the forward.
+    """
+    experts: dict[str, dict[tuple[str, int], LinearRef]] = {}
+    with ExitStack() as stack:
+        for ref in refs:
+            if ref.kind == "expert":
+                path, projection, number = ref.experts
+                experts.setdefault(path, {})[projection, number] = ref
+            else:
+                module = block.module.get_submodule(ref.name.removeprefix(f"{block.name}."))
+                stack.callback(module.register_forward_pre_hook(_hook(ref, heard), with_kwargs=True).remove)
+        for path, wanted in experts.items():
+            module = block.module.get_submodule(path.removeprefix(f"{block.name}."))
+            stack.enter_context(_tapped_experts(module, wanted, heard))
+        yield
+
+
+def _hook(ref: LinearRef, heard: Heard) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        heard(ref, args[0] if args else next(iter(kwargs.values())))
+
+    return hook
+
+
+@contextmanager
+def _tapped_experts(experts: Any, wanted: dict[tuple[str, int], LinearRef], heard: Heard) -> Iterator[None]:
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    def tap(projection: str, number: int, x_RK: torch.Tensor) -> None:
+        if (projection, number) in wanted:
+            heard(wanted[projection, number], x_RK)
+
+    def forward(module: Any, x_TH: torch.Tensor, chosen_Tk: torch.Tensor, weights_Tk: torch.Tensor) -> torch.Tensor:
+        if module is not experts:
+            return _by_expert(module, x_TH, chosen_Tk, weights_Tk, lambda *_: None)
+        return _by_expert(module, x_TH, chosen_Tk, weights_Tk, tap)
+
+    config, usual = experts.config, experts.config._experts_implementation
+    ALL_EXPERTS_FUNCTIONS[_NAME] = forward
+    config._experts_implementation = _NAME
+    try:
+        yield
+    finally:
+        config._experts_implementation = usual
+        del ALL_EXPERTS_FUNCTIONS[_NAME]
+
+
+def _by_expert(
+    module: Any,
+    x_TH: torch.Tensor,
+    chosen_Tk: torch.Tensor,
+    weights_Tk: torch.Tensor,
+    tap: Callable[[str, int, torch.Tensor], None],
+) -> torch.Tensor:
+    """The experts' forward, one expert after the other. Slots with a number past the last expert are empty."""
+    routed = [torch.where(chosen_Tk == number) for number in range(module.gate_up_proj.shape[0])]
+    for number, (tokens_R, _) in enumerate(routed):
+        tap("q_gate_up_proj", number, x_TH[tokens_R])
+    out_TH = torch.zeros_like(x_TH)
+    for number, (tokens_R, slots_R) in enumerate(routed):
+        inner_RI = module._apply_gate(nn.functional.linear(x_TH[tokens_R], module.gate_up_proj[number]))
+        tap("q_down_proj", number, inner_RI)
+        y_RH = nn.functional.linear(inner_RI, module.down_proj[number])
+        out_TH.index_add_(0, tokens_R, y_RH * weights_Tk[tokens_R, slots_R, None])
+    return out_TH

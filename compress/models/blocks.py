@@ -1,0 +1,212 @@
+"""BlockWalker: a model of any size, one decoder block in memory at a time.
+
+Shape letters: S samples, T tokens per sample, H hidden, B samples of one micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from compress.errors import ModelError, RecipeError
+from compress.models import skeleton
+from compress.models.arguments import BlockArguments, Listener, same
+from compress.models.embedding import embedding_name, rows_present
+from compress.models.head import head_name, head_present
+from compress.models.linears import LinearRef, find_linears
+from compress.models.source import ModelSource
+from compress.models.weights import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A decoder block whose weights are in memory; `free_block` takes them away again."""
+
+    index: int
+    name: str
+    module: nn.Module
+
+
+class BlockWalker:
+    """Walks the decoder of `source`. Nothing but computed buffers is in memory between the calls."""
+
+    def __init__(
+        self, source: ModelSource, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Builds the skeleton and checks that the checkpoint has a tensor for every place in it.
+
+        Raises:
+            ModelError: no causal language model, no list of blocks, or tensors missing.
+        """
+        assert dtype == torch.float32, "statistics and solvers are defined in float32"
+        self.source, self.device = source, torch.device(device)
+        self.model = skeleton.build(deepcopy(source.config))
+        self.block_names = skeleton.find_blocks(self.model)
+        self._weights = Weights(source, self.model)
+        self._computed = skeleton.computed_buffers(self.model)
+        self._listener = Listener(self.model, self.block_names)
+        self._arguments: dict[tuple[int, int], list[BlockArguments]] = {}
+        inside = tuple(f"{name}." for name in self.block_names)
+        skeleton.compute_buffers(self.model, {n for n in self._computed if not n.startswith(inside)}, self.device)
+        text = self.model.config.get_text_config()
+        self.hidden_size: int = text.hidden_size
+        self.vocab_size: int = self.model.get_input_embeddings().weight.shape[0]
+        self.max_seq_len: int | None = getattr(text, "max_position_embeddings", None)
+        # two tokens to run the skeleton with; padding would make models warn
+        self._probes = [token for token in range(3) if token != getattr(text, "pad_token_id", None)][:2]
+        self._stored = list(self.model.state_dict())
+        self._inside = {name for name in self._stored if name.startswith(inside)}
+
+    @property
+    def tied(self) -> dict[str, str]:
+        """Tied tensor -> its master, which alone is in `dense_tensors`."""
+        return self._weights.tied
+
+    @property
+    def unused_tensors(self) -> list[str]:
+        """Tensors of the checkpoint that the model has no place for, and that a copy would therefore lose."""
+        return self._weights.unused
+
+    def linears(self, index: int) -> list[LinearRef]:
+        """Returns the linears of one block, in the order of the module tree."""
+        name = self.block_names[index]
+        return find_linears(self.model.get_submodule(name), name)
+
+    def dense_tensors(self) -> list[str]:
+        """Returns the names of all stored tensors that are not the weight of a block's linear.
+
+        Embeddings, norms, biases, routers, the head; module naming; tied copies are left out.
+        """
+        linear = {ref.parameter for index in range(len(self.block_names)) for ref in self.linears(index)}
+        return [name for name in self._stored if name not in linear and name not in self.tied]
+
+    def dense_shape(self, name: str) -> tuple[int, ...]:
+        """Returns the shape of a stored tensor by its name in the model."""
+        return tuple(self.model.get_parameter_or_buffer(name).shape)
+
+    def read_skipped(self, refs: Sequence[LinearRef]) -> dict[str, torch.Tensor]:
+        """Returns the weights of linears that stay dense, as the checkpoint has them, by the names of their parameters.
+
+        Raises:
+            RecipeError: only some experts of a fused parameter are among them.
+        """
+        for name, skipped in Counter(ref.parameter for ref in refs if ref.kind == "expert").items():
+            if skipped != (total := self.dense_shape(name)[0]):
+                raise RecipeError(
+                    f"{skipped} of {total} experts are skipped",
+                    allowed="all experts of a projection, or none",
+                    layer=name,
+                )
+        return {name: self.read_dense(name) for name in dict.fromkeys(ref.parameter for ref in refs)}
+
+    def read_dense(self, name: str) -> torch.Tensor:
+        """Returns a stored tensor by its name in the model, in the checkpoint's dtype, checked finite.
+
+        Fused expert parameters and weights of linears can be read too. Do not call it for a loaded block.
+        """
+        name = self.tied.get(name, name)
+        slot, key = skeleton.slot(self.model, name)
+        placeholder = slot[key]
+        self._weights.load([name], torch.device("cpu"), self._weights.stored_dtype(name))
+        tensor: torch.Tensor = slot[key].detach()
+        slot[key] = placeholder
+        return tensor
+
+    @torch.no_grad()
+    def embed(self, tokens_ST: torch.Tensor, *, micro_batch: int = 8) -> torch.Tensor:
+        """Returns the hidden states [S, T, H] (float32, on the CPU) that the first block receives for token ids.
+
+        Raises:
+            CalibrationError: an id lies outside the vocabulary.
+        """
+        with self._front(tokens_ST):
+            parts = [self._listener.hidden(part.to(self.device)).cpu() for part in split(tokens_ST, micro_batch)]
+        return torch.cat(parts)
+
+    def load_block(self, index: int) -> Block:
+        """Returns block `index` with its weights (float32) and buffers in memory.
+
+        Raises:
+            ModelError: a weight is NaN or infinite, or does not fit; the layer is named.
+        """
+        name = self.block_names[index]
+        skeleton.compute_buffers(self.model, {n for n in self._computed if n.startswith(f"{name}.")}, self.device)
+        self._weights.load([n for n in self._stored if n.startswith(f"{name}.")], self.device)
+        module = self.model.get_submodule(name)
+        return Block(index, name, module.requires_grad_(False))
+
+    def free_block(self, block: Block) -> None:
+        """Gives the block's memory back; the block must not be used afterwards."""
+        prefix = f"{block.name}."
+        skeleton.to_meta(self.model, {n for n in (*self._stored, *self._computed) if n.startswith(prefix)})
+
+    @torch.no_grad()
+    def call(self, block: Block, hidden_BTH: torch.Tensor) -> torch.Tensor:
+        """Returns the block's output [B, T, H] for one micro-batch, on the walker's device."""
+        given = self._given(hidden_BTH.shape[0], hidden_BTH.shape[1])[block.index]
+        output = block.module(hidden_BTH.to(self.device), *given.positional, **given.keyword)
+        out_BTH: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        return out_BTH
+
+    @torch.no_grad()
+    def forward(
+        self, block: Block, hidden_STH: torch.Tensor, *, micro_batch: int, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Returns the block's outputs [S, T, H] for all samples, on the CPU.
+
+        They are written into `out` when it is given; it may be `hidden_STH` itself.
+        """
+        out_STH = torch.empty_like(hidden_STH) if out is None else out
+        for part, place in zip(split(hidden_STH, micro_batch), split(out_STH, micro_batch), strict=True):
+            place.copy_(self.call(block, part))
+        return out_STH
+
+    def logits(self, hidden_STH: torch.Tensor) -> torch.Tensor:
+        """Returns the logits [S, T, V] (float32, on the CPU) for the last block's outputs: final norm and head."""
+        probe = self._probes[0]
+        with self._front(torch.tensor([probe])), head_present(self.model, self.source, self._weights, self.device):
+            tokens_ST = torch.full(hidden_STH.shape[:2], probe, device=self.device)
+            return self._listener.logits(hidden_STH.to(self.device), tokens_ST).cpu()
+
+    def _given(self, samples: int, length: int) -> list[BlockArguments]:
+        """The arguments of all blocks for a micro-batch of this shape, recorded once."""
+        if (samples, length) not in self._arguments:
+            shape_BT = (samples, length)
+            with self._front(torch.tensor(self._probes)):
+                recorded, others = (
+                    self._listener.arguments(torch.full(shape_BT, probe, device=self.device)) for probe in self._probes
+                )
+            for name, one, other in zip(self.block_names, recorded, others, strict=True):
+                if not same(one, other):
+                    raise ModelError(
+                        "it receives arguments that depend on the tokens, which cannot be replayed",
+                        allowed="blocks that get nothing but hidden states, masks and positions",
+                        layer=name,
+                    )
+            self._arguments[samples, length] = recorded
+        return self._arguments[samples, length]
+
+    @contextmanager
+    def _front(self, tokens: torch.Tensor) -> Iterator[None]:
+        """While open, everything outside the blocks that a forward needs before them is in memory."""
+        ends = {embedding_name(self.model), head_name(self.model)}
+        absent = {*ends, *self.tied, *self._inside}
+        present = [name for name in self._stored if name not in absent]
+        self._weights.load(present, self.device)
+        try:
+            with rows_present(self.model, self.source, self._weights, tokens.reshape(-1), self.device):
+                yield
+        finally:
+            skeleton.to_meta(self.model, {*present, *ends})
+
+
+def split(tensor: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
+    """Returns views of `size` rows each, the last one maybe fewer."""
+    parts: tuple[torch.Tensor, ...] = torch.split(tensor, size)  # type: ignore[no-untyped-call]
+    return parts

@@ -1,0 +1,71 @@
+"""A stand-in for the token embedding that holds only the rows that a batch of tokens needs.
+
+Shape letters: V vocabulary, R rows needed, H hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from compress.errors import CalibrationError
+from compress.models.source import ModelSource
+from compress.models.weights import Weights, check_finite
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@contextmanager
+def rows_present(
+    model: PreTrainedModel, source: ModelSource, weights: Weights, tokens: torch.Tensor, device: torch.device
+) -> Iterator[None]:
+    """While open, the model's token embedding answers for the ids in `tokens`, as if it were loaded whole.
+
+    The module itself keeps working (some scale what they look up); its weight is the rows needed, and the ids that
+    reach it are replaced by their places in these rows.
+
+    Raises:
+        CalibrationError: a token id lies outside the vocabulary.
+    """
+    module = model.get_input_embeddings()
+    name = embedding_name(model)
+    vocabulary = module.weight.shape[0]
+    needed_R = torch.unique(tokens)
+    if not len(needed_R) or needed_R[0] < 0 or needed_R[-1] >= vocabulary:
+        raise CalibrationError(
+            f"token ids reach from {needed_R[0]} to {needed_R[-1]}" if len(needed_R) else "there are no tokens",
+            allowed=f"ids from 0 to {vocabulary - 1}, the vocabulary of the model",
+            do="Use the model's own tokenizer",
+        )
+    origin = weights.plain(name)
+    if origin is None or not isinstance(module, nn.Embedding):
+        weights.load([name], device)
+        yield
+        return
+    rows_RH = source.read_rows(origin, needed_R.tolist()).to(device=device, dtype=torch.float32)
+    check_finite(rows_RH, name)
+    place_V = torch.zeros(vocabulary, dtype=torch.long, device=device)
+    place_V[needed_R.to(device)] = torch.arange(len(needed_R), device=device)
+
+    def to_places(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return tuple(place_V[ids] for ids in args), {key: place_V[ids] for key, ids in kwargs.items()}
+
+    whole, padding = module.weight, module.padding_idx
+    module.weight, module.padding_idx = nn.Parameter(rows_RH, requires_grad=False), None
+    hook = module.register_forward_pre_hook(to_places, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+        module.weight, module.padding_idx = whole, padding
+
+
+def embedding_name(model: PreTrainedModel) -> str:
+    """Returns the dotted name of the token embedding's weight."""
+    module = model.get_input_embeddings()
+    return next(f"{name}.weight" for name, other in model.named_modules() if other is module)

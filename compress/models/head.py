@@ -1,0 +1,56 @@
+"""The output head applied a stretch of the vocabulary at a time, so that it never stands in memory whole.
+
+Shape letters: B samples, T tokens, H hidden, V vocabulary, R rows of one stretch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from compress.models.source import ModelSource
+from compress.models.weights import Weights, check_finite
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_STRETCH_BYTES = 64 << 20
+
+
+@contextmanager
+def head_present(model: PreTrainedModel, source: ModelSource, weights: Weights, device: torch.device) -> Iterator[None]:
+    """While open, the model's output head works as if its weight were loaded."""
+    head, name = model.get_output_embeddings(), head_name(model)
+    master = weights.tied.get(name, name)
+    origin = weights.plain(master)
+    if origin is None or not isinstance(head, nn.Linear):
+        weights.load([master], device)
+        head.weight = model.get_parameter(master)
+        yield
+        return
+    rows = max(1, _STRETCH_BYTES // (4 * head.in_features))
+
+    def forward(x_BTH: torch.Tensor) -> torch.Tensor:
+        logits_BTV = x_BTH.new_empty(*x_BTH.shape[:-1], head.out_features)
+        for start in range(0, head.out_features, rows):
+            stop = min(start + rows, head.out_features)
+            w_RH = source.read_slice(origin, start, stop).to(x_BTH)
+            check_finite(w_RH, name)
+            logits_BTV[..., start:stop] = nn.functional.linear(x_BTH, w_RH)
+        return logits_BTV if head.bias is None else logits_BTV + head.bias
+
+    head.forward = forward  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+def head_name(model: PreTrainedModel) -> str:
+    """Returns the dotted name of the output head's weight."""
+    module = model.get_output_embeddings()
+    return next(f"{name}.weight" for name, other in model.named_modules() if other is module)

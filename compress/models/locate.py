@@ -1,0 +1,56 @@
+"""From what the user typed to a local folder: the bundled model, a folder, or a download of a hub id."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from compress.atlas import MODEL_DIR
+from compress.errors import ModelError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*", "merges.txt", "vocab.txt"]
+
+
+def locate(model: str | Path, revision: str | None = None) -> Path:
+    """Returns the local folder of `model`: `atlas`, an existing folder, or a hub id (downloaded without pickles).
+
+    Raises:
+        ModelError: there is no such folder, and no such model on the hub or no way to reach it.
+    """
+    if str(model) == "atlas":
+        return MODEL_DIR
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelError(f"{model} is a file", do="Give the folder that holds config.json and the weights")
+    if isinstance(model, Path) or not _HUB_ID.fullmatch(model):
+        raise ModelError(f"there is no folder {model}", allowed="atlas, a local folder, or a hub id such as owner/name")
+    return _download(model, revision)
+
+
+def _download(hub_id: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        # folders inside a repository hold other formats of the same weights
+        return Path(
+            snapshot_download(
+                hub_id, revision=revision, allow_patterns=_WANTED, ignore_patterns=["*/*", "consolidated*"]
+            )
+        )
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"there is no folder {hub_id}, and no model of that name on the hub that you may read",
+            do="Check the spelling; for a gated model accept its terms and log in with `hf auth login`",
+        ) from error
+    except (LocalEntryNotFoundError, ConnectionError) as error:
+        raise ModelError(
+            f"there is no folder {hub_id}, and the hub cannot be reached (or offline mode is set)",
+            do="Give a local folder, or download the model once while online",
+        ) from error
+    except (HFValidationError, OSError) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{hub_id} cannot be downloaded: {first_line}") from error

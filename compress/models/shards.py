@@ -1,0 +1,87 @@
+"""Which tensors a folder holds and in which file; the index and the headers are checked, the data are not read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from compress.errors import ModelError
+from compress.models.safetensors_header import TensorEntry, read_header
+
+INDEX = "model.safetensors.index.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the table in a JSON file of a model's folder; ModelError when it is not one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path.name} cannot be read: {error}", do="Download the model again") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path.name} is not a JSON table", do="Download the model again")
+    return value
+
+
+def list_tensors(folder: Path) -> dict[str, TensorEntry]:
+    """Returns every tensor of the checkpoint in `folder`.
+
+    Raises:
+        ModelError: no safetensors weights, a shard missing, truncated or malformed, an index that names files outside
+            the folder or tensors that its files do not hold.
+    """
+    weight_map = _weight_map(folder)
+    files = sorted(set(weight_map.values())) if weight_map else [_single_file(folder)]
+    tensors: dict[str, TensorEntry] = {}
+    for file in files:
+        if not (folder / file).is_file():
+            raise ModelError(f"shard {file} is missing", do=f"Download it again into {folder}")
+        header = read_header(folder / file)
+        for name, entry in header.items():
+            if weight_map.get(name, file) != file:
+                continue  # the index prefers the copy in another shard
+            if name in tensors:
+                raise ModelError(f"tensor {name} is in {tensors[name].file} and in {file}", do="Save the model again")
+            tensors[name] = entry
+    for name, file in weight_map.items():
+        if name not in tensors:
+            raise ModelError(f"the index promises tensor {name} in {file}, but it is not there", do="Download it again")
+    return tensors
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    """Tensor name to file name from the index; empty without an index."""
+    path = folder / INDEX
+    if not path.is_file():
+        return {}
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(f, str) for f in weight_map.values()):
+        raise ModelError(f"{INDEX} has no usable weight_map", do="Download the index again")
+    for file in sorted(set(weight_map.values())):
+        if Path(file).name != file or "\\" in file or file in ("", ".", "..") or not file.endswith(".safetensors"):
+            raise ModelError(
+                f"{INDEX} names the file {file!r}",
+                allowed="plain names of .safetensors files in the model's own folder",
+                do="Do not use this checkpoint unless you know who made it",
+            )
+    return weight_map
+
+
+def _single_file(folder: Path) -> str:
+    if (folder / "model.safetensors").is_file():
+        return "model.safetensors"
+    found = sorted(path.name for path in folder.glob("*.safetensors"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ModelError(f"{folder} holds {len(found)} safetensors files but no {INDEX}", do="Download the index too")
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    if pickles:
+        raise ModelError(
+            f"{folder} holds its weights as a pickle ({pickles[0]}), which can run code when it is opened",
+            allowed="safetensors",
+            do="Convert it once in an environment that you can afford to lose: "
+            "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder) writes safetensors",
+        )
+    raise ModelError(f"{folder} holds no weights", allowed="model.safetensors, or shards with their index")

@@ -1,0 +1,171 @@
+"""From the checkpoint's names and shapes to the model's, by the rules of transformers' own loader.
+
+What a checkpoint calls `block_sparse_moe.experts.3.w1.weight` is, in the model, a slice of `mlp.experts.gate_up_proj`.
+The loader is handed only the tensors that are wanted now, as objects that read themselves when it asks for them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import EllipsisType
+from typing import TYPE_CHECKING
+
+import torch
+
+from compress.errors import ModelError
+from compress.models.source import TORCH_DTYPES, ModelSource
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class _LazyTensor:
+    """What the loader takes for a slice of a safetensors file."""
+
+    def __init__(self, source: ModelSource, name: str):
+        self._source, self._name = source, name
+
+    def __getitem__(self, everything: EllipsisType) -> torch.Tensor:
+        return self._source.read(self._name)
+
+
+class Weights:
+    """Loads chosen tensors of a checkpoint into a model on meta."""
+
+    def __init__(self, source: ModelSource, model: PreTrainedModel):
+        """Plans which checkpoint tensors make which model tensors.
+
+        Raises:
+            ModelError: a tensor of the model is not in the checkpoint, or two that the configuration ties differ.
+        """
+        from transformers.conversion_mapping import get_model_conversion_mapping
+
+        self._source, self._model = source, model
+        self._transforms = get_model_conversion_mapping(model)
+        self._shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        self.origins: dict[str, list[str]] = defaultdict(list)
+        """Model tensor -> the checkpoint tensors that it is made of."""
+        self.unused: list[str] = []
+        """Checkpoint tensors that the model has no place for."""
+        self._converted: set[str] = set()
+        self._swapped: set[str] = set()
+        self._plan()
+        self.tied = self._settle_ties()
+        missing = [name for name in self._shapes if name not in self.origins and name not in self.tied]
+        if missing:
+            raise ModelError(
+                f"{source.name} lacks {len(missing)} of the tensors that its config.json implies, such as {missing[0]}",
+                do="Check that config.json belongs to these weights, and that all shards are there",
+            )
+
+    def plain(self, name: str) -> str | None:
+        """Returns the checkpoint tensor that is the model tensor `name` as it stands, or None when it is converted."""
+        origins = self.origins[name]
+        if name in self._converted or len(origins) != 1 or self._source.tensors[origins[0]].shape != self._shapes[name]:
+            return None
+        return origins[0]
+
+    def stored_dtype(self, name: str) -> torch.dtype:
+        """Returns the dtype that the model tensor `name` has in the checkpoint."""
+        return TORCH_DTYPES[self._source.tensors[self.origins[name][0]].dtype]
+
+    @torch.no_grad()
+    def load(self, names: Iterable[str], device: torch.device, dtype: torch.dtype | None = None) -> None:
+        """Fills the named model tensors on `device`, in the model's dtype or in `dtype`; checks that all are finite.
+
+        Raises:
+            ModelError: a shape does not fit, a conversion failed, a weight is NaN or infinite (its layer is named).
+        """
+        from transformers.core_model_loading import convert_and_load_state_dict_in_model
+        from transformers.modeling_utils import LoadStateDictConfig
+
+        names = set(names)
+        state = {
+            name if name in self._swapped else origin: _LazyTensor(self._source, origin)
+            for name in names
+            for origin in self.origins[name]
+        }
+        config = LoadStateDictConfig(
+            device_map={"": device},
+            dtype=torch.float32,
+            dtype_plan={} if dtype is None else {"*": dtype},
+            weight_mapping=self._transforms,
+        )
+        with _no_bar():
+            info, _ = convert_and_load_state_dict_in_model(self._model, state, config, None)
+        for name, found, expected in info.mismatched_keys:
+            raise ModelError(
+                f"the checkpoint's shape is {list(found)}, the configuration's is {list(expected)}",
+                do="Check that config.json belongs to these weights",
+                layer=name,
+            )
+        for name, text in info.conversion_errors.items():
+            raise ModelError(f"cannot be converted: {text.strip().splitlines()[-1]}", layer=name)
+        for name in names:
+            check_finite(self._model.get_parameter_or_buffer(name), name)
+
+    def _plan(self) -> None:
+        from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+        renamings = [rule for rule in self._transforms if isinstance(rule, WeightRenaming)]
+        converters = [rule for rule in self._transforms if isinstance(rule, WeightConverter)]
+        by_pattern = {pattern: rule for rule in converters for pattern in rule.source_patterns}
+        prefix, wanted = self._model.base_model_prefix, self._model.state_dict()
+        for origin in self._source.tensors:
+            target, pattern = rename_source_key(origin, renamings, converters, prefix, wanted)
+            if target not in wanted and origin in wanted:
+                target, pattern = rename_source_key(origin, [], [], prefix, wanted)
+            if target not in wanted:
+                self.unused.append(origin)
+            elif pattern is None:
+                self.origins[target].append(origin)
+            else:
+                patterns = by_pattern[pattern].target_patterns
+                for name in (target.replace(patterns[0], other) for other in patterns):
+                    self.origins[name].append(origin)
+                    self._converted.add(name)
+
+    def _settle_ties(self) -> dict[str, str]:
+        """Tied name -> master, as the configuration has it; the copy in the checkpoint may stand under either name."""
+        tied = dict(self._model.all_tied_weights_keys)
+        for name, master in tied.items():
+            if name in self.origins and master in self.origins:
+                own, masters = (self._source.read(self.origins[key][0]) for key in (name, master))
+                if not torch.equal(own, masters):
+                    raise ModelError(
+                        f"config.json ties {name} to {master}, but the checkpoint holds two different tensors",
+                        do="Set tie_word_embeddings to false in config.json if both are meant",
+                    )
+            elif name in self.origins:
+                self.origins[master] = self.origins[name]
+                self._swapped.add(master)  # the loader would put it under the other name
+        return tied
+
+
+def check_finite(tensor: torch.Tensor, name: str) -> None:
+    """Raises ModelError with the layer of the tensor `name` when it holds NaN or infinity."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return
+    wide = tensor if tensor.element_size() > 1 else tensor.float()
+    # NaN passes through minimum and maximum: one pass, and no mask as large as the tensor
+    if not all(bool(bound.isfinite()) for bound in torch.aminmax(wide)):
+        layer, _, kind = name.rpartition(".")
+        raise ModelError(
+            f"its {kind} holds NaN or infinite values", do="Download or train the model again", layer=layer or name
+        )
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """The loader's own progress bar is for a whole model; here it would run once per block."""
+    from transformers.utils import logging
+
+    active = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if active:
+            logging.enable_progress_bar()
