@@ -58,14 +58,18 @@ def command(**_: Any) -> None:
     if "dry_run" in flags:
         _show_plan(recipe, as_json="as_json" in flags)
         return
-    from compress import pipeline
     from compress.report.progress import watch
 
     progress = watch()
+    progress.note(f"Opening {recipe.model} ...")  # the imports alone take seconds
     try:
+        from compress import pipeline
+
         result = pipeline.run(recipe, progress=progress, fresh="fresh" in flags)
     except KeyboardInterrupt:
-        click.echo(f"\nInterrupted{progress.position()}. Run the same command again to go on there.", err=True)
+        where = progress.position()
+        said = f"{where}. Run the same command again to go on there." if where else " before anything was compressed."
+        click.echo(f"\nInterrupted{said}", err=True)
         raise
     parts = (result.checkpoint, result.manifest, result.evaluation)
     if "as_json" in flags:

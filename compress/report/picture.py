@@ -17,6 +17,9 @@ from compress.format.manifest import read_manifest
 from compress.report import overview, terminal
 
 WIDTH = 84
+_INDENTED = re.compile(r'x="([\d.]+)"( y="[\d.]+") textLength="([\d.]+)"([^>]*)>((?:&#160;)+)([^<]*)<')
+_COLUMN = 12.2
+"""Units of one character in the drawings of rich."""
 _FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 """The web fonts that rich refers to; without them the reader's own monospace font is taken."""
 
@@ -26,7 +29,15 @@ def svg(table: overview.Overview, title: str) -> str:
     on = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     on.print(terminal.render(table))
     drawn = _FONT.sub("", on.export_svg(title=title, unique_id="compress"))
+    # some viewers drop the spaces at the start of a text, and with them the alignment
+    drawn = _INDENTED.sub(_without_indent, drawn)
     return drawn.replace("Fira Code, monospace", "ui-monospace, monospace")
+
+
+def _without_indent(match: re.Match[str]) -> str:
+    x, y, length, rest, indent, text = match.groups()
+    shift = _COLUMN * len(indent) / len("&#160;")
+    return f'x="{float(x) + shift:.1f}"{y} textLength="{float(length) - shift:.1f}"{rest}>{text}<'
 
 
 def main(folder: str, target: str) -> None:
