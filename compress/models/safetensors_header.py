@@ -72,7 +72,7 @@ def _entry(name: str, value: Any, file: str, data_start: int) -> TensorEntry:
     if not isinstance(value, dict):
         raise ValueError(f"tensor {name} is not a table")
     dtype, shape, offsets = value.get("dtype"), value.get("shape"), value.get("data_offsets")
-    if dtype not in ITEM_BYTES:
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise ValueError(f"tensor {name} has unknown dtype {dtype!r}")
     if not (isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2 and _naturals(shape + offsets)):
         raise ValueError(f"tensor {name} has shape {shape!r} and offsets {offsets!r}")
