@@ -1,6 +1,6 @@
 """Peak resident memory of compressing a random Llama of one billion parameters from disk.
 
-    python benchmarks/memory_1b.py [--blocks 16] [--method spqr] [--folder DIR]
+    python benchmarks/bench_memory_1b.py [--blocks 16] [--method spqr] [--folder DIR]
 
 The model (hidden 2048, 16 blocks, MLP 8192, vocabulary 128,256, tied, bf16, 2.5 GB) is made on the spot, tensor by
 tensor; `compress run` then works on 8 x 128 calibration tokens in a process of its own, whose peak is read from the

@@ -1,6 +1,6 @@
 """SpQR and RTN on one fixed layer: relative output error, true stored bits, processor seconds on one thread.
 
-    python benchmarks/spqr_layer.py
+    python benchmarks/bench_spqr_layer.py
 
 The layer is W 256x512 with a few heavy weights and rank-64 inputs with power-law channels, the one that the figures of
 the published implementation were taken on: 4.73e-3 at damping 1.0 and 2.98e-3 at 0.01, with 4.13 and 4.18 bits by its

@@ -1,6 +1,6 @@
 """`kill -9` at random moments, then the same command again: the result must be byte-identical to an uninterrupted run.
 
-python benchmarks/kill_resume.py [--model atlas] [--kills 10] [--method spqr]
+python benchmarks/bench_kill_resume.py [--model atlas] [--kills 10] [--method spqr]
 """
 
 from __future__ import annotations

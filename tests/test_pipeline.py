@@ -1,0 +1,218 @@
+"""The pipeline end to end on tiny models: shipped is what was evaluated, a killed run goes on, mistakes cost nothing."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import compress
+from compress.errors import CompressError
+from compress.format import layouts
+from compress.format.reader import open_checkpoint
+from compress.models.linears import find_linears, set_weight
+from compress.stages import linear
+from tests.tiny import TINY, save_tiny, tiny_model, tiny_tokens
+
+DATA = {"samples": 6, "seq_len": 24, "suite": "none"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "tokens.safetensors"
+    save_file({"tokens": tiny_tokens(1, 3000)[0].contiguous()}, path)
+    return str(path)
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def dense_with_unpacked(kind: str, folder: Path) -> torch.nn.Module:
+    """The dense tiny model with every packed weight replaced by what `unpack` says it means."""
+    checkpoint, model = open_checkpoint(folder), tiny_model(kind)
+    for ref in find_linears(model, ""):
+        ref = type(ref)(ref.name.lstrip("."), ref.kind, ref.shape, ref.bias)
+        if ref.name in checkpoint.manifest["tensors"]:
+            set_weight(model, ref, layouts.unpack(checkpoint.packed(ref.name)))
+    return model
+
+
+@pytest.mark.parametrize("kind", sorted(TINY))
+def test_packed_model_computes_what_unpack_means(kind, tmp_path, data):
+    source = save_tiny(tmp_path / "model", kind)
+    result = compress.run(source, "spqr", output=tmp_path / "out", calibration=data, group_size=8, **DATA)
+    tokens = tiny_tokens(3, 20, seed=5)
+    with torch.inference_mode():
+        packed = compress.load(result.checkpoint)(tokens).logits
+        expected = dense_with_unpacked(kind, result.checkpoint)(tokens).logits
+        dense = tiny_model(kind)(tokens).logits
+    assert (packed - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert (packed - dense).abs().max() > 1e-3 * dense.abs().max(), "nothing was compressed"
+    assert result.manifest["coverage"]["share_of_linears"] == 1.0
+    assert not (result.checkpoint / ".work").exists()
+
+
+def test_manifest_counts_the_bytes_that_were_written(tmp_path, data):
+    result = compress.run(
+        save_tiny(tmp_path / "model"), "spqr", output=tmp_path / "out", calibration=data, group_size=8, **DATA
+    )
+    stored = {}
+    for shard in sorted(result.checkpoint.glob("*.safetensors")):
+        stored |= load_file(shard)
+    for name, entry in result.manifest["tensors"].items():
+        planes = [
+            tensor for key, tensor in stored.items() if key.rpartition(".")[0] == name and not key.endswith(".bias")
+        ]
+        assert sum(plane.numel() * plane.element_size() for plane in planes) == entry["size_bytes"]
+        assert entry["tokens"] == 6 * 24 and 0 < entry["relative_error"] < 0.2
+
+
+def test_same_bytes_twice_and_a_finished_run_is_not_repeated(tmp_path, data):
+    source = save_tiny(tmp_path / "model")
+    one = compress.run(source, "spqr", output=tmp_path / "one", calibration=data, group_size=8, **DATA).checkpoint
+    two = compress.run(source, "spqr", output=tmp_path / "two", calibration=data, group_size=8, **DATA).checkpoint
+    assert digest(one) == digest(two)
+    times = {path: path.stat().st_mtime_ns for path in one.glob("*.safetensors")}
+    compress.run(source, "spqr", output=one, calibration=data, group_size=8, **DATA)
+    assert {path: path.stat().st_mtime_ns for path in one.glob("*.safetensors")} == times
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_goes_on_at_the_block_where_it_stopped(step, tmp_path, data, monkeypatch):
+    """Stopped right before the record of each step: shard and hidden states are there, the step is done again."""
+    source = save_tiny(tmp_path / "model")
+    whole = compress.run(source, "spqr", output=tmp_path / "whole", calibration=data, group_size=8, **DATA).checkpoint
+    finish_block = linear.Workspace.finish_block
+
+    def stop(self, block, record):
+        if block == step:
+            raise StoppedError
+        finish_block(self, block, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(linear.Workspace, "finish_block", stop)
+        with pytest.raises(StoppedError):
+            compress.run(source, "spqr", output=tmp_path / "out", calibration=data, group_size=8, **DATA)
+    solved = []
+    spqr = compress.methods.registry.load("spqr")
+    solve = spqr.solve
+    monkeypatch.setattr(spqr, "solve", lambda *args: solved.append(1) or solve(*args))
+    resumed = compress.run(source, "spqr", output=tmp_path / "out", calibration=data, group_size=8, **DATA).checkpoint
+    assert digest(resumed) == digest(whole)
+    assert len(solved) == 1 + 7 * (3 - max(step - 1, 0)), "one sample for the plan, then the unfinished blocks alone"
+
+
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.8])
+def test_kill_9_and_resume_gives_the_same_bytes(share, tmp_path, data):
+    source = save_tiny(tmp_path / "model")
+    command = [sys.executable, "-m", "compress", "run", "--model", str(source), "--group-size", "8", "--no-eval"]
+    command += ["--calibration", data, "--samples", "6", "--seq-len", "24", "-o"]
+    start = time.monotonic()
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    process = subprocess.Popen([*command, str(tmp_path / "out")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(share * (time.monotonic() - start))
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    subprocess.run([*command, str(tmp_path / "out")], check=True, capture_output=True)
+    assert digest(tmp_path / "out") == digest(tmp_path / "whole")
+
+
+def _nan_weight(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _truncate(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+MISTAKES = {
+    "unknown method": ({"method": "sqpr"}, None, "unknown method 'sqpr'; did you mean 'spqr'"),
+    "unknown option": ({"bitz": 3}, None, "'bitz'; did you mean 'bits'"),
+    "group size": ({"group_size": 12}, None, r"q_proj: group_size=12 does not divide in_features=32.*8, 16, 32"),
+    "too little text": ({"samples": 10_000}, None, "tokens"),
+    "context": ({"seq_len": 4096}, None, "up to 64"),
+    "no such glob": ({"skip": ("*.nothing",)}, None, "matches no linear"),
+    "coverage": ({"skip": ("*.mlp.*",)}, None, "--min-coverage"),
+    "memory": ({"max_memory": "10MB"}, None, "--max-memory"),
+    "nan": ({}, _nan_weight, r"model\.layers\.1\.mlp\.up_proj"),
+    "truncated": ({}, _truncate, "model.safetensors"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES, ids=str)
+def test_mistakes_are_named_and_nothing_is_taken_for_complete(case, tmp_path, data):
+    options, damage, message = MISTAKES[case]
+    source = save_tiny(tmp_path / "model")
+    if damage:
+        damage(source)
+    arguments = {"method": "spqr", "group_size": 8, "calibration": data, **DATA} | options
+    with pytest.raises(CompressError, match=message) as error:
+        compress.run(source, output=tmp_path / "out", **arguments)
+    assert error.value.exit_code == 2
+    assert not (tmp_path / "out" / "compress.json").exists()
+
+
+def test_a_failed_proof_takes_the_manifest_away(tmp_path, data, monkeypatch):
+    source = save_tiny(tmp_path / "model")
+    logits = linear.head.logits
+    monkeypatch.setattr(linear.head, "logits", lambda *args: logits(*args) + 1)
+    with pytest.raises(CompressError, match="does not reproduce its reference logits"):
+        compress.run(source, "rtn", output=tmp_path / "out", **DATA)
+    assert not (tmp_path / "out" / "compress.json").exists()
+    monkeypatch.undo()
+    assert compress.run(source, "rtn", output=tmp_path / "out", **DATA).manifest["format_version"] == 1
+
+
+def test_skipped_linears_stay_dense(tmp_path, data):
+    source = save_tiny(tmp_path / "model", "mixtral")
+    skip = ("*.o_proj", "model.layers.1.mlp.experts.*")
+    result = compress.run(
+        source, "spqr", output=tmp_path / "out", calibration=data, group_size=8, skip=skip, min_coverage=0.3, **DATA
+    )
+    assert not any("o_proj" in name or ".1.mlp" in name for name in result.manifest["tensors"])
+    assert len(result.manifest["coverage"]["skipped"]) == 2 + 8
+    tokens = tiny_tokens(2, 16)
+    with torch.inference_mode():
+        expected = dense_with_unpacked("mixtral", result.checkpoint)(tokens).logits
+        packed = compress.load(result.checkpoint)(tokens).logits
+    assert (packed - expected).abs().max() <= 1e-5 * expected.abs().max()
+    with pytest.raises(CompressError, match="some of its experts"):
+        compress.run(source, output=tmp_path / "x", calibration=data, group_size=8, skip="*.q_down_proj.1", **DATA)
+
+
+def test_experts_report_their_tokens(tmp_path, data):
+    source = save_tiny(tmp_path / "model", "qwen3-moe")
+    manifest = compress.run(source, output=tmp_path / "out", calibration=data, group_size=8, **DATA).manifest
+    experts = [
+        entry["tokens"] for name, entry in manifest["tensors"].items() if ".0.mlp.experts.q_gate_up_proj" in name
+    ]
+    assert len(experts) == 4 and sum(experts) == 2 * 6 * 24
+
+
+def test_plan_writes_nothing(tmp_path, data):
+    source = save_tiny(tmp_path / "model")
+    recipe = compress.pipeline.recipe_for(str(source), "spqr", {"calibration": data, "group_size": 8, **DATA})
+    plan = compress.pipeline.plan(recipe)
+    assert plan.blocks == 3 and plan.linears == 21 and 3.5 < plan.bits_per_weight < 9
+    assert plan.peak_memory_bytes > 0 and plan.output_bytes > 0
+    json.dumps({field: getattr(plan, field) for field in plan.__slots__})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
