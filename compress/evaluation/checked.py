@@ -1,0 +1,109 @@
+"""CheckedLM: lm-eval's Hugging Face model, kept from what would falsify an evaluation without a word.
+
+Imports lm-eval: import this module inside functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+from compress.errors import EvaluationError
+from compress.evaluation.finite import not_finite
+
+
+class CheckedLM(HFLM):  # type: ignore[misc]
+    """HFLM that never ties the head again, cuts no prompt, refuses non-finite scores and stops rows one by one."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int, done: Callable[[], None]
+    ) -> None:
+        # HFLM calls tie_weights(): a head that was compressed apart from the embedding would silently become it again
+        model.tie_weights = lambda *args, **kwargs: None
+        try:
+            super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32")
+        finally:
+            del model.tie_weights
+        self.set_cache_hook(_Watch(self, done))
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        result: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return result
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+        result: list[str] = super().generate_until(requests, disable_tqdm=True)
+        return result
+
+    def tok_batch_encode(
+        self, strings: list[str], *args: Any, left_truncate_len: int | None = None, **kwargs: Any
+    ) -> Any:
+        ids_BT, mask_BT = super().tok_batch_encode(strings, *args, left_truncate_len=None, **kwargs)
+        if left_truncate_len is not None:
+            self._fits(ids_BT.shape[1], left_truncate_len)
+        return ids_BT, mask_BT
+
+    def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+        for _, context, continuation in requests:
+            self._fits(len(context) + len(continuation), self.max_length + 1)
+        result: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, *args, **kwargs)
+        return result
+
+    def _fits(self, length: int, room: int) -> None:
+        if length > room:
+            raise EvaluationError(
+                f"a prompt of {length} tokens is longer than the {room} that the model takes",
+                do="Evaluate a model with a longer context, or with a suite of shorter prompts",
+            )
+
+    def _model_generate(self, context: Any, max_length: int, stop: list[str], **kwargs: Any) -> Any:
+        # lm-eval decodes the last tokens of every row at every step and stops when all rows are done; a one-character
+        # stop is a set of tokens, which transformers handles by row and without decoding
+        short = [text for text in stop if len(text) == 1]
+        ends = {self.eot_token_id, *(i for text in short for i in self._tokens_with(text))}
+        return super()._model_generate(
+            context,
+            max_length,
+            [text for text in stop if text not in short and text != self.tokenizer.eos_token],
+            eos_token_id=sorted(ends),
+            logits_processor=LogitsProcessorList([_FiniteScores(self)]),
+            **kwargs,
+        )
+
+    def _tokens_with(self, character: str) -> list[int]:
+        return [i for i, text in enumerate(self._vocabulary) if character in text]
+
+    @cached_property
+    def _vocabulary(self) -> list[str]:
+        texts: list[str] = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
+        return texts
+
+
+class _FiniteScores(LogitsProcessor):  # type: ignore[misc]
+    def __init__(self, lm: CheckedLM) -> None:
+        self.lm = lm
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+        best_B = scores.amax(dim=-1)  # NaN wins a maximum; -inf alone may be a mask
+        if not torch.isfinite(best_B).all():
+            row_T = input_ids[~torch.isfinite(best_B)][0]
+            text_T = row_T[row_T != self.lm.tokenizer.pad_token_id]
+            raise not_finite(self.lm.model, text_T[None], "While answering,")
+        return scores
+
+
+class _Watch:
+    """Stands where lm-eval would cache: it is told of every finished request."""
+
+    def __init__(self, lm: CheckedLM, done: Callable[[], None]) -> None:
+        self.lm, self.done = lm, done
+
+    def add_partial(self, kind: str, request: Any, response: Any) -> None:
+        if kind == "loglikelihood" and not abs(response[0]) < float("inf"):
+            tokens = self.lm.tok_encode("".join(request))
+            raise not_finite(self.lm.model, torch.tensor([tokens]), "While scoring a text,")
+        self.done()

@@ -1,0 +1,56 @@
+"""Non-finite scores are an error, and the error names the layer that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from compress.errors import EvaluationError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def not_finite(model: PreTrainedModel, tokens_BT: torch.Tensor, where: str) -> EvaluationError:
+    """Returns the error for a model whose scores on `tokens_BT` (without padding) are not finite numbers."""
+    return EvaluationError(
+        f"{where} the model's scores are not finite numbers",
+        do="Check the weights of this layer; `compress inspect` shows how each was packed",
+        layer=first_bad_layer(model, tokens_BT),
+    )
+
+
+def first_bad_layer(model: PreTrainedModel, tokens_BT: torch.Tensor) -> str | None:
+    """Returns the path of the module that is the first to finish with a non-finite output, None when all are finite."""
+    bad: list[str] = []
+
+    def watch(name: str) -> Any:
+        def hook(module: torch.nn.Module, args: Any, output: Any) -> None:
+            if not bad and not all(torch.isfinite(t).all() for t in _tensors(output)):
+                bad.append(name)
+
+        return hook
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+    try:
+        with torch.inference_mode():
+            model(tokens_BT.to(model.device), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return bad[0] if bad else None
+
+
+def _tensors(output: Any) -> Iterable[torch.Tensor]:
+    """The floating-point tensors in what a module returned."""
+    if isinstance(output, torch.Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, tuple | list):
+        for value in output:
+            yield from _tensors(value)

@@ -1,0 +1,146 @@
+"""Held-out text in windows: perplexity of one model, or of two at once with the divergence between them.
+
+S windows, T tokens, B = 1 window at a time, V vocabulary. All figures in fp32; no logits are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from compress.errors import EvaluationError
+from compress.evaluation.finite import not_finite
+from compress.evaluation.result import Divergence, TextResult
+from compress.evaluation.stats import bootstrap_interval
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WINDOW = 512
+_IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Text cut into windows that do not overlap; every token is predicted once, separators and padding never."""
+
+    input_ST: torch.Tensor
+    """int64 [S, T]; the last window is filled up."""
+    target_ST: torch.Tensor
+    """int64 [S, T], -100 where nothing is predicted."""
+    bytes: int
+    """UTF-8 bytes of the text that is predicted."""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are predicted."""
+        return int((self.target_ST != _IGNORED).sum())
+
+    def same_as(self, other: Windows) -> bool:
+        """Whether both models see the same tokens, so that their distributions can be compared."""
+        return self.input_ST.shape == other.input_ST.shape and bool((self.input_ST == other.input_ST).all())
+
+
+def cut(
+    documents: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, room: int, limit: int | None = None
+) -> Windows:
+    """Returns the documents, a separator before each, in windows of at most `WINDOW` and `room` tokens.
+
+    `limit` bounds the number of windows by leaving out whole documents from the end.
+    """
+    length = min(WINDOW, room)
+    separator = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if separator is None:
+        raise EvaluationError("the tokenizer has neither a start nor an end token", do="Add one to the tokenizer")
+    stream, size = [], 0
+    for document in documents:
+        ids = tokenizer(document, add_special_tokens=False)["input_ids"]
+        if limit is not None and stream and len(stream) + len(ids) > limit * length:
+            break
+        stream += [separator, *ids]
+        size += len(document.encode())
+    count = -(-len(stream) // length)
+    padded = torch.full((count * length + 1,), separator)
+    padded[: len(stream)] = torch.tensor(stream)
+    target = padded[1:].clone()
+    target[target == separator] = _IGNORED
+    return Windows(padded[:-1].view(count, length), target.view(count, length), size)
+
+
+def perplexity(model: PreTrainedModel, windows: Windows, *, done: Callable[[], object] = lambda: None) -> TextResult:
+    """Returns how well `model` predicts the text; EvaluationError when its scores are not finite."""
+    nll = 0.0
+    for input_BT, target_T in _each(windows):
+        nll += _nll(_log_probs(model, input_BT), target_T)
+        done()
+    return _text_result(nll, windows)
+
+
+def divergence(
+    dense: PreTrainedModel,
+    compressed: PreTrainedModel,
+    windows: Windows,
+    *,
+    done: Callable[[], object] = lambda: None,
+) -> tuple[TextResult, TextResult, Divergence]:
+    """Returns the text results of both models and KL(dense ‖ compressed), in one pass."""
+    dense_nll, compressed_nll, same = 0.0, 0.0, 0
+    per_window: list[torch.Tensor] = []
+    for input_BT, target_T in _each(windows):
+        p_TV, q_TV = _log_probs(dense, input_BT), _log_probs(compressed, input_BT)
+        if p_TV.shape != q_TV.shape:
+            raise EvaluationError(f"vocabularies of {p_TV.shape[1]} and {q_TV.shape[1]} tokens cannot be compared")
+        dense_nll += _nll(p_TV, target_T)
+        compressed_nll += _nll(q_TV, target_T)
+        counted_T = target_T != _IGNORED
+        kl_T = F.kl_div(q_TV, p_TV, reduction="none", log_target=True).sum(-1).clamp_min(0)
+        per_window.append(kl_T[counted_T])
+        same += int((p_TV.argmax(-1) == q_TV.argmax(-1))[counted_T].sum())
+        done()
+    kl = torch.cat(per_window).double()
+    low, high = bootstrap_interval([float(w.double().sum()) for w in per_window], [len(w) for w in per_window])
+    found = Divergence(
+        mean=float(kl.mean()),
+        low=low,
+        high=high,
+        p99=float(kl.kthvalue(max(1, round(0.99 * len(kl)))).values),
+        same_top1=same / len(kl),
+        tokens=len(kl),
+    )
+    return _text_result(dense_nll, windows), _text_result(compressed_nll, windows), found
+
+
+def _each(windows: Windows) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """One window at a time: 512 tokens keep the processor busy, and the logits of a large vocabulary stay small."""
+    for input_T, target_T in zip(windows.input_ST, windows.target_ST, strict=True):
+        yield input_T[None], target_T
+
+
+@torch.inference_mode()
+def _log_probs(model: PreTrainedModel, input_BT: torch.Tensor) -> torch.Tensor:
+    """fp32 [T, V] of the only window."""
+    logits_BTV = model(input_BT.to(model.device), use_cache=False).logits
+    log_prob_TV = torch.log_softmax(logits_BTV[0].float(), dim=-1)
+    if not torch.isfinite(log_prob_TV.amax(-1)).all():
+        raise not_finite(model, input_BT, "On held-out text")
+    return log_prob_TV.cpu()
+
+
+def _nll(log_prob_TV: torch.Tensor, target_T: torch.Tensor) -> float:
+    picked_T = log_prob_TV.gather(1, target_T.clamp_min(0)[:, None])[:, 0]
+    return -float(picked_T[target_T != _IGNORED].double().sum())
+
+
+def _text_result(nll: float, windows: Windows) -> TextResult:
+    return TextResult(
+        nll_per_token=nll / windows.tokens,
+        bits_per_byte=nll / log(2) / windows.bytes,
+        tokens=windows.tokens,
+        bytes=windows.bytes,
+        windows=len(windows.input_ST),
+    )

@@ -1,0 +1,79 @@
+"""What can be evaluated: atlas, a folder (dense or ours), a hub id, or a model that is loaded already."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.errors import EvaluationError
+from compress.format.manifest import MANIFEST
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model ready to be asked."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    kind: str
+    """`dense` or `compressed`."""
+    fingerprint: str | None
+
+    @property
+    def room(self) -> int:
+        """Tokens that the model takes."""
+        return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2048)
+
+    def description(self) -> dict[str, Any]:
+        """What eval.json says of the model."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "fingerprint": self.fingerprint,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+        }
+
+
+def open_subject(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> Subject:
+    """Returns the model in fp32, or as it is when it is loaded already, with its tokenizer."""
+    if isinstance(model, str | Path):
+        folder = Path(model)
+        return _compressed(folder, tokenizer) if (folder / MANIFEST).is_file() else _dense(model, tokenizer)
+    if tokenizer is None:
+        raise EvaluationError("a loaded model without its tokenizer", do="Give tokenizer= too")
+    name = str(getattr(model, "name_or_path", "")) or type(model).__name__
+    return Subject(model.eval(), tokenizer, Path(name).name, _kind(model), None)
+
+
+def _compressed(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> Subject:
+    import torch
+    from transformers import AutoTokenizer
+
+    from compress.runtime import load
+
+    model = load(folder, dtype=torch.float32)
+    fingerprint = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()  # holds the sha256 of every shard
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder)
+    return Subject(model, tokenizer, folder.resolve().name, "compressed", fingerprint)
+
+
+def _dense(model: str | Path, tokenizer: PreTrainedTokenizerBase | None) -> Subject:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from compress.models.source import ModelSource
+
+    source = ModelSource.open(model)
+    loaded = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32).eval()
+    name = Path(model).name or str(model)
+    return Subject(loaded, tokenizer or source.tokenizer(), name, "dense", source.fingerprint)
+
+
+def _kind(model: PreTrainedModel) -> str:
+    return "compressed" if getattr(model.config, "quantization_config", None) else "dense"

@@ -1,0 +1,60 @@
+"""compare: two results paired item by item. Refuses results that were not asked the same questions."""
+
+from __future__ import annotations
+
+from compress.errors import EvaluationError
+from compress.evaluation.result import Comparison, EvalResult, FamilyComparison, FamilyResult
+from compress.evaluation.stats import bootstrap_interval, tango_interval
+
+
+def compare(dense: EvalResult, compressed: EvalResult, confidence: float = 0.95) -> Comparison:
+    """Returns what was lost and gained from `dense` to `compressed`, family by family.
+
+    Raises EvaluationError when the suites, the items or their prompts differ: then nothing can be paired.
+    """
+    for key in ("name", "version", "items_sha256"):
+        if dense.suite[key] != compressed.suite[key]:
+            raise EvaluationError(
+                f"the two evaluations cannot be paired: suite {key} {dense.suite[key]!r} and {compressed.suite[key]!r}",
+                do="Evaluate both models with the same suite and version of this package",
+            )
+    if dense.families.keys() != compressed.families.keys():
+        raise EvaluationError("the two evaluations cannot be paired: they hold different families")
+    paired = {name: _family(dense.families[name], compressed.families[name], confidence) for name in dense.families}
+    return Comparison(paired, confidence)
+
+
+def _family(dense: FamilyResult, compressed: FamilyResult, confidence: float) -> FamilyComparison:
+    before, after = ({item.id: item for item in family.items} for family in (dense, compressed))
+    if before.keys() != after.keys():
+        odd = sorted(before.keys() ^ after.keys())
+        raise EvaluationError(
+            f"family {dense.name!r} cannot be paired: {len(odd)} items were asked of one model only, e.g. {odd[0]!r}",
+            do="Evaluate both models with the same --limit",
+        )
+    if changed := [key for key in before if before[key].prompt_hash != after[key].prompt_hash]:
+        raise EvaluationError(
+            f"family {dense.name!r} cannot be paired: {len(changed)} prompts differ, e.g. that of {changed[0]!r}",
+            do="Evaluate both models with the same version of this package",
+        )
+    differences = [after[key].outcome - before[key].outcome for key in before]
+    lost, gained = sum(d < 0 for d in differences), sum(d > 0 for d in differences)
+    if dense.kind == "binary":
+        low, high = tango_interval(lost, gained, len(differences), confidence)
+    else:
+        low, high = bootstrap_interval(differences, confidence=confidence)
+    dense_metrics, metrics = dense.metrics, compressed.metrics
+    return FamilyComparison(
+        name=dense.name,
+        n=len(differences),
+        dense=dense.score,
+        compressed=compressed.score,
+        difference=sum(differences) / len(differences),
+        low=low,
+        high=high,
+        method="tango" if dense.kind == "binary" else "bootstrap",
+        lost=lost,
+        gained=gained,
+        answers_changed=sum(before[key].answer != after[key].answer for key in before),
+        metrics={name: metrics[name] - dense_metrics[name] for name in metrics},
+    )

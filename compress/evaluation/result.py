@@ -1,0 +1,226 @@
+"""EvalResult and Comparison: what an evaluation found, item by item. Standard library only; docs/EVAL.md has the schema."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from compress.errors import EvaluationError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ItemOutcome:
+    """One item. `answers` holds what the model said by question asked: a text, or the index of the choice taken."""
+
+    id: str
+    outcome: float
+    answers: Mapping[str, str | int]
+    prompt_hash: str
+    metrics: Mapping[str, float]
+
+    @property
+    def answer(self) -> str | int:
+        """The answer that the outcome judges."""
+        return next(iter(self.answers.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyResult:
+    """One family: the outcome of every item, in the order of the suite."""
+
+    name: str
+    primary: str
+    """Metric that is the outcome."""
+    kind: str
+    """`binary` (outcomes 0 and 1) or `continuous`."""
+    chance: float
+    items: Sequence[ItemOutcome]
+
+    @property
+    def score(self) -> float:
+        """The mean outcome."""
+        return fmean(item.outcome for item in self.items)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The mean of every metric."""
+        return {name: fmean(item.metrics[name] for item in self.items) for name in self.items[0].metrics}
+
+
+@dataclass(frozen=True, slots=True)
+class TextResult:
+    """Held-out text: how well it was predicted."""
+
+    nll_per_token: float
+    """Nats."""
+    bits_per_byte: float
+    tokens: int
+    bytes: int
+    windows: int
+
+    @property
+    def perplexity(self) -> float:
+        """Per token of this model's tokenizer."""
+        return math.exp(min(self.nll_per_token, 700.0))  # e^709 is the largest double
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """KL(dense ‖ this model) of the next-token distributions on held-out text, in nats per token."""
+
+    mean: float
+    low: float
+    """Of the confidence interval of the mean; windows of text are the units that are resampled."""
+    high: float
+    p99: float
+    same_top1: float
+    """Share of the positions where both models put the same token first."""
+    tokens: int
+    confidence: float = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyComparison:
+    """One family of two models, paired by item. Differences are compressed − dense."""
+
+    name: str
+    n: int
+    dense: float
+    compressed: float
+    difference: float
+    low: float
+    high: float
+    method: str
+    """`tango` (score interval of paired proportions) or `bootstrap` (paired, percentiles)."""
+    lost: int
+    """Items with a lower outcome than the dense model's."""
+    gained: int
+    answers_changed: int
+    """Items answered differently, right or wrong."""
+    metrics: Mapping[str, float]
+    """The difference of every metric."""
+
+    @property
+    def flips(self) -> int:
+        """Items whose outcome changed, either way."""
+        return self.lost + self.gained
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two results on the same items."""
+
+    families: Mapping[str, FamilyComparison]
+    confidence: float = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """Everything that one model was asked and answered."""
+
+    suite: Mapping[str, Any]
+    """`name`, `version`, `items_sha256`."""
+    model: Mapping[str, Any]
+    """`name`, `kind` (dense or compressed), `fingerprint` (None for a model in memory), `parameters`, `dtype`."""
+    settings: Mapping[str, Any]
+    """`limit`, `batch_size`, `device`, `seeds`: what the outcomes may depend on beside the model."""
+    libraries: Mapping[str, str]
+    families: Mapping[str, FamilyResult]
+    text: TextResult
+    divergence: Divergence | None = None
+    comparison: Comparison | None = None
+    baseline: EvalResult | None = field(default=None, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data in the schema of docs/EVAL.md."""
+        made = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        for name, family in self.families.items():
+            made["families"][name] |= {"n": len(family.items), "score": family.score, "metrics": family.metrics}
+            made["families"][name]["items"] = made["families"][name].pop("items")  # the long part last
+        made["text"]["perplexity"] = self.text.perplexity
+        if self.comparison is not None:
+            for name, paired in self.comparison.families.items():
+                made["comparison"]["families"][name]["flips"] = paired.flips
+        made["baseline"] = self.baseline.to_dict() if self.baseline is not None else None
+        return made
+
+    def to_json(self) -> str:
+        """Returns the JSON text; EvaluationError for a figure that is not finite."""
+        try:
+            return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+        except ValueError as error:
+            raise EvaluationError("a figure of the evaluation is not a finite number") from error
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> EvalResult:
+        """Reads what `to_dict` made; EvaluationError when it is of another schema or incomplete."""
+        if data.get("schema_version") != SCHEMA_VERSION:
+            raise EvaluationError(
+                f"an evaluation of schema version {data.get('schema_version')!r}",
+                allowed=f"schema version {SCHEMA_VERSION}",
+                do="Evaluate again, or update the package",
+            )
+        try:
+            return _parse(data)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise EvaluationError(f"an incomplete evaluation: {error!r}", do="Evaluate again") from error
+
+    @classmethod
+    def from_json(cls, text: str) -> EvalResult:
+        """Reads what `to_json` wrote; EvaluationError for anything else, NaN included."""
+        try:
+            data = json.loads(text, parse_constant=_refuse_constant)
+        except ValueError as error:
+            raise EvaluationError(f"not the JSON of an evaluation: {error}") from error
+        if not isinstance(data, dict):
+            raise EvaluationError("not the JSON of an evaluation: no object")
+        return cls.from_dict(data)
+
+    @classmethod
+    def read(cls, path: str | Path) -> EvalResult:
+        """Reads an eval.json."""
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise EvaluationError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _parse(data: Mapping[str, Any]) -> EvalResult:
+    families = {}
+    for name, family in data["families"].items():
+        items = [ItemOutcome(**item) for item in family["items"]]
+        if not items:
+            raise EvaluationError(f"family {name!r} of the evaluation has no items")
+        families[name] = FamilyResult(name, family["primary"], family["kind"], family["chance"], items)
+    divergence, comparison, baseline = data["divergence"], data["comparison"], data["baseline"]
+    return EvalResult(
+        suite=data["suite"],
+        model=data["model"],
+        settings=data["settings"],
+        libraries=data["libraries"],
+        families=families,
+        text=TextResult(**_without(data["text"], "perplexity")),
+        divergence=Divergence(**divergence) if divergence else None,
+        comparison=Comparison(
+            {k: FamilyComparison(**_without(v, "flips")) for k, v in comparison["families"].items()},
+            comparison["confidence"],
+        )
+        if comparison
+        else None,
+        baseline=EvalResult.from_dict(baseline) if baseline else None,
+    )
+
+
+def _without(data: Mapping[str, Any], derived: str) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if key != derived}
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
