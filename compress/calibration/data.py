@@ -68,7 +68,7 @@ def load_tokens(
 
 def _encoded(spec: CalibrationSpec, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
     """One stretch of at least enough tokens, if the source has them."""
-    texts = documents(spec.source)
+    texts = list(documents(spec.source))
     random.Random(spec.seed).shuffle(texts)
     separator = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     ids: list[int] = []

@@ -31,18 +31,17 @@ def tapped(block: Block, refs: Iterable[LinearRef], heard: Heard) -> Iterator[No
     For fused experts it is called once per expert and matrix with the rows routed to that expert (maybe none), first
     for all gate_up matrices, then for all down matrices. What `heard` raises leaves the forward.
     """
-    experts: dict[str, dict[tuple[str, int], LinearRef]] = {}
+    experts: dict[nn.Module, dict[tuple[str, int], LinearRef]] = {}
     with ExitStack() as stack:
         for ref in refs:
-            if ref.kind == "expert":
-                path, projection, number = ref.experts
-                experts.setdefault(path, {})[projection, number] = ref
-            else:
-                module = block.module.get_submodule(ref.name.removeprefix(f"{block.name}."))
-                stack.callback(module.register_forward_pre_hook(_hook(ref, heard), with_kwargs=True).remove)
-        for path, wanted in experts.items():
+            path = ref.experts[0] if ref.kind == "expert" else ref.name
             module = block.module.get_submodule(path.removeprefix(f"{block.name}."))
-            stack.enter_context(_tapped_experts(module, wanted, heard))
+            if ref.kind == "expert":
+                experts.setdefault(module, {})[ref.experts[1:]] = ref
+            else:
+                stack.callback(module.register_forward_pre_hook(_hook(ref, heard), with_kwargs=True).remove)
+        if experts:
+            stack.enter_context(_tapped_experts(experts, heard))
         yield
 
 
@@ -54,25 +53,26 @@ def _hook(ref: LinearRef, heard: Heard) -> Callable[[nn.Module, tuple[Any, ...],
 
 
 @contextmanager
-def _tapped_experts(experts: Any, wanted: dict[tuple[str, int], LinearRef], heard: Heard) -> Iterator[None]:
+def _tapped_experts(experts: dict[nn.Module, dict[tuple[str, int], LinearRef]], heard: Heard) -> Iterator[None]:
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-    def tap(projection: str, number: int, x_RK: torch.Tensor) -> None:
-        if (projection, number) in wanted:
-            heard(wanted[projection, number], x_RK)
-
     def forward(module: Any, x_TH: torch.Tensor, chosen_Tk: torch.Tensor, weights_Tk: torch.Tensor) -> torch.Tensor:
-        if module is not experts:
-            return _by_expert(module, x_TH, chosen_Tk, weights_Tk, lambda *_: None)
+        def tap(projection: str, number: int, x_RK: torch.Tensor) -> None:
+            if (ref := experts.get(module, {}).get((projection, number))) is not None:
+                heard(ref, x_RK)
+
         return _by_expert(module, x_TH, chosen_Tk, weights_Tk, tap)
 
-    config, usual = experts.config, experts.config._experts_implementation
+    configs: list[Any] = [module.config for module in experts]
+    usual = [config._experts_implementation for config in configs]
     ALL_EXPERTS_FUNCTIONS[_NAME] = forward
-    config._experts_implementation = _NAME
+    for config in configs:
+        config._experts_implementation = _NAME
     try:
         yield
     finally:
-        config._experts_implementation = usual
+        for config, name in zip(configs, usual, strict=True):
+            config._experts_implementation = name
         del ALL_EXPERTS_FUNCTIONS[_NAME]
 
 

@@ -47,7 +47,9 @@ class ModelSource:
             ModelError: anything that makes the model unusable, named with its cure.
         """
         path = locate(model, revision)
-        return cls(path, str(model), _config(path), list_tensors(path))
+        # a local folder goes by its own name: what is written about a model must not depend on where it lay
+        name = path.resolve().name if Path(model).expanduser() == path else str(model)
+        return cls(path, name, _config(path), list_tensors(path))
 
     def read(self, name: str) -> torch.Tensor:
         """Returns one tensor in its stored dtype and shape, read with plain file reads (no mapping stays behind)."""

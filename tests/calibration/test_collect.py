@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -208,3 +210,26 @@ def test_statistics_of_shards_add_up() -> None:
     merged = first + second
     assert merged.num_tokens == whole.num_tokens == 10 and first.num_tokens == 3
     torch.testing.assert_close(merged.gram_KK, whole.gram_KK)
+
+
+def test_two_modules_of_experts_in_one_block(tmp_path: Path) -> None:
+    walker, hidden_STH = opened(tmp_path, "mixtral")
+    block = walker.load_block(0)
+    first = block.module.get_submodule("mlp.experts")
+    second = copy.deepcopy(first)
+    block.module.get_submodule("mlp").register_module("again", second)
+    usual = block.module.mlp.forward  # type: ignore[union-attr]
+    block.module.mlp.forward = lambda x: usual(x) + _twice(block.module.mlp, second, x)  # type: ignore[union-attr]
+    refs = [ref for ref in walker.linears(0) if ref.kind == "expert"]
+    stats = collect(walker, block, refs, hidden_STH, micro_batch=2)
+    for ref in refs:
+        if ".again." in ref.name:
+            twin = stats[ref.name.replace(".again.", ".experts.")]
+            torch.testing.assert_close(stats[ref.name].gram_KK, twin.gram_KK, rtol=1e-5, atol=1e-6)
+            assert stats[ref.name].num_tokens == twin.num_tokens > 0
+
+
+def _twice(mlp: Any, experts: nn.Module, x_BTH: torch.Tensor) -> torch.Tensor:
+    x_TH = x_BTH.reshape(-1, x_BTH.shape[-1])
+    _, weights_Tk, chosen_Tk = mlp.gate(x_TH)
+    return experts(x_TH, chosen_Tk, weights_Tk).reshape(x_BTH.shape)  # type: ignore[no-any-return]

@@ -92,6 +92,12 @@ def test_one_changed_byte_of_a_small_tensor_changes_the_fingerprint(folder: Path
     assert ModelSource.open(folder).fingerprint != before
 
 
+def test_a_folder_goes_by_its_own_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ModelSource.open(folder).name == ModelSource.open(str(folder)).name == "tiny"
+    monkeypatch.chdir(folder)
+    assert ModelSource.open(".").name == "tiny"
+
+
 def test_tokenizer_and_files_to_copy(folder: Path) -> None:
     source = ModelSource.open(folder)
     assert source.tokenizer()("w7 w8")["input_ids"] == [7, 8]
