@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import shlex
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+
+from compress.cli import group
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -32,7 +36,7 @@ def name_of(path: Path) -> str:
 def test_every_path_exists(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     quoted = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
-    mentioned = {match for code in quoted if _PATH.fullmatch(code) for match in [code]}
+    mentioned = {code for code in quoted if _PATH.fullmatch(code)}
     linked = {target.split("#")[0] for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target}
     missing = {
         name
@@ -56,18 +60,13 @@ def test_every_command_parses(path: Path) -> None:
 
 
 def parse(words: list[str], line: str) -> None:
-    """Fails unless `compress WORDS` is a line that the command takes; words in capitals stand for anything."""
-    from compress.cli import group
-
-    if "NAME" in words:
-        words = ["rtn" if word == "NAME" else word for word in words]
-    context = group.make_context("compress", list(words), resilient_parsing=False) if words[0] != "--help" else None
-    if context is None or words[-1] == "--help" or len(words) == 1:
-        assert words[0] == "--help" or group.get_command(context or group.make_context("c", words), words[0]), line
+    """Fails unless `compress WORDS` is a line that the command takes; NAME stands for a method."""
+    if words[0] == "--help":
         return
-    command = group.get_command(context, words[0])
+    command = group.get_command(click.Context(group), words[0])
     assert command is not None, line
-    command.make_context(words[0], words[1:])
+    if len(words) > 1 and "--help" not in words:
+        command.make_context(words[0], ["rtn" if word == "NAME" else word for word in words[1:]]).close()
 
 
 @pytest.mark.parametrize("path", RUNNABLE, ids=name_of)
@@ -99,3 +98,10 @@ def test_the_pictures_need_nothing_from_elsewhere() -> None:
     for picture in (ROOT / "docs").glob("*.svg"):
         text = picture.read_text(encoding="utf-8")
         assert not re.findall(r"(?:href|src|url)\W{1,3}https?:", text), f"{picture.name} loads something remote"
+
+
+def test_continuous_integration_runs_what_everybody_runs() -> None:
+    script = ROOT / ".ci/run"
+    assert os.access(script, os.X_OK)
+    commands = [line for line in script.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    assert commands[-1].split()[:3] == ["exec", "make", "test"]

@@ -21,11 +21,9 @@ def command(
 ) -> None:
     """Ask MODEL (atlas, a folder, compressed or not, or a hub id) the knowledge suite."""
     from compress.evaluation import evaluate
-    from compress.evaluation.result import EvalResult
     from compress.report.progress import watch
 
-    against = EvalResult.read(baseline) if baseline and baseline.endswith(".json") else baseline
-    result = evaluate(model, suite=suite, baseline=against, limit=limit, batch_size=batch_size, progress=watch())
+    result = evaluate(model, suite=suite, baseline=baseline, limit=limit, batch_size=batch_size, progress=watch())
     if output:
         Path(output).write_text(result.to_json() + "\n", encoding="utf-8")
     if as_json:

@@ -118,7 +118,7 @@ class Bars(Watcher):
     def begin(self, stage: Stage) -> None:
         if self._live is None:
             self._live = RichProgress(
-                TextColumn("{task.description}", table_column=Column(min_width=14, no_wrap=True)),
+                TextColumn("{task.description}", table_column=Column(min_width=21, no_wrap=True)),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(compact=True, elapsed_when_finished=True),

@@ -1,4 +1,4 @@
-"""`compress run` around the pipeline: what is printed where, and what happens on Ctrl-C. The pipeline itself is faked."""
+"""`compress run` around a faked pipeline: what is printed where, and what happens on Ctrl-C."""
 
 from __future__ import annotations
 

@@ -1,0 +1,62 @@
+"""`compress eval` around a faked evaluation, and `compress doctor` on the machine it runs on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress import evaluation
+from compress.cli import invoke
+from compress.evaluation.result import EvalResult
+from tests.report.results import dense_and_packed
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Replaces the evaluation by one that notes its arguments; with a baseline the result is paired with it."""
+    calls: list[dict[str, Any]] = []
+
+    def evaluate(model: str, **options: Any) -> EvalResult:
+        calls.append({"model": model, **options})
+        return dense_and_packed()[1 if options["baseline"] else 0]
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate, raising=False)
+    return calls
+
+
+def test_a_model_alone_gets_its_scores(asked: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["eval", "atlas", "--limit", "5"]) == 0
+    shown = capsys.readouterr().out
+    assert "atlas on kick-atlas" in shown
+    assert "lost/gained" not in shown
+    assert (asked[0]["model"], asked[0]["limit"], asked[0]["baseline"]) == ("atlas", 5, None)
+
+
+def test_a_baseline_gives_the_paired_table_and_the_file_holds_every_item(
+    asked: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "eval.json"
+    assert invoke(["eval", "runs/atlas-spqr", "--baseline", "atlas", "-o", str(file)]) == 0
+    assert "lost/gained" in capsys.readouterr().out
+    assert EvalResult.read(file) == dense_and_packed()[1]
+
+
+def test_json(asked: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["eval", "x", "--baseline", "atlas", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"]["factoid"] == 0.6
+
+
+def test_doctor_shows_versions_and_every_kernel_with_its_answer(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPRESS_KERNEL", "reference")
+    assert invoke(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("transformers", "lm-eval", "memory", "offline", "int_group.v1", "spqr.v1"):
+        assert word in shown
+    assert any(line.split()[:2] == ["COMPRESS_KERNEL", "reference"] for line in shown.splitlines())
+    reference = [line.split()[2] for line in shown.splitlines() if line.split()[:1] == ["reference"]]
+    assert reference and set(reference) == {"yes"}
