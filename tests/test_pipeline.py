@@ -118,6 +118,22 @@ def test_goes_on_at_the_block_where_it_stopped(step, tmp_path, data, monkeypatch
     assert len(solved) == 1 + 7 * (3 - max(step - 1, 0)), "one sample for the plan, then the unfinished blocks alone"
 
 
+def test_a_shard_that_changed_meanwhile_is_noticed(tmp_path, data, monkeypatch):
+    source = save_tiny(tmp_path / "model")
+
+    def stop(*args):
+        raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(linear.head, "logits", stop)
+        with pytest.raises(StoppedError):
+            compress.run(source, "rtn", output=tmp_path / "out", **DATA)
+    shard = tmp_path / "out" / "model-00002-of-00004.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    with pytest.raises(CompressError, match="model-00002-of-00004.safetensors is not the shard that was written"):
+        compress.run(source, "rtn", output=tmp_path / "out", **DATA)
+
+
 @pytest.mark.parametrize("share", [0.4, 0.6, 0.8])
 def test_kill_9_and_resume_gives_the_same_bytes(share, tmp_path, data):
     source = save_tiny(tmp_path / "model")

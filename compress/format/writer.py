@@ -1,16 +1,12 @@
 """CheckpointWriter: shards as they come, the manifest last. A folder with a manifest is complete.
 
-Every file is written as `*.partial`, synced, renamed, and its folder synced; so a file under its final name is whole,
-whenever the power goes. The bytes depend on the tensors alone: the safetensors header is laid out here, since the order
-that the library picks is not part of its promise.
+Every file is whole under its name or not there (`files`), so whenever the power goes, what has a record is usable.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +14,9 @@ from typing import Any
 import torch
 
 from compress.errors import FormatError, OutputError
-from compress.format import layouts, manifest, naming
+from compress.format import files, layouts, manifest, naming
 from compress.format.scheme import Scheme
 
-_ALIGN = 8
-_CHUNK_BYTES = 1 << 24
 _RESERVED = (manifest.CONFIG, manifest.INDEX, manifest.MANIFEST)
 
 
@@ -80,10 +74,8 @@ class CheckpointWriter:
     def write_shard(self, index: int, tensors: Mapping[str, torch.Tensor]) -> ShardRecord:
         """Writes the shard `index` (0 to shard_count − 1) and returns its record; a full disk is an OutputError."""
         assert 0 <= index < self.shard_count, f"shard {index} of {self.shard_count}"
-        ordered = _ordered(naming.with_guards(tensors))
-        header, described = _header(ordered)
         file = manifest.shard_name(index, self.shard_count)
-        size_bytes, sha256 = _write(self.folder / file, _chunks(header, ordered.values()))
+        size_bytes, sha256, described = files.write_tensors(self.folder / file, naming.with_guards(tensors))
         return ShardRecord(file, size_bytes, sha256, described)
 
     def finish(
@@ -136,14 +128,14 @@ def _finish(
         "tensors": needed,
     }
     for source, name in _auxiliary_names(auxiliary):
-        _write(folder / name, _file_chunks(source))
+        files.copy(source, folder / name)
     total = sum(record.size_bytes for record in records)
     index = {"metadata": {"format": "pt", "total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    _write(folder / manifest.INDEX, [_json(index)])
-    _write(folder / manifest.CONFIG, [_json(config)])
+    files.write_json(folder / manifest.INDEX, index)
+    files.write_json(folder / manifest.CONFIG, config)
     for partial in folder.glob("model-*.safetensors.partial"):
         partial.unlink()
-    _write(folder / manifest.MANIFEST, [_json(content)])
+    files.write_json(folder / manifest.MANIFEST, content)
 
 
 def _check_planes(tensors: Mapping[str, Any], stored: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
@@ -163,41 +155,6 @@ def _check_planes(tensors: Mapping[str, Any], stored: Mapping[str, tuple[str, tu
             raise FormatError("its bias was not written", layer=name)
 
 
-def _ordered(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns the tensors in their order in the file, widest elements first, then by name: all are aligned."""
-    return dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))
-
-
-def _header(tensors: Mapping[str, torch.Tensor]) -> tuple[bytes, dict[str, tuple[str, tuple[int, ...]]]]:
-    described: dict[str, tuple[str, tuple[int, ...]]] = {}
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    start = 0
-    for name, tensor in tensors.items():
-        if tensor.dtype not in naming.DTYPE_NAMES:
-            raise FormatError(f"{name} is {tensor.dtype}", allowed=", ".join(map(str, naming.DTYPE_NAMES)))
-        described[name] = (naming.DTYPE_NAMES[tensor.dtype], tuple(tensor.shape))
-        end = start + tensor.numel() * tensor.element_size()
-        entries[name] = {"dtype": described[name][0], "shape": list(tensor.shape), "data_offsets": [start, end]}
-        start = end
-    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % _ALIGN)
-    return len(text).to_bytes(8, "little") + text, described
-
-
-def _chunks(header: bytes, tensors: Iterable[torch.Tensor]) -> Iterator[bytes | memoryview]:
-    yield header
-    for tensor in tensors:
-        if tensor.numel():
-            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            yield memoryview(raw.numpy())  # type: ignore[arg-type]  # arrays are buffers, their stub does not say so
-
-
-def _file_chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            yield chunk
-
-
 def _auxiliary_names(auxiliary: Iterable[Path]) -> list[tuple[Path, str]]:
     """Returns (file, name in the checkpoint); a folder is copied with its files under its own name."""
     names = []
@@ -208,41 +165,3 @@ def _auxiliary_names(auxiliary: Iterable[Path]) -> list[tuple[Path, str]]:
         if name in _RESERVED or name.endswith(".safetensors"):
             raise OutputError(f"the auxiliary file {name} would overwrite a file of the checkpoint")
     return names
-
-
-def _json(data: Any) -> bytes:
-    return (json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int, str]:
-    """Writes a file so that it is whole under its name or not there; returns its size and sha256."""
-    partial = path.with_name(path.name + ".partial")
-    digest, size_bytes = hashlib.sha256(), 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb", buffering=0) as file:
-            for chunk in chunks:
-                view = memoryview(chunk)
-                digest.update(view)
-                size_bytes += len(view)
-                while view:  # an unbuffered write may take less than it was given
-                    view = view[os.write(file.fileno(), view[:_CHUNK_BYTES]) :]
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        # gives the space back; if even that fails, the name still says that the file is not whole
-        partial.unlink(missing_ok=True)
-        raise OutputError(
-            f"cannot write {path} ({size_bytes} bytes so far): {error.strerror or error}",
-            do="Make room or give another output folder, then run the same command again: finished shards are kept",
-        ) from error
-    return size_bytes, digest.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

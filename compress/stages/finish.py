@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from compress import __version__
 from compress.errors import CompressError
+from compress.format.files import write_json
 from compress.format.manifest import MANIFEST
 from compress.format.writer import CheckpointWriter
 from compress.recipe import digest
 from compress.stages import linear
-from compress.stages.workspace import write_json
 
 if TYPE_CHECKING:
     import torch

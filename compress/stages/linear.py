@@ -7,18 +7,17 @@ K in.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from compress.calibration import collect as collecting
 from compress.errors import CompressError, ModelError, OutputError
-from compress.format import layouts, naming
+from compress.format import files, layouts, naming
 from compress.format.packed import PackedTensor
 from compress.format.writer import CheckpointWriter, ShardRecord
 from compress.models import linears
@@ -59,6 +58,9 @@ def run(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torc
     walker, workspace = stage.walker, stage.workspace
     steps = len(walker.block_names) + 1
     done = len(workspace.records())
+    for shard in shard_records(workspace):
+        if not shard.matches(workspace.folder):
+            raise OutputError(f"{shard.file} is not the shard that was written", do="Start over with --fresh")
     if done:
         progress.note(f"Going on at step {done + 1} of {steps}: {done} finished before")
     with progress.stage("Compressing", steps) as task:
@@ -179,22 +181,8 @@ def _finish_step(
     stage: LinearStage, step: int, hidden_STH: torch.Tensor, tensors: dict[str, torch.Tensor], described: dict[str, Any]
 ) -> None:
     shard = stage.writer.write_shard(step, tensors)
-    _save_hidden(stage.workspace.hidden_path(step + 1), hidden_STH)
+    files.write_tensors(stage.workspace.hidden_path(step + 1), {"hidden": hidden_STH})
     stage.workspace.finish_block(step, {"shard": shard.to_dict(), "linears": described})
-
-
-def _save_hidden(path: Path, hidden_STH: torch.Tensor) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        save_file({"hidden": hidden_STH.contiguous()}, partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}", do="Make room, then run the same command again"
-        ) from error
 
 
 def _load_hidden(path: Path) -> torch.Tensor:

@@ -12,8 +12,6 @@ The folder `.work` goes away when the run is done.
 from __future__ import annotations
 
 import fcntl
-import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import OutputError
+from compress.format.files import write_json
 from compress.format.manifest import MANIFEST, read_json
 
 _WORK = ".work"
@@ -102,22 +101,6 @@ def identity_of(folder: Path) -> dict[str, Any] | None:
         manifest = read_json(folder / MANIFEST)
         return {"recipe_hash": manifest.get("recipe_hash"), "source": manifest.get("source", {}).get("fingerprint")}
     return None
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Writes a JSON file so that it is whole under its name or not there."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(data, file, indent=1, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(
-            f"cannot write {path}: {error.strerror}", do="Make room, then run the same command again"
-        ) from error
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -1,0 +1,106 @@
+"""Files that are whole under their name or not there: `*.partial`, synced, renamed, folder synced.
+
+The bytes depend on the content alone: the safetensors header is laid out here, since the order that the library picks
+is no part of its promise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress.errors import FormatError, OutputError
+from compress.format import naming
+
+_ALIGN = 8
+_CHUNK_BYTES = 1 << 24
+
+Described = dict[str, tuple[str, tuple[int, ...]]]
+"""Tensor name -> (safetensors dtype, shape)."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[int, str, Described]:
+    """Writes a safetensors file without a second copy of the tensors; returns size, sha256 and what is in it."""
+    # the widest elements first, then by name: every tensor is aligned, and the order is fixed
+    ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))
+    header, described = _header(ordered)
+    return *write_whole(path, _chunks(header, ordered.values())), described
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes a JSON file; NaN is refused."""
+    write_whole(path, [(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()])
+
+
+def copy(source: Path, path: Path) -> None:
+    """Copies a file."""
+    write_whole(path, _file_chunks(source))
+
+
+def write_whole(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int, str]:
+    """Writes a file and returns its size and sha256; what the disk does not take is an OutputError."""
+    partial = path.with_name(path.name + ".partial")
+    digest, size_bytes = hashlib.sha256(), 0
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with partial.open("wb", buffering=0) as file:
+            for chunk in chunks:
+                view = memoryview(chunk)
+                digest.update(view)
+                size_bytes += len(view)
+                while view:  # an unbuffered write may take less than it was given
+                    view = view[os.write(file.fileno(), view[:_CHUNK_BYTES]) :]
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        # gives the space back; if even that fails, the name still says that the file is not whole
+        partial.unlink(missing_ok=True)
+        raise OutputError(
+            f"cannot write {path} ({size_bytes} bytes so far): {error.strerror or error}",
+            do="Make room or give another output folder, then run the same command again: what is finished is kept",
+        ) from error
+    return size_bytes, digest.hexdigest()
+
+
+def _header(tensors: Mapping[str, torch.Tensor]) -> tuple[bytes, Described]:
+    described: Described = {}
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name, tensor in tensors.items():
+        if tensor.dtype not in naming.DTYPE_NAMES:
+            raise FormatError(f"{name} is {tensor.dtype}", allowed=", ".join(map(str, naming.DTYPE_NAMES)))
+        described[name] = (naming.DTYPE_NAMES[tensor.dtype], tuple(tensor.shape))
+        end = start + tensor.numel() * tensor.element_size()
+        entries[name] = {"dtype": described[name][0], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % _ALIGN)
+    return len(text).to_bytes(8, "little") + text, described
+
+
+def _chunks(header: bytes, tensors: Iterable[torch.Tensor]) -> Iterator[bytes | memoryview]:
+    yield header
+    for tensor in tensors:
+        if tensor.numel():
+            yield memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def _file_chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
