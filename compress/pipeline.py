@@ -107,7 +107,8 @@ def compress_model(
         progress,
     )
     finish.write_reference(workspace, tokens_ST, logits_TV)
-    finish.write_manifest(recipe, source, workspace, coverage)
+    for warning in finish.write_manifest(recipe, source, workspace, coverage, walker.unused_tensors):
+        progress.note(f"Warning: {warning}")
 
 
 def the_stage(recipe: Recipe) -> StageSpec:

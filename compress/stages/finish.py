@@ -36,13 +36,20 @@ def write_reference(workspace: Workspace, tokens_ST: torch.Tensor, logits_TV: to
     proof.write_reference(path, tokens_ST[:1, : logits_TV.shape[0]], logits_TV[None])
 
 
-def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, coverage: Coverage) -> None:
-    """Finishes the folder; from here on it is complete."""
+def write_manifest(
+    recipe: Recipe, source: ModelSource, workspace: Workspace, coverage: Coverage, unused: list[str]
+) -> list[str]:
+    """Finishes the folder, which is complete from here on; returns the warnings that stand in the manifest.
+
+    `unused` are the tensors of the source that its architecture has no place for.
+    """
     entries = linear.entries(workspace)
     unseen = [name for name, entry in entries.items() if entry["tokens"] == 0]
-    warnings = [
-        f"{len(unseen)} experts saw no calibration token and were rounded without data: {', '.join(unseen[:5])}"
-    ]
+    warnings = []
+    if unseen:
+        warnings.append(f"{len(unseen)} linears saw no calibration token and were solved without data: {_few(unseen)}")
+    if unused:
+        warnings.append(f"{len(unused)} tensors of the source have no place in its model, left out: {_few(unused)}")
     weights = sum(entry["shape"][0] * entry["shape"][1] for entry in entries.values())
     records = linear.shard_records(workspace)
     CheckpointWriter(workspace.folder, shard_count=len(records)).finish(
@@ -61,11 +68,16 @@ def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, co
             "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
             "bits_per_weight": round(8 * sum(entry["size_bytes"] for entry in entries.values()) / weights, 6),
             "coverage": coverage.to_dict(),
-            "warnings": warnings if unseen else [],
+            "warnings": warnings,
             "tensors": entries,
         },
         auxiliary=source.auxiliary_files(),
     )
+    return warnings
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
 
 
 def prove(workspace: Workspace, progress: Progress) -> None:

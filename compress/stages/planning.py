@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from compress.models.source import ModelSource
     from compress.recipe import Recipe
 
-_SAMPLE_ROWS = 64
+_SAMPLE_ROWS = 256
 _SWEEP_FLOPS = 600
 """Work per weight of an error-compensated sweep beside its K·N² part, in units of one multiply-add; measured."""
 
