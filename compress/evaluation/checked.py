@@ -39,12 +39,9 @@ class CheckedLM(HFLM):  # type: ignore[misc]
         result: list[str] = super().generate_until(requests, disable_tqdm=True)
         return result
 
-    def tok_batch_encode(
-        self, strings: list[str], *args: Any, left_truncate_len: int | None = None, **kwargs: Any
-    ) -> Any:
-        ids_BT, mask_BT = super().tok_batch_encode(strings, *args, left_truncate_len=None, **kwargs)
-        if left_truncate_len is not None:
-            self._fits(ids_BT.shape[1], left_truncate_len)
+    def tok_batch_encode(self, strings: list[str], *, left_truncate_len: int, **kwargs: Any) -> Any:
+        ids_BT, mask_BT = super().tok_batch_encode(strings, **kwargs)
+        self._fits(ids_BT.shape[1], left_truncate_len)
         return ids_BT, mask_BT
 
     def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:

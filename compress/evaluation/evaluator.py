@@ -79,7 +79,7 @@ def _read(
     """Held-out text: the subject's result, the dense model's, and the divergence if both see the same tokens."""
     documents = suite.heldout()
     windows = heldout.cut(documents, subject.tokenizer, room=subject.room, limit=limit)
-    with progress.stage("Held-out text", len(windows.input_ST)) as task:
+    with progress.stage("Held-out text", len(windows.inputs)) as task:
         if dense is None:
             return heldout.perplexity(subject.model, windows, done=task.advance), None, None
         dense_windows = heldout.cut(documents, dense.tokenizer, room=dense.room, limit=limit)

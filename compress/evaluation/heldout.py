@@ -29,9 +29,9 @@ _IGNORED = -100
 class Windows:
     """Text cut into windows that do not overlap; every token is predicted once, separators and padding never."""
 
-    input_ST: torch.Tensor
+    inputs: torch.Tensor
     """int64 [S, T]; the last window is filled up."""
-    target_ST: torch.Tensor
+    targets: torch.Tensor
     """int64 [S, T], -100 where nothing is predicted."""
     bytes: int
     """UTF-8 bytes of the text that is predicted."""
@@ -39,11 +39,11 @@ class Windows:
     @property
     def tokens(self) -> int:
         """How many tokens are predicted."""
-        return int((self.target_ST != _IGNORED).sum())
+        return int((self.targets != _IGNORED).sum())
 
     def same_as(self, other: Windows) -> bool:
         """Whether both models see the same tokens, so that their distributions can be compared."""
-        return self.input_ST.shape == other.input_ST.shape and bool((self.input_ST == other.input_ST).all())
+        return self.inputs.shape == other.inputs.shape and bool((self.inputs == other.inputs).all())
 
 
 def cut(
@@ -57,7 +57,8 @@ def cut(
     separator = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if separator is None:
         raise EvaluationError("the tokenizer has neither a start nor an end token", do="Add one to the tokenizer")
-    stream, size = [], 0
+    stream: list[int] = []
+    size = 0
     for document in documents:
         ids = tokenizer(document, add_special_tokens=False)["input_ids"]
         if limit is not None and stream and len(stream) + len(ids) > limit * length:
@@ -117,7 +118,7 @@ def divergence(
 
 def _each(windows: Windows) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """One window at a time: 512 tokens keep the processor busy, and the logits of a large vocabulary stay small."""
-    for input_T, target_T in zip(windows.input_ST, windows.target_ST, strict=True):
+    for input_T, target_T in zip(windows.inputs, windows.targets, strict=True):
         yield input_T[None], target_T
 
 
@@ -142,5 +143,5 @@ def _text_result(nll: float, windows: Windows) -> TextResult:
         bits_per_byte=nll / log(2) / windows.bytes,
         tokens=windows.tokens,
         bytes=windows.bytes,
-        windows=len(windows.input_ST),
+        windows=len(windows.inputs),
     )

@@ -66,11 +66,18 @@ def _compressed(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> Subj
 def _dense(model: str | Path, tokenizer: PreTrainedTokenizerBase | None) -> Subject:
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
     from compress.models.source import ModelSource
 
     source = ModelSource.open(model)
-    loaded = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32).eval()
+    bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # our callers show progress themselves
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32).eval()
+    finally:
+        if bar:
+            logging.enable_progress_bar()
     name = Path(model).name or str(model)
     return Subject(loaded, tokenizer or source.tokenizer(), name, "dense", source.fingerprint)
 

@@ -1,4 +1,4 @@
-"""EvalResult and Comparison: what an evaluation found, item by item. Standard library only; docs/EVAL.md has the schema."""
+"""EvalResult and Comparison: what an evaluation found, item by item. Standard library only; schema in docs/EVAL.md."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Ask:
 
     name: str
     kind: Literal["answer", "choose", "recall"]
-    """`answer`: greedy text up to the line break. `choose`: the likelihood of every choice. `recall`: that of a text."""
+    """`answer`: greedy text up to the line break. `choose`: likelihood of every choice. `recall`: that of a text."""
     prompt: str
     """Key of the item's prompt."""
     grade: Callable[[Item, Any], dict[str, float]]

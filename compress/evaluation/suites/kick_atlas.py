@@ -24,10 +24,11 @@ def _families() -> tuple[Family, ...]:
     reference = Ask("reference", "recall", "prompt", _grade_reference, target="reference_text")
     instructed = Ask("answer", "answer", "prompt", _grade_instruction, max_tokens=32)
     choices, summaries = items.multiple_choice(), [_with_reference_text(item) for item in items.summarisation()]
+    books = (open_book, closed_book)
     return (
         Family("factoid", "contains", "binary", items.factoid(), (answer,), stratum=_kind_and_relation),
         Family("multiple_choice", "correct", "binary", choices, (choice,), chance=0.25, stratum=_kind_and_relation),
-        Family("retrieval", "open_book", "binary", items.retrieval(), (open_book, closed_book), stratum=_kind_and_relation),
+        Family("retrieval", "open_book", "binary", items.retrieval(), books, stratum=_kind_and_relation),
         Family("summarisation", "key_facts", "continuous", summaries, (summary, reference)),
         Family("instruction", "followed", "binary", items.instruction(), (instructed,), stratum=_kind),
     )  # fmt: skip
