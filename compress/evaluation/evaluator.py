@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress import __version__
+from compress.errors import EvaluationError
 from compress.evaluation import harness, heldout, suites
 from compress.evaluation.opening import Subject, open_subject
 from compress.evaluation.pairing import compare
@@ -16,18 +17,20 @@ from compress.evaluation.suites.base import Suite
 from compress.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
+
+    from compress.evaluation.opening import Model
 
 _LIBRARIES = ("torch", "transformers", "lm_eval")
 
 
 def evaluate(
-    model: str | Path | PreTrainedModel,
+    model: Model,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     suite: str | Suite = "kick-atlas",
-    baseline: str | Path | PreTrainedModel | EvalResult | None = None,
-    reference: str | Path | PreTrainedModel | None = None,
+    baseline: Model | EvalResult | None = None,
+    reference: Model | None = None,
     limit: int | None = None,
     batch_size: int = 32,
     progress: Progress | None = None,
@@ -35,7 +38,8 @@ def evaluate(
     """Asks a model the questions of a suite and returns every outcome.
 
     Args:
-        model: `atlas`, a folder (dense or compressed), a hub id, or a loaded model; folders are run in fp32.
+        model: `atlas`, a folder (dense or compressed), a hub id, an opened ModelSource, or a loaded model; all but the
+            last are run in fp32.
         tokenizer: of a loaded model; a folder brings its own.
         suite: name of a suite, or one of your own.
         baseline: the dense model, or its evaluation (or eval.json); pairs every item with it. A model is evaluated
@@ -49,6 +53,8 @@ def evaluate(
         EvaluationError: scores that are not finite (the layer is named), prompts that do not fit, a baseline that was
             asked something else.
     """
+    if limit is not None and limit < 1:
+        raise EvaluationError(f"limit={limit}", allowed="1 or more items per family, or None for all")
     progress = progress or Silent()
     chosen = suites.load(suite) if isinstance(suite, str) else suite
     known = _evaluation(baseline)
@@ -64,7 +70,7 @@ def evaluate(
     return replace(result, divergence=divergence, comparison=comparison, baseline=known)
 
 
-def _evaluation(baseline: str | Path | PreTrainedModel | EvalResult | None) -> EvalResult | None:
+def _evaluation(baseline: Model | EvalResult | None) -> EvalResult | None:
     """The baseline if it is an evaluation; None if it is a model, or nothing."""
     if isinstance(baseline, EvalResult):
         return baseline

@@ -17,7 +17,7 @@ def not_finite(model: PreTrainedModel, tokens_BT: torch.Tensor, where: str) -> E
     """Returns the error for a model whose scores on `tokens_BT` (without padding) are not finite numbers."""
     return EvaluationError(
         f"{where} the model's scores are not finite numbers",
-        do="Check the weights of this layer; `compress inspect` shows how each was packed",
+        do="Check the weights; `compress inspect` shows how each layer was packed",
         layer=first_bad_layer(model, tokens_BT),
     )
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from compress.errors import EvaluationError
 from compress.format.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from compress.models.source import ModelSource
+
+    Model: TypeAlias = str | Path | ModelSource | PreTrainedModel
+    """`atlas`, a folder, a hub id, an opened source, or a loaded model."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,16 @@ class Subject:
         }
 
 
-def open_subject(model: str | Path | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> Subject:
+def open_subject(model: Model, tokenizer: PreTrainedTokenizerBase | None = None) -> Subject:
     """Returns the model in fp32, or as it is when it is loaded already, with its tokenizer."""
+    from compress.models.source import ModelSource
+
+    if isinstance(model, ModelSource):
+        return _dense(model, tokenizer)
     if isinstance(model, str | Path):
         folder = Path(model)
-        return _compressed(folder, tokenizer) if (folder / MANIFEST).is_file() else _dense(model, tokenizer)
+        is_ours = (folder / MANIFEST).is_file()
+        return _compressed(folder, tokenizer) if is_ours else _dense(ModelSource.open(model), tokenizer)
     if tokenizer is None:
         raise EvaluationError("a loaded model without its tokenizer", do="Give tokenizer= too")
     name = str(getattr(model, "name_or_path", "")) or type(model).__name__
@@ -63,23 +73,20 @@ def _compressed(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> Subj
     return Subject(model, tokenizer, folder.resolve().name, "compressed", fingerprint)
 
 
-def _dense(model: str | Path, tokenizer: PreTrainedTokenizerBase | None) -> Subject:
+def _dense(source: ModelSource, tokenizer: PreTrainedTokenizerBase | None) -> Subject:
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    from compress.models.source import ModelSource
-
-    source = ModelSource.open(model)
     bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # our callers show progress themselves
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32).eval()
+        model = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32).eval()
     finally:
         if bar:
             logging.enable_progress_bar()
-    name = Path(model).name or str(model)
-    return Subject(loaded, tokenizer or source.tokenizer(), name, "dense", source.fingerprint)
+    name = Path(source.name).resolve().name if Path(source.name).is_dir() else source.name
+    return Subject(model, tokenizer or source.tokenizer(), name, "dense", source.fingerprint)
 
 
 def _kind(model: PreTrainedModel) -> str:

@@ -128,7 +128,7 @@ class EvalResult:
     suite: Mapping[str, Any]
     """`name`, `version`, `items_sha256`."""
     model: Mapping[str, Any]
-    """`name`, `kind` (dense or compressed), `fingerprint` (None for a model in memory), `parameters`, `dtype`."""
+    """`name`, `kind` (dense or compressed), `fingerprint` (None for a model in memory), `dtype`."""
     settings: Mapping[str, Any]
     """`limit`, `batch_size`, `device`, `seeds`: what the outcomes may depend on beside the model."""
     libraries: Mapping[str, str]

@@ -14,6 +14,7 @@ from compress.atlas import MODEL_DIR
 from compress.errors import EvaluationError
 from compress.evaluation import EvalResult, compare, evaluate
 from compress.evaluation.result import FamilyResult
+from compress.models.source import ModelSource
 from tests.evaluation import tiny
 
 
@@ -133,6 +134,12 @@ def test_a_loaded_model_needs_its_tokenizer() -> None:
         evaluate(tiny.model(), suite=tiny.suite())
 
 
+@pytest.mark.parametrize("limit", [0, -3])
+def test_a_limit_of_nothing_is_refused(limit: int) -> None:
+    with pytest.raises(EvaluationError, match="1 or more"):
+        measure(tiny.model(), limit=limit)
+
+
 def test_a_folder_is_evaluated_by_path(tmp_path: Path) -> None:
     tiny.model().save_pretrained(tmp_path / "m")
     tiny.tokenizer().save_pretrained(tmp_path / "m")
@@ -140,6 +147,7 @@ def test_a_folder_is_evaluated_by_path(tmp_path: Path) -> None:
     assert found.model["name"] == "m"
     assert found.model["kind"] == "dense"
     assert len(str(found.model["fingerprint"])) == 64
+    assert evaluate(ModelSource.open(tmp_path / "m"), suite=tiny.suite(), limit=3) == found
     assert found.families["said"].items == measure(tiny.model(), limit=3).families["said"].items
 
 
