@@ -17,6 +17,7 @@ import compress
 from compress.errors import CompressError
 from compress.format import layouts
 from compress.format.reader import open_checkpoint
+from compress.models.blocks import BlockWalker
 from compress.models.linears import find_linears, set_weight
 from compress.stages import linear
 from tests.tiny import TINY, save_tiny, tiny_model, tiny_tokens
@@ -189,8 +190,8 @@ def test_mistakes_are_named_and_nothing_is_taken_for_complete(case, tmp_path, da
 
 def test_a_failed_proof_takes_the_manifest_away(tmp_path, data, monkeypatch):
     source = save_tiny(tmp_path / "model")
-    logits = linear.head.logits
-    monkeypatch.setattr(linear.head, "logits", lambda *args: logits(*args) + 1)
+    logits = BlockWalker.logits
+    monkeypatch.setattr(BlockWalker, "logits", lambda *args: logits(*args) + 1)
     with pytest.raises(CompressError, match="does not reproduce its reference logits"):
         compress.run(source, "rtn", output=tmp_path / "out", **DATA)
     assert not (tmp_path / "out" / "compress.json").exists()
