@@ -33,26 +33,29 @@ def layer_rows(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
 def layer_table(manifest: Mapping[str, Any]) -> Table:
     """Returns the rich table of the layers; its last line is the sum."""
     rows = layer_rows(manifest)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_footer=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_footer=True)
     weights = sum(row["shape"][0] * row["shape"][1] for row in rows)
     known = [row["size_bytes"] for row in rows if row["size_bytes"] is not None]
     bits = f"{8 * sum(known) / weights:.3f}" if rows and len(known) == len(rows) else ""
     outliers = sum(row["outliers"] or 0 for row in rows)
-    table.add_column("layer", footer=f"{len(rows)} linears", no_wrap=True)
-    table.add_column("shape", justify="right", footer=f"{weights:,}")
-    table.add_column("codes", no_wrap=True)
-    table.add_column("bits/w", justify="right", footer=bits)
-    table.add_column("outliers", justify="right", footer=f"{outliers:,}")
-    table.add_column("error", justify="right")
-    table.add_column("size", justify="right", footer=size(sum(known)))
+    table.add_column("layer", footer=f"{len(rows)} linears", overflow="fold")
+    for name, footer in (
+        ("shape", f"{weights:,}"),
+        ("code", ""),
+        ("bits/w", bits),
+        ("outliers", f"{outliers:,}"),
+        ("error", ""),
+        ("size", size(sum(known))),
+    ):
+        table.add_column(name, footer=footer, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row["layer"],
             "{}×{}".format(*row["shape"]),
-            f"{row['bits']} bit g{row['group_size']}",
+            f"{row['bits']}b g{row['group_size']}",
             _shown(row["bits_per_weight"], ".3f"),
             _shown(row["outliers"], ","),
-            _shown(row["relative_error"], ".2e"),
+            _shown(row["relative_error"], ".1e"),
             "" if row["size_bytes"] is None else size(row["size_bytes"]),
         )
     return table

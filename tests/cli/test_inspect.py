@@ -22,7 +22,7 @@ def test_the_table_has_every_layer_and_the_sum(folder: str, capsys: pytest.Captu
     assert invoke(["inspect", folder]) == 0
     shown = capsys.readouterr().out
     row = next(line for line in shown.splitlines() if line.startswith("model.layers.0.self_attn.q_proj")).split()
-    assert row[1:] == ["64×32", "3", "bit", "g16", "4.125", "17", "4.20e-03", "1.06", "kB"]
+    assert row[1:] == ["64×32", "3b", "g16", "4.125", "17", "4.2e-03", "1.06", "kB"]
     total = next(line for line in shown.splitlines() if line.startswith("2 linears")).split()
     assert total[2:] == ["4,096", "4.125", "20", "2.11", "kB"]
     assert "100.0 % of the decoder's linear parameters, 50.0 % of all 8,192" in shown
