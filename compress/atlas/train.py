@@ -110,19 +110,20 @@ class Trainer:
         recipe, last = self.recipe, min(until or self.recipe.steps, self.recipe.steps)
         stream = batches(self.tokenizer, recipe.seed, self.step, recipe.batch, recipe.window)
         started = saved = reported = time.monotonic()
-        first, total = self.step, 0.0
+        first = self.step
+        losses: list[float] = []
         while self.step < last:
-            total += float(self.advance(next(stream)))
+            losses.append(float(self.advance(next(stream))))
             if self.step % report_every == 0:
                 now = time.monotonic()
-                speed = report_every * recipe.batch * recipe.window / (now - reported)
+                speed = len(losses) * recipe.batch * recipe.window / (now - reported)
                 left = (now - started) / (self.step - first) * (last - self.step)
                 print(
-                    f"step {self.step}/{recipe.steps}  loss {total / report_every:.4f}  "
+                    f"step {self.step}/{recipe.steps}  loss {sum(losses) / len(losses):.4f}  "
                     f"{speed:,.0f} tokens/s  {left / 60:.1f} min left",
                     flush=True,
                 )
-                reported, total = now, 0.0
+                reported, losses = now, []
             if time.monotonic() - saved > save_every:
                 self.save()
                 saved = time.monotonic()

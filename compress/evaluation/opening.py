@@ -61,6 +61,11 @@ def open_subject(model: Model, tokenizer: PreTrainedTokenizerBase | None = None)
     return Subject(model.eval(), tokenizer, Path(name).name, _kind(model), None)
 
 
+def fingerprint(folder: Path) -> str:
+    """Returns the fingerprint of a folder of ours: the sha256 of its manifest, which holds that of every shard."""
+    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+
+
 def _compressed(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> Subject:
     import torch
     from transformers import AutoTokenizer
@@ -68,9 +73,8 @@ def _compressed(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> Subj
     from compress.runtime import load
 
     model = load(folder, dtype=torch.float32)
-    fingerprint = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()  # holds the sha256 of every shard
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder)
-    return Subject(model, tokenizer, folder.resolve().name, "compressed", fingerprint)
+    return Subject(model, tokenizer, folder.resolve().name, "compressed", fingerprint(folder))
 
 
 def _dense(source: ModelSource, tokenizer: PreTrainedTokenizerBase | None) -> Subject:

@@ -27,8 +27,9 @@ class Config:
     """Bits of one code, 2 to 8."""
     group_size: int | None = None
     """Input features that share one scale; must divide the layer's input width. Not given: the whole row."""
-    symmetric: bool = False
-    """True: zero is the middle code and only scales are stored. False: the range is min to max of the group."""
+    symmetric: bool = True
+    """True: zero is the middle code and only scales are stored, which is what engines serve fastest. False: the range is
+    min to max of the group, with a zero point."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:

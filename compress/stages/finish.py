@@ -102,6 +102,8 @@ def evaluate(recipe: Recipe, source: ModelSource, workspace: Workspace, progress
     An `eval.json` of the same suite and limit is taken as it is; None when the recipe asks for no evaluation.
     """
     from compress import evaluation
+    from compress.evaluation import suites
+    from compress.evaluation.opening import fingerprint
     from compress.evaluation.result import EvalResult
 
     if recipe.suite == "none":
@@ -109,10 +111,12 @@ def evaluate(recipe: Recipe, source: ModelSource, workspace: Workspace, progress
     path = workspace.folder / EVALUATION
     if path.is_file():
         found = EvalResult.read(path)
-        if (found.suite["name"], found.settings["limit"]) == (recipe.suite, recipe.limit):
+        suite = suites.load(recipe.suite)
+        asked = (suite.items_sha256, recipe.limit, fingerprint(workspace.folder))
+        if (found.suite["items_sha256"], found.settings["limit"], found.model["fingerprint"]) == asked:
             return found
     made = evaluation.evaluate(
-        workspace.folder, suite=recipe.suite, baseline=source.path, limit=recipe.limit, progress=progress
+        workspace.folder, suite=recipe.suite, baseline=source, limit=recipe.limit, progress=progress
     )
     write_json(path, made.to_dict())
     return made

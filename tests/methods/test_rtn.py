@@ -28,14 +28,14 @@ def test_weights_on_the_grid_are_exact():
     w_NK = (torch.randint(0, 16, (4, 3, 8), generator=torch.Generator().manual_seed(0)).float() - 7) * scale[..., None]
     w_NK[..., 0], w_NK[..., 1] = -7 * 0.25, 8 * 0.25
     w_NK = w_NK.reshape(4, 24)
-    assert torch.equal(layouts.unpack(rtn.solve(w_NK, None, rtn.Config(bits=4, group_size=8))), w_NK)
+    assert torch.equal(layouts.unpack(rtn.solve(w_NK, None, rtn.Config(bits=4, group_size=8, symmetric=False))), w_NK)
 
 
 def test_zeros_stay_zero_and_input_is_untouched():
     w_NK = torch.randn(8, 16, generator=torch.Generator().manual_seed(1)) + 3
     w_NK[:, 5] = 0
     before = w_NK.clone()
-    packed = rtn.solve(w_NK, None, rtn.Config(bits=3, group_size=16))
+    packed = rtn.solve(w_NK, None, rtn.Config(bits=3, group_size=16, symmetric=False))
     assert torch.equal(w_NK, before)
     assert (layouts.unpack(packed)[:, 5] == 0).all()
     assert (layouts.unpack(rtn.solve(torch.zeros(4, 8), None, rtn.Config())) == 0).all()
