@@ -93,7 +93,8 @@ class Lines(Watcher):
     def draw(self, stage: Stage) -> None:
         if time.monotonic() - self._said >= self._every and stage.done < stage.total:
             left = "" if stage.left is None else f", {span(stage.left)} left"
-            self._say(f"{stage.title} {stage.done}/{stage.total} {stage.note} ({span(stage.elapsed)}{left})")
+            note = f" {stage.note}" if stage.note else ""
+            self._say(f"{stage.title} {stage.done}/{stage.total}{note} ({span(stage.elapsed)}{left})")
 
     def end(self, stage: Stage) -> None:
         self._say(f"{stage.title} {stage.done}/{stage.total} in {span(stage.elapsed)}")
