@@ -100,7 +100,8 @@ def main() -> None:
         os.rename(calibration, folder / "calibration.safetensors")
         command = [sys.executable, "-c", _RUN, str(folder / "model"), options.method, str(folder / "out")]
         command += [str(folder / "calibration.safetensors"), options.max_memory]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}  # as the command line sets it
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode:
             sys.exit(done.stderr[-3000:])
         figures = json.loads(done.stdout.splitlines()[-1])

@@ -11,6 +11,7 @@ import pytest
 
 # Before any test module imports a library that reads them.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has it
 for _name in ("COMPRESS_DEBUG", "COMPRESS_KERNEL"):
     os.environ.pop(_name, None)
 

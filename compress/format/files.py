@@ -89,7 +89,7 @@ def _chunks(header: bytes, tensors: Iterable[torch.Tensor]) -> Iterator[bytes | 
     yield header
     for tensor in tensors:
         if tensor.numel():
-            yield memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            yield memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _file_chunks(path: Path) -> Iterator[bytes]:

@@ -99,7 +99,7 @@ def load(name: str) -> ModuleType:
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `options` with values of the declared types; unknown names and wrong types are RecipeErrors."""
     known = {option.name: option for option in describe(name).options}
-    checked = {}
+    checked: dict[str, Any] = {}
     for key, value in options.items():
         option = known.get(key)
         if option is None:

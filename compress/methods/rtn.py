@@ -28,8 +28,7 @@ class Config:
     group_size: int | None = None
     """Input features that share one scale; must divide the layer's input width. Not given: the whole row."""
     symmetric: bool = True
-    """True: zero is the middle code and only scales are stored, which is what engines serve fastest. False: the range is
-    min to max of the group, with a zero point."""
+    """True: zero is the middle code and only scales are stored. False: min to max of the group, with a zero point."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:

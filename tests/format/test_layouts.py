@@ -128,9 +128,12 @@ def test_permutation_must_be_one():
         layouts.check(PackedTensor(packed.shape, packed.scheme, packed.planes | {"perm": perm}))
 
 
-@pytest.mark.parametrize(
-    "change", [{"bits": 0}, {"bits": 9}, {"group_size": 0}, {"group_size": 7}, {"layout": "int_group.v9"}, {"options": {}}], ids=str
-)  # fmt: skip
+IMPOSSIBLE = [
+    {"bits": 0}, {"bits": 9}, {"group_size": 0}, {"group_size": 7}, {"layout": "int_group.v9"}, {"options": {}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", IMPOSSIBLE, ids=str)
 def test_impossible_schemes_are_refused(change):
     for packed in (golden_int_group(), golden_spqr()):
         scheme = Scheme.from_dict(packed.scheme.to_dict() | change)
