@@ -39,8 +39,11 @@ class Result:
         return markdown.render(self._overview())
 
     def write_report(self) -> None:
-        """Writes the table beside the checkpoint."""
-        (self.checkpoint / REPORT).write_text(self.summary(), encoding="utf-8")
+        """Writes the table beside the checkpoint, the same wherever that lies."""
+        from compress.report import markdown, overview
+
+        text = markdown.render(overview.of_checkpoint(None, self.manifest, self.evaluation))
+        (self.checkpoint / REPORT).write_text(text, encoding="utf-8")
 
     def _repr_html_(self) -> str:
         from compress.report import notebook

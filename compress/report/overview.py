@@ -28,21 +28,25 @@ class Overview:
     remarks: tuple[str, ...]
 
 
-def of_checkpoint(checkpoint: Path, manifest: Mapping[str, Any], evaluation: EvalResult | None) -> Overview:
-    """Returns the table *dense vs compressed* of a finished run; without an evaluation it has the sizes alone."""
+def of_checkpoint(checkpoint: Path | None, manifest: Mapping[str, Any], evaluation: EvalResult | None) -> Overview:
+    """Returns the table *dense vs compressed* of a finished run; without an evaluation it has the sizes alone.
+
+    Without `checkpoint` it does not say where the result lies.
+    """
     sections = [_sizes(manifest)]
     header: Cells = ("", "dense", "compressed", "difference", "")
     notes = remarks(manifest)
     if evaluation is not None:
         sections += [_text(evaluation), _families(evaluation)]
         header, notes = (*header[:3], _difference(evaluation), "lost/gained"), [_legend(evaluation), *notes]
+    where = (f"result: {checkpoint}", f"load it: compress.load({str(checkpoint)!r})") if checkpoint else ()
     stages = manifest.get("recipe", {}).get("stages", [])
     methods = " → ".join(" ".join([stage["method"], *_options(stage["options"])]) for stage in stages)
     return Overview(
-        title=f"{manifest.get('source', {}).get('model', checkpoint.name)}: dense vs compressed ({methods})",
+        title=f"{manifest.get('source', {}).get('model', 'model')}: dense vs compressed ({methods})",
         header=header,
         sections=tuple(sections),
-        remarks=(*notes, f"result: {checkpoint}", f"load it: compress.load({str(checkpoint)!r})"),
+        remarks=(*notes, *where),
     )
 
 

@@ -19,7 +19,9 @@ def packed() -> dict[str, PackedTensor]:
     """Returns two packed linears, one of 3 bits and one symmetric of 4."""
     generator = torch.Generator().manual_seed(0)
     return {
-        "model.layers.0.up": rtn.solve(torch.randn(5, 32, generator=generator), None, rtn.Config(bits=3, group_size=8)),
+        "model.layers.0.up": rtn.solve(
+            torch.randn(5, 32, generator=generator), None, rtn.Config(bits=3, group_size=8, symmetric=False)
+        ),
         "model.layers.0.down": rtn.solve(torch.randn(32, 24, generator=generator), None, rtn.Config(symmetric=True)),
     }
 

@@ -99,4 +99,4 @@ def write(folder: Path, model: PreTrainedModel, packed: dict[str, PackedTensor])
 
 def rtn4(weight_NK: torch.Tensor) -> PackedTensor:
     """Returns the weight rounded to 4 bits in groups of 8."""
-    return rtn.solve(weight_NK, None, rtn.Config(bits=4, group_size=8))
+    return rtn.solve(weight_NK, None, rtn.Config(bits=4, group_size=8, symmetric=False))

@@ -17,7 +17,9 @@ from compress.runtime.linear import PackedLinear
 
 def layer(n: int = 24, k: int = 32, bits: int = 4, bias: bool = True) -> PackedLinear:
     generator = torch.Generator().manual_seed(0)
-    packed = rtn.solve(torch.randn(n, k, generator=generator), None, rtn.Config(bits=bits, group_size=8))
+    packed = rtn.solve(
+        torch.randn(n, k, generator=generator), None, rtn.Config(bits=bits, group_size=8, symmetric=False)
+    )
     return PackedLinear.from_packed(packed, torch.randn(n, generator=generator) if bias else None)
 
 
