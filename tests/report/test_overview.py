@@ -122,3 +122,10 @@ def test_the_picture_loads_nothing_from_elsewhere_and_is_repeatable(table: Overv
     assert "http" not in first.replace("http://www.w3.org/2000/svg", "").replace("https://www.textualize.io", "")
     assert not re.search(r"url\((?!#)", first)
     assert "7.8×" in first.replace("&#160;", " ")
+
+
+def test_a_report_that_lies_beside_the_checkpoint_does_not_say_where(manifest: dict[str, Any]) -> None:
+    """The same input gives the same bytes, wherever they are written."""
+    shown = markdown.render(overview.of_checkpoint(None, manifest, dense_and_packed()[1]))
+    assert "result:" not in shown
+    assert "compress.load" not in shown
