@@ -28,7 +28,7 @@ class CompressError(Exception):
             parts.append(f"Allowed: {self.allowed}")
         if self.do:
             parts.append(self.do)
-        return ". ".join(part.rstrip(". ") for part in parts) + "."
+        return " ".join(part if part.endswith(("?", ".")) else f"{part}." for part in parts)
 
 
 class RecipeError(CompressError):

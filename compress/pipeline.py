@@ -11,10 +11,12 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.errors import RecipeError
+from compress.errors import RecipeError, unknown
+from compress.evaluation import suites
 from compress.methods import registry
-from compress.progress import Progress, Silent
-from compress.recipe import CalibrationSpec, Recipe, StageSpec, digest, parse_size
+from compress.progress import Progress
+from compress.recipe import CalibrationSpec, Recipe, StageSpec, parse_size
+from compress.report.progress import watch
 from compress.result import Result
 from compress.stages import finish, linear, planning
 from compress.stages.workspace import open_workspace
@@ -41,7 +43,7 @@ def run(
         method: name of the method; see `compress methods`.
         output: folder of the result; `runs/<model>-<method>` when not given.
         fresh: start over, also where an interrupted run could go on.
-        progress: where to report to; nothing is shown by default.
+        progress: where to report to; by default bars on a terminal and in a notebook, plain lines elsewhere.
         options: options of the method (`bits=3`), of the calibration (`samples`, `seq_len`, `seed`,
             `calibration`) and of the recipe (`skip`, `suite`, `limit`, `max_memory`, `min_coverage`, `revision`).
 
@@ -50,13 +52,13 @@ def run(
     """
     from compress.models.source import ModelSource
 
-    progress = progress or Silent()
+    progress = progress or watch()
     recipe = model if isinstance(model, Recipe) else recipe_for(str(model), method, options)
     if output is not None:
         recipe = dataclasses.replace(recipe, output=str(output))
     stage = the_stage(recipe)
     source = ModelSource.open(recipe.model, revision=recipe.revision)
-    identity = {"recipe_hash": digest(recipe.identity()), "source": source.fingerprint}
+    identity = {"recipe_hash": finish.recipe_hash(recipe), "source": source.fingerprint}
     with open_workspace(Path(output_folder(recipe)), identity, fresh=fresh) as workspace:
         if not workspace.finished:
             compress_model(recipe, stage, source, workspace, progress)
@@ -112,7 +114,9 @@ def compress_model(
 
 
 def the_stage(recipe: Recipe) -> StageSpec:
-    """Returns the recipe's stage after checking its method and options."""
+    """Returns the recipe's stage after checking its method and options, and the suite's name."""
+    if recipe.suite not in ("none", *suites.names()):
+        raise RecipeError(unknown("suite", recipe.suite, suites.names()), allowed=", ".join(["none", *suites.names()]))
     if len(recipe.stages) > 1:
         raise RecipeError(
             f"the recipe has {len(recipe.stages)} stages", allowed="one stage", do="Run the stages one by one"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -109,10 +110,15 @@ class Recipe:
     def identity(self) -> dict[str, Any]:
         """Returns what determines the bytes of the result, as JSON values (not where it goes nor how it is tested)."""
         return {
-            "stages": [{"method": stage.method, "options": dict(stage.options)} for stage in self.stages],
+            "stages": [{"method": stage.method, "options": _json_values(stage.options)} for stage in self.stages],
             "calibration": dataclasses.asdict(self.calibration),
             "skip": list(self.skip),
         }
+
+
+def _json_values(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options with infinity as text, which JSON has no number for."""
+    return {name: str(value) if value in (math.inf, -math.inf) else value for name, value in options.items()}
 
 
 def digest(value: Any) -> str:

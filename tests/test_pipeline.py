@@ -178,6 +178,7 @@ def _truncate(folder: Path) -> None:
 
 MISTAKES = {
     "unknown method": ({"method": "sqpr"}, None, "unknown method 'sqpr'; did you mean 'spqr'"),
+    "unknown suite": ({"suite": "kick-atlsa"}, None, "did you mean 'kick-atlas'"),
     "unknown option": ({"bitz": 3}, None, "'bitz'; did you mean 'bits'"),
     "group size": ({"group_size": 12}, None, r"q_proj: group_size=12 does not divide in_features=32.*8, 16, 32"),
     "too little text": ({"samples": 10_000}, None, "tokens"),
@@ -238,6 +239,15 @@ def test_experts_report_their_tokens(tmp_path, data):
         entry["tokens"] for name, entry in manifest["tensors"].items() if ".0.mlp.experts.q_gate_up_proj" in name
     ]
     assert len(experts) == 4 and sum(experts) == 2 * 6 * 24
+
+
+def test_options_are_written_out_and_defaults_are_the_same_recipe(tmp_path, data):
+    source = save_tiny(tmp_path / "model")
+    options = {"calibration": data, "group_size": 8, "threshold": float("inf"), **DATA}
+    result = compress.run(source, "spqr", output=tmp_path / "out", **options)
+    stage = result.manifest["recipe"]["stages"][0]
+    assert stage["options"]["bits"] == 3 and stage["options"]["threshold"] == "inf"
+    assert compress.run(source, "spqr", output=tmp_path / "out", bits=3, **options).manifest == result.manifest
 
 
 def test_what_is_left_out_of_the_source_is_said(tmp_path, data):

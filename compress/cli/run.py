@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from compress.cli._method_options import DEFAULT_METHOD, MethodCommand, given
-from compress.errors import RecipeError, unknown
+from compress.errors import RecipeError
 from compress.methods import registry
 from compress.recipe import CalibrationSpec, Recipe, StageSpec, parse_size
 
@@ -55,7 +55,6 @@ def command(**_: Any) -> None:
     """
     flags = given(click.get_current_context())
     recipe = recipe_from(flags)
-    _check_suite(recipe.suite)
     if "dry_run" in flags:
         _show_plan(recipe, as_json="as_json" in flags)
         return
@@ -114,14 +113,6 @@ def _overridden(stages: tuple[StageSpec, ...], method: str | None, options: dict
             do="Write them into the stage of the file that they are meant for",
         )
     return tuple(StageSpec(method=stage.method, options={**stage.options, **options}) for stage in stages)
-
-
-def _check_suite(name: str) -> None:
-    """Refuses a suite that there is not before a minute of work, not after."""
-    from compress.evaluation import suites
-
-    if name != "none" and name not in suites.names():
-        raise RecipeError(unknown("suite", name, suites.names()), allowed=", ".join(["none", *suites.names()]))
 
 
 def _show_plan(recipe: Recipe, *, as_json: bool) -> None:

@@ -96,6 +96,11 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(f"compress.methods.{name}")
 
 
+def defaults(name: str) -> dict[str, Any]:
+    """Returns the default of every option of method `name`."""
+    return {option.name: option.default for option in describe(name).options}
+
+
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `options` with values of the declared types; unknown names and wrong types are RecipeErrors."""
     known = {option.name: option for option in describe(name).options}

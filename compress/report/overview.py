@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress.methods import registry
 from compress.report.figures import percent, signed, size
 from compress.report.layers import remarks
 
@@ -41,7 +42,7 @@ def of_checkpoint(checkpoint: Path | None, manifest: Mapping[str, Any], evaluati
         header, notes = (*header[:3], _difference(evaluation), "lost/gained"), [_legend(evaluation), *notes]
     where = (f"result: {checkpoint}", f"load it: compress.load({str(checkpoint)!r})") if checkpoint else ()
     stages = manifest.get("recipe", {}).get("stages", [])
-    methods = " → ".join(" ".join([stage["method"], *_options(stage["options"])]) for stage in stages)
+    methods = " → ".join(" ".join([stage["method"], *_options(stage)]) for stage in stages)
     return Overview(
         title=f"{manifest.get('source', {}).get('model', 'model')}: dense vs compressed ({methods})",
         header=header,
@@ -142,5 +143,7 @@ def _label(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _options(options: Mapping[str, Any]) -> list[str]:
-    return [f"{name}={value}" for name, value in options.items()]
+def _options(stage: Mapping[str, Any]) -> list[str]:
+    """The options of a stage that are not what its method has by default."""
+    usual = registry.defaults(stage["method"])
+    return [f"{name}={value}" for name, value in stage["options"].items() if (name, value) not in usual.items()]

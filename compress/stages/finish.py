@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ from compress.errors import CompressError
 from compress.format.files import write_json
 from compress.format.manifest import MANIFEST
 from compress.format.writer import CheckpointWriter
-from compress.recipe import digest
+from compress.methods import registry
+from compress.recipe import StageSpec, digest
 from compress.stages import linear
 
 if TYPE_CHECKING:
@@ -26,6 +28,20 @@ if TYPE_CHECKING:
 EVALUATION = "eval.json"
 _REFERENCE = "reference.safetensors"
 _LIBRARIES = ("torch", "transformers", "safetensors")
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Returns the hash of what determines the bytes; a default that is written out is the same recipe."""
+    return digest(with_defaults(recipe).identity())
+
+
+def with_defaults(recipe: Recipe) -> Recipe:
+    """Returns the recipe with every option of its methods written out: defaults may change, a manifest must not."""
+    stages = tuple(
+        StageSpec(method=stage.method, options=registry.defaults(stage.method) | dict(stage.options))
+        for stage in recipe.stages
+    )
+    return dataclasses.replace(recipe, stages=stages)
 
 
 def write_reference(workspace: Workspace, tokens_ST: torch.Tensor, logits_TV: torch.Tensor) -> None:
@@ -63,8 +79,8 @@ def write_manifest(
                 "fingerprint": source.fingerprint,
                 "size_bytes": sum(entry.end - entry.start for entry in source.tensors.values()),
             },
-            "recipe": recipe.identity(),
-            "recipe_hash": digest(recipe.identity()),
+            "recipe": with_defaults(recipe).identity(),
+            "recipe_hash": recipe_hash(recipe),
             "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
             "bits_per_weight": round(8 * sum(entry["size_bytes"] for entry in entries.values()) / weights, 6),
             "coverage": coverage.to_dict(),
