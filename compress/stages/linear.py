@@ -63,8 +63,12 @@ def run(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torc
             raise OutputError(f"{shard.file} is not the shard that was written", do="Start over with --fresh")
     if done:
         progress.note(f"Going on at step {done + 1} of {steps}: {done} finished before")
-    with progress.stage("Compressing", steps) as task:
-        task.advance(done, "finished before")
+    # a step of the bar is a linear, or the forward pass that ends a block
+    wanted = [[ref for ref in walker.linears(i) if ref.name not in stage.skipped] for i in range(steps - 1)]
+    sizes = [1, *(len(refs) + 1 for refs in wanted)]
+    with progress.stage("Compressing", sum(sizes)) as task:
+        if done:
+            task.advance(sum(sizes[:done]), "finished before")
         if done == 0:
             hidden_STH = walker.embed(tokens_ST)
             _finish_step(stage, 0, hidden_STH, _dense_tensors(stage, None), {})
@@ -101,7 +105,6 @@ def _compress_block(
     described: dict[str, Any] = {}
     for refs, stats in _statistics(stage, block, hidden_STH):
         for ref in refs:
-            task.advance(0, ref.name)
             w_NK = linears.weight(block, ref)
             try:
                 packed[ref.name] = stage.method.solve(w_NK, stats.get(ref.name), stage.config)
@@ -112,6 +115,7 @@ def _compress_block(
             described[ref.name] = _describe(stage, ref, packed[ref.name], w_NK, restored_NK, stats.get(ref.name))
             linears.set_weight(block, ref, restored_NK)
             memory.enforce(stage.memory_limit, ref.name)
+            task.advance(1, ref.name)
     return naming.plane_tensors(packed), described
 
 
