@@ -93,7 +93,7 @@ def compress_model(
     _, coverage, memory_plan = planning.make(recipe, source, walker, method, config, str(workspace.folder))
     samples, seq_len = planning.calibration_shape(recipe, method)
     data = dataclasses.replace(recipe.calibration, samples=samples, seq_len=seq_len)
-    tokens_ST = load_tokens(data, source.tokenizer(), max_seq_len=planning.context(source))
+    tokens_ST = load_tokens(data, source.tokenizer(), max_seq_len=walker.max_seq_len)
     logits_TV = linear.run(
         linear.LinearStage(
             walker=walker,

@@ -175,10 +175,10 @@ def _dense_tensors(stage: LinearStage, block: int | None) -> dict[str, torch.Ten
     walker = stage.walker
     prefixes = tuple(f"{name}." for name in walker.block_names)
     own = (lambda name: not name.startswith(prefixes)) if block is None else (lambda n: n.startswith(prefixes[block]))
-    names = [name for name in walker.dense_tensors() if own(name)]
+    tensors = {name: walker.read_dense(name) for name in walker.dense_tensors() if own(name)}
     if block is not None:
-        names += dict.fromkeys(ref.parameter for ref in walker.linears(block) if ref.name in stage.skipped)
-    return {name: walker.read_dense(name) for name in names}
+        tensors |= walker.read_skipped([ref for ref in walker.linears(block) if ref.name in stage.skipped])
+    return tensors
 
 
 def _finish_step(

@@ -53,8 +53,7 @@ def make(
     """Returns the plan, the account and the memory plan; everything that can be refused before the work is, is."""
     blocks = [walker.linears(index) for index in range(len(walker.block_names))]
     shapes = {ref.name: ref.shape for refs in blocks for ref in refs}
-    stored = walker.model.state_dict()
-    dense = {name: tuple(stored[name].shape) for name in walker.dense_tensors()}
+    dense = {name: walker.dense_shape(name) for name in walker.dense_tensors()}
     skipped = select(shapes, recipe.skip)
     _refuse_split_experts([ref for refs in blocks for ref in refs], set(skipped))
     coverage = account(shapes, dense, skipped, recipe.min_coverage)
@@ -74,7 +73,7 @@ def make(
         linears=[ref.shape for ref in largest],
         block_bytes=4 * sum(math.prod(ref.shape) for ref in largest),
         embedding_bytes=3 * embedding_bytes,  # as read, and in float32 for the head
-        hidden=(samples, tokens, walker.model.config.get_text_config().hidden_size),
+        hidden=(samples, tokens, walker.hidden_size),
         shared_inputs=not any(ref.kind == "expert" for ref in largest),
     )
     bits = _bits_of_a_sample(method, config, min(wanted.values(), key=lambda shape: shape[1])) if wanted else 0.0
@@ -110,11 +109,6 @@ def calibration_shape(recipe: Recipe, method: ModuleType) -> tuple[int, int]:
     from compress.stages.linear import PROOF_TOKENS
 
     return (recipe.calibration.samples, recipe.calibration.seq_len) if method.NEEDS else (1, PROOF_TOKENS)
-
-
-def context(source: ModelSource) -> int | None:
-    """Returns how many tokens the model takes, or None when its configuration does not say."""
-    return getattr(source.config.get_text_config(), "max_position_embeddings", None)
 
 
 def _refuse_split_experts(refs: list[LinearRef], skipped: set[str]) -> None:
