@@ -49,7 +49,7 @@ def main() -> None:
         "spqr, paper's statistics, damping 0.01": lambda: spqr.solve(weight, stats, spqr.Config(search_stats=False)),
         "spqr, damping 1.0": lambda: spqr.solve(weight, stats, spqr.Config(damping=1.0)),
         "spqr, damping 0.01": lambda: spqr.solve(weight, stats, spqr.Config()),
-        "spqr, 4.25 bits": lambda: spqr.solve(weight, stats, spqr.Config(target_bits=4.25)),
+        "spqr, 4.25 bits": lambda: spqr.solve(weight, stats, spqr.Config(layer_bits=4.25)),
     }
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     results = {}

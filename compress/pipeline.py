@@ -44,8 +44,9 @@ def run(
         output: folder of the result; `runs/<model>-<method>` when not given.
         fresh: start over, also where an interrupted run could go on.
         progress: where to report to; by default bars on a terminal and in a notebook, plain lines elsewhere.
-        options: options of the method (`bits=3`), of the calibration (`samples`, `seq_len`, `seed`,
-            `calibration`) and of the recipe (`skip`, `suite`, `limit`, `max_memory`, `min_coverage`, `revision`).
+        options: options of the method (`bits=3`), of the stage (`tune`, `target_bits`), of the calibration
+            (`samples`, `seq_len`, `seed`, `calibration`) and of the recipe (`skip`, `suite`, `limit`, `max_memory`,
+            `min_coverage`, `workers`, `revision`).
 
     Raises:
         CompressError: what was asked or given cannot be done; what is finished is kept, and the same call goes on.
@@ -87,6 +88,7 @@ def compress_model(
     from compress.calibration.data import load_tokens
     from compress.format.writer import CheckpointWriter
     from compress.models.blocks import BlockWalker
+    from compress.stages.block import LinearStage
 
     method, config = registry.load(stage.method), registry.configure(stage.method, stage.options)
     walker = BlockWalker(source)
@@ -95,7 +97,7 @@ def compress_model(
     data = dataclasses.replace(recipe.calibration, samples=samples, seq_len=seq_len)
     tokens_ST = load_tokens(data, source.tokenizer(), max_seq_len=walker.max_seq_len)
     logits_TV = linear.run(
-        linear.LinearStage(
+        LinearStage(
             walker=walker,
             writer=CheckpointWriter(workspace.folder, shard_count=len(walker.block_names) + 1),
             workspace=workspace,
@@ -134,15 +136,16 @@ def recipe_for(model: str, method: str, options: dict[str, Any]) -> Recipe:
         for field in dataclasses.fields(CalibrationSpec)
         if (name := "calibration" if field.name == "source" else field.name) in left
     }
-    plain = ("revision", "skip", "suite", "limit", "max_memory", "min_coverage")
+    plain = ("revision", "skip", "suite", "limit", "max_memory", "min_coverage", "workers")
     values = {name: left.pop(name) for name in plain if name in left}
+    extra = {name: left.pop(name) for name in ("tune", "target_bits") if name in left}
     if isinstance(values.get("skip"), str):
         values["skip"] = (values["skip"],)
     if isinstance(values.get("max_memory"), str):
         values["max_memory"] = parse_size(values["max_memory"])
     return Recipe(
         model=model,
-        stages=(StageSpec(method=method, options=left),),
+        stages=(StageSpec(method=method, options=left, **extra),),
         calibration=CalibrationSpec(**calibration),
         **values,
     )

@@ -36,12 +36,34 @@ class CalibrationSpec:
                 raise RecipeError(f"calibration {name}={value!r}", allowed=f"an integer of at least {least}")
 
 
+TUNINGS = ("block", "full")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSpec:
     """One method with its options; the defaults of the method's Config fill what is not given."""
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    tune: str | None = None
+    """What is fitted to the dense model: `block`, each block once it is packed; `full`, after that all at once."""
+    target_bits: float | None = None
+    """Stored bits per weight, on average over all linears, that the method's bits are allotted for per linear."""
+
+    def __post_init__(self) -> None:
+        if self.tune not in (None, *TUNINGS):
+            raise RecipeError(unknown("tuning", str(self.tune), TUNINGS), allowed=", ".join(TUNINGS))
+        if self.target_bits is not None and not 0 < self.target_bits <= 16:
+            raise RecipeError(f"target_bits={self.target_bits}", allowed="more than 0, at most 16")
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what determines the bytes, as JSON values; what is not asked for is not there."""
+        asked = {"tune": self.tune, "target_bits": self.target_bits}
+        return {
+            "method": self.method,
+            "options": _json_values(self.options),
+            **{name: value for name, value in asked.items() if value is not None},
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +86,8 @@ class Recipe:
     """Items per family of the suite; all when not given."""
     max_memory: int | None = None
     """Ceiling of the resident memory in bytes; planned for before the start and enforced."""
+    workers: int = 1
+    """Processes that solve at the same time; more than one only for methods that need no data."""
     min_coverage: float = 0.9
     """Least share, 0 to 1, of the decoder's linear parameters that must be compressed; below it the run fails."""
 
@@ -74,6 +98,8 @@ class Recipe:
             raise RecipeError(f"min_coverage={self.min_coverage}", allowed="a share from 0 to 1")
         if self.limit is not None and self.limit < 1:
             raise RecipeError(f"limit={self.limit}", allowed="1 or more items per family")
+        if self.workers < 1:
+            raise RecipeError(f"workers={self.workers}", allowed="1 or more processes")
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Recipe:
@@ -110,7 +136,7 @@ class Recipe:
     def identity(self) -> dict[str, Any]:
         """Returns what determines the bytes of the result, as JSON values (not where it goes nor how it is tested)."""
         return {
-            "stages": [{"method": stage.method, "options": _json_values(stage.options)} for stage in self.stages],
+            "stages": [stage.identity() for stage in self.stages],
             "calibration": dataclasses.asdict(self.calibration),
             "skip": list(self.skip),
         }
@@ -145,7 +171,9 @@ def parse_size(text: str) -> int:
 def _stage(data: Any) -> StageSpec:
     if not isinstance(data, Mapping) or "method" not in data:
         raise RecipeError("a [[stage]] lacks its method", do='Write method = "spqr" in it')
-    return StageSpec(method=data["method"], options={key: value for key, value in data.items() if key != "method"})
+    fields = {f.name for f in dataclasses.fields(StageSpec)} - {"options"}
+    options = {key: value for key, value in data.items() if key not in fields}
+    return StageSpec(options=options, **{key: value for key, value in data.items() if key in fields})
 
 
 def _refuse_unknown(kind: str, data: Any, known: set[str]) -> None:

@@ -14,7 +14,8 @@ from compress.methods import registry
 from compress.recipe import CalibrationSpec, Recipe, StageSpec, parse_size
 
 _CALIBRATION = {"calibration": "source", "samples": "samples", "seq_len": "seq_len", "seed": "seed"}
-_PLAIN = ("model", "revision", "output", "skip", "suite", "limit", "min_coverage")
+_PLAIN = ("model", "revision", "output", "skip", "suite", "limit", "min_coverage", "workers")
+_STAGE = ("tune", "target_bits")
 _DEFAULTS = {field.name: field.default for kind in (Recipe, CalibrationSpec) for field in dataclasses.fields(kind)}
 
 
@@ -29,6 +30,8 @@ _DEFAULTS = {field.name: field.default for kind in (Recipe, CalibrationSpec) for
     help="TOML file with the same keys. Flags given beside it override them: --method replaces the stages, "
     "the options of a method those of the only stage.",
 )
+@click.option("--tune", metavar="HOW", help="Fit scales, codebooks, outliers and norms after packing: block, or full.")
+@click.option("--target-bits", type=float, help="Stored bits per weight on average; each linear gets its own bits.")
 @click.option("-o", "--output", metavar="FOLDER", help="Where the result goes.  [default: runs/<model>-<method>]")
 @click.option(
     "--calibration",
@@ -43,6 +46,7 @@ _DEFAULTS = {field.name: field.default for kind in (Recipe, CalibrationSpec) for
 @click.option("--suite", metavar="NAME", default=_DEFAULTS["suite"], help="Evaluation suite.")
 @click.option("--limit", type=int, help="Items per family of the suite.  [default: all]")
 @click.option("--no-eval", is_flag=True, help="Do not evaluate.")
+@click.option("--workers", type=int, default=_DEFAULTS["workers"], help="Processes, for methods that need no data.")
 @click.option("--max-memory", metavar="SIZE", help="Ceiling of the resident memory, e.g. 2.5GB; planned for, enforced.")
 @click.option("--min-coverage", type=float, default=_DEFAULTS["min_coverage"], help="Least share to compress, 0 to 1.")
 @click.option("--fresh", is_flag=True, help="Start over, also where an interrupted run could go on.")
@@ -85,12 +89,13 @@ def command(**_: Any) -> None:
 def recipe_from(flags: dict[str, Any]) -> Recipe:
     """Returns the recipe of a line whose given flags are `flags`; they override the keys of `--recipe`."""
     options = {name: value for name, value in flags.items() if name not in _RUN_FLAGS}
+    extra = {name: flags[name] for name in _STAGE if name in flags}
     if path := flags.get("recipe"):
         recipe = Recipe.from_toml(path)
-        stages = _overridden(recipe.stages, flags.get("method"), options)
+        stages = _overridden(recipe.stages, flags.get("method"), options, extra)
     else:
         recipe = Recipe(stages=(StageSpec(method=DEFAULT_METHOD),))
-        stages = (StageSpec(method=flags.get("method", DEFAULT_METHOD), options=options),)
+        stages = (StageSpec(method=flags.get("method", DEFAULT_METHOD), options=options, **extra),)
     for stage in stages:
         registry.check_options(stage.method, stage.options)
     changes: dict[str, Any] = {name: flags[name] for name in _PLAIN if name in flags}
@@ -103,16 +108,18 @@ def recipe_from(flags: dict[str, Any]) -> Recipe:
     return dataclasses.replace(recipe, stages=stages, calibration=calibration, **changes)
 
 
-def _overridden(stages: tuple[StageSpec, ...], method: str | None, options: dict[str, Any]) -> tuple[StageSpec, ...]:
+def _overridden(
+    stages: tuple[StageSpec, ...], method: str | None, options: dict[str, Any], extra: dict[str, Any]
+) -> tuple[StageSpec, ...]:
     if method is not None:
-        of_file = [stage.options for stage in stages if stage.method == method]
-        return (StageSpec(method=method, options={**(of_file[-1] if of_file else {}), **options}),)
-    if options and len(stages) > 1:
+        of_file = [stage for stage in stages if stage.method == method] or [StageSpec(method=method)]
+        stages = (of_file[-1],)
+    if (options or extra) and len(stages) > 1:
         raise RecipeError(
-            f"method options {', '.join(options)} beside a recipe of {len(stages)} stages",
+            f"options of a stage, {', '.join([*options, *extra])}, beside a recipe of {len(stages)} stages",
             do="Write them into the stage of the file that they are meant for",
         )
-    return tuple(StageSpec(method=stage.method, options={**stage.options, **options}) for stage in stages)
+    return tuple(dataclasses.replace(stage, options={**stage.options, **options}, **extra) for stage in stages)
 
 
 def _show_plan(recipe: Recipe, *, as_json: bool) -> None:

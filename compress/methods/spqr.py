@@ -11,7 +11,7 @@ Differs from the paper in:
 - an outlier is stored as the difference to its dequantised code, and errors are compensated with the stored value,
   so that what is evaluated is what is shipped;
 - an input that was never active keeps its weights, rounded to nearest, where the published code sets them to zero;
-- `target_bits` finds the threshold by bisection on the bits that are really stored.
+- `layer_bits` finds the threshold by bisection on the bits that are really stored.
 
 Shape letters: N out features, K in features, G groups of g columns, R runs of rows, L levels of a statistic.
 """
@@ -47,7 +47,7 @@ class Config:
     """Output rows whose scales and zeros share one second-level range; 1 or more."""
     threshold: float = 0.2
     """Outlier threshold τ relative to the layer's mean sensitivity; smaller keeps more outliers, inf none."""
-    target_bits: float | None = None
+    layer_bits: float | None = None
     """Bits per weight to stay at or below; finds the threshold, which is then ignored."""
     damping: float = 0.01
     """Added to the diagonal of the Gram matrix, relative to its mean; 0 or more."""
@@ -81,7 +81,7 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
     order_K = _sweep.column_order(stats.gram_KK, config.act_order)
     upper_KK = _sweep.inverse_factor(stats.gram_KK, order_K, config.damping)
     w_KN = (w_NK if order_K is None else w_NK[:, order_K]).float().T.contiguous()
-    if config.target_bits is not None:
+    if config.layer_bits is not None:
         config = _bisect_threshold(w_KN, upper_KK, config)
     return _solve(w_KN, upper_KK, order_K, config)
 
@@ -222,8 +222,8 @@ class _Rounder:
 
 
 def _bisect_threshold(w_KN: torch.Tensor, upper_KK: torch.Tensor, config: Config) -> Config:
-    """Returns `config` with the least threshold whose packed size is at most `target_bits` per weight."""
-    assert config.target_bits is not None
+    """Returns `config` with the least threshold whose packed size is at most `layer_bits` per weight."""
+    assert config.layer_bits is not None
     width, rows = w_KN.shape
 
     def bits_at(threshold: float) -> float:
@@ -231,19 +231,19 @@ def _bisect_threshold(w_KN: torch.Tensor, upper_KK: torch.Tensor, config: Config
         return _solve(w_KN, upper_KK, order_K, replace(config, threshold=threshold)).bits_per_weight
 
     floor = bits_at(math.inf)
-    if floor > config.target_bits:
+    if floor > config.layer_bits:
         raise MethodError(
-            f"target_bits={config.target_bits} is below the {floor:.3f} bits that {rows}x{width} weights take at "
+            f"layer_bits={config.layer_bits} is below the {floor:.3f} bits that {rows}x{width} weights take at "
             f"bits={config.bits}, group_size={config.group_size} without any outlier",
             do="Lower --bits, widen --group-size, or raise --target-bits",
         )
     low, high = 1e-4, 64.0
-    if bits_at(low) <= config.target_bits:
+    if bits_at(low) <= config.layer_bits:
         return replace(config, threshold=low)
     for _ in range(16):
         middle = math.sqrt(low * high)
         bits = bits_at(middle)
-        low, high = (middle, high) if bits > config.target_bits else (low, middle)
-        if config.target_bits - 0.01 <= bits <= config.target_bits or high / low < 1.001:
+        low, high = (middle, high) if bits > config.layer_bits else (low, middle)
+        if config.layer_bits - 0.01 <= bits <= config.layer_bits or high / low < 1.001:
             break
-    return replace(config, threshold=high if bits_at(high) <= config.target_bits else math.inf)
+    return replace(config, threshold=high if bits_at(high) <= config.layer_bits else math.inf)

@@ -12,7 +12,7 @@ from compress.format.files import write_json
 from compress.format.manifest import MANIFEST
 from compress.format.writer import CheckpointWriter
 from compress.methods import registry
-from compress.recipe import StageSpec, digest
+from compress.recipe import digest
 from compress.stages import linear
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def recipe_hash(recipe: Recipe) -> str:
 def with_defaults(recipe: Recipe) -> Recipe:
     """Returns the recipe with every option of its methods written out: defaults may change, a manifest must not."""
     stages = tuple(
-        StageSpec(method=stage.method, options=registry.defaults(stage.method) | dict(stage.options))
+        dataclasses.replace(stage, options=registry.defaults(stage.method) | dict(stage.options))
         for stage in recipe.stages
     )
     return dataclasses.replace(recipe, stages=stages)

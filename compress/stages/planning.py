@@ -66,6 +66,7 @@ def make(
             raise
     largest = max(blocks, key=lambda refs: sum(math.prod(ref.shape) for ref in refs))
     samples, tokens = calibration_shape(recipe, method)
+    with_data = needs_data(recipe, method)
     embedding_bytes = max((entry.end - entry.start for entry in source.tensors.values()), default=0)
     plan = memory.plan(
         limit=recipe.max_memory,
@@ -90,25 +91,32 @@ def make(
             linears=len(wanted),
             coverage=coverage.to_dict(),
             calibration={"source": recipe.calibration.source, "samples": samples, "seq_len": tokens}
-            if method.NEEDS
+            if with_data
             else None,
             bits_per_weight=bits,
             output_bytes=int(coverage.compressed * bits / 8 + dense_bytes),
             source_bytes=source_bytes,
             peak_memory_bytes=plan.peak_bytes,
             micro_batch=plan.micro_batch,
-            seconds=_seconds(list(wanted.values()), samples * tokens if method.NEEDS else 0),
+            seconds=_seconds(list(wanted.values()), samples * tokens if with_data else 0),
         ),
         coverage,
         plan,
     )
 
 
+def needs_data(recipe: Recipe, method: ModuleType) -> bool:
+    """Returns whether the run needs calibration text: for the method, for fitting, or to measure sensitivities."""
+    stage = recipe.stages[-1]
+    return bool(method.NEEDS) or stage.tune is not None or stage.target_bits is not None
+
+
 def calibration_shape(recipe: Recipe, method: ModuleType) -> tuple[int, int]:
-    """Returns samples and tokens of the hidden states: a data-free method only carries what the proof of load needs."""
+    """Returns samples and tokens of the hidden states: without data only what the proof of load needs is carried."""
     from compress.stages.linear import PROOF_TOKENS
 
-    return (recipe.calibration.samples, recipe.calibration.seq_len) if method.NEEDS else (1, PROOF_TOKENS)
+    data = recipe.calibration
+    return (data.samples, data.seq_len) if needs_data(recipe, method) else (1, PROOF_TOKENS)
 
 
 def _refuse_split_experts(refs: list[LinearRef], skipped: set[str]) -> None:

@@ -30,7 +30,7 @@ def test_reaches_the_published_implementation_on_its_own_layer():
     latent = torch.randn(64, 4096, generator=generator)
     x_TK = ((mixing @ latent + 0.5 * torch.randn(512, 4096, generator=generator)) * scale_K[:, None]).T
     for damping, published in ((1.0, 4.73e-3), (0.01, 2.98e-3)):
-        packed = spqr.solve(w_NK, statistics(x_TK), spqr.Config(damping=damping, target_bits=4.25))
+        packed = spqr.solve(w_NK, statistics(x_TK), spqr.Config(damping=damping, layer_bits=4.25))
         assert packed.bits_per_weight <= 4.25
         assert output_error(w_NK, x_TK, packed) <= published
 
@@ -47,12 +47,12 @@ def test_each_part_pays(without):
     assert whole < output_error(w_NK, x_TK, spqr.solve(w_NK, stats, spqr.Config(**without)))
 
 
-def test_target_bits_is_kept_and_used():
+def test_layer_bits_is_kept_and_used():
     w_NK, x_TK = correlated_layer(rows=64, width=128)
-    packed = spqr.solve(w_NK, statistics(x_TK), spqr.Config(target_bits=4.75))
+    packed = spqr.solve(w_NK, statistics(x_TK), spqr.Config(layer_bits=4.75))
     assert 4.6 < packed.bits_per_weight <= 4.75
-    with pytest.raises(MethodError, match=r"target_bits=2 is below the .* without any outlier"):
-        spqr.solve(w_NK, statistics(x_TK), spqr.Config(target_bits=2))
+    with pytest.raises(MethodError, match=r"layer_bits=2 is below the .* without any outlier"):
+        spqr.solve(w_NK, statistics(x_TK), spqr.Config(layer_bits=2))
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
