@@ -21,6 +21,7 @@ from compress.models.embedding import embedding_name, rows_present
 from compress.models.head import head_name, head_present
 from compress.models.linears import LinearRef, find_linears
 from compress.models.source import ModelSource
+from compress.models.stored import StoredWeight, find_stored
 from compress.models.weights import Weights
 
 
@@ -117,6 +118,10 @@ class BlockWalker:
         tensor: torch.Tensor = slot[key].detach()
         slot[key] = placeholder
         return tensor
+
+    def stored(self, ref: LinearRef) -> StoredWeight:
+        """Returns where the weight of a linear lies in the checkpoint: enough to read it without this walker."""
+        return find_stored(self._weights, ref)
 
     @torch.no_grad()
     def embed(self, tokens_ST: torch.Tensor, *, micro_batch: int = 8) -> torch.Tensor:

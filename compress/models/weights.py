@@ -19,6 +19,7 @@ from compress.models.source import TORCH_DTYPES, ModelSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+    from transformers.core_model_loading import WeightConverter
 
 
 class _LazyTensor:
@@ -49,7 +50,10 @@ class Weights:
         """Model tensor -> the checkpoint tensors that it is made of."""
         self.unused: list[str] = []
         """Checkpoint tensors that the model has no place for."""
-        self._converted: set[str] = set()
+        self.rules: dict[str, WeightConverter] = {}
+        """Model tensor -> the conversion that makes it, where one does."""
+        self.patterns: dict[str, str] = {}
+        """Checkpoint tensor -> which source pattern of its conversion it is."""
         self._swapped: set[str] = set()
         self._plan()
         self.tied = self._settle_ties()
@@ -63,7 +67,7 @@ class Weights:
     def plain(self, name: str) -> str | None:
         """Returns the checkpoint tensor that is the model tensor `name` as it stands, or None when it is converted."""
         origins = self.origins[name]
-        if name in self._converted or len(origins) != 1 or self._source.tensors[origins[0]].shape != self._shapes[name]:
+        if name in self.rules or len(origins) != 1 or self._source.tensors[origins[0]].shape != self._shapes[name]:
             return None
         return origins[0]
 
@@ -123,9 +127,10 @@ class Weights:
                 self.origins[target].append(origin)
             else:
                 patterns = by_pattern[pattern].target_patterns
+                self.patterns[origin] = pattern
                 for name in (target.replace(patterns[0], other) for other in patterns):
                     self.origins[name].append(origin)
-                    self._converted.add(name)
+                    self.rules[name] = by_pattern[pattern]
 
     def _settle_ties(self) -> dict[str, str]:
         """Tied name -> master, as the configuration has it; the copy in the checkpoint may stand under either name."""

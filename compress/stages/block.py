@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from compress.calibration import collect as collecting
-from compress.errors import CompressError
-from compress.format import layouts, naming
+from compress.format import naming
 from compress.format.packed import PackedTensor
 from compress.models import linears
-from compress.stages import memory
+from compress.stages import memory, solving
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -73,13 +72,11 @@ def compress_block(stage: LinearStage, block: Block, hidden_STH: torch.Tensor, t
     packed: dict[str, PackedTensor] = {}
     record: dict[str, Any] = {"linears": {}}
     for refs, stats in _statistics(stage, block, hidden_STH):
-        for ref, config in _configs(stage, block, refs):
-            w_NK = linears.weight(block, ref)
-            with _naming_the_layer(ref.name):
-                packed[ref.name] = stage.method.solve(w_NK, stats.get(ref.name), config)
-            restored_NK = layouts.unpack(packed[ref.name])
-            record["linears"][ref.name] = describe(
-                stage.method, ref, packed[ref.name], w_NK, restored_NK, stats.get(ref.name)
+        weights = {ref.name: partial(linears.weight, block, ref) for ref in refs}
+        configs = solving.shared_configs(stage.method, {name: stage.config_of(name) for name in weights}, weights)
+        for ref in refs:
+            packed[ref.name], restored_NK, record["linears"][ref.name] = solving.solve(
+                stage.method, ref, weights[ref.name](), stats.get(ref.name), configs[ref.name]
             )
             linears.set_weight(block, ref, restored_NK)
             memory.enforce(stage.memory_limit, ref.name)
@@ -91,32 +88,6 @@ def compress_block(stage: LinearStage, block: Block, hidden_STH: torch.Tensor, t
     tuned = tuning.fit(stage.walker, block, packed, hidden_STH, wanted_STH, stage.tuning)
     record["tuning"] = {block.name: {"before": tuned.before, "after": tuned.after, "epochs": tuned.epochs}}
     return CompressedBlock(naming.plane_tensors(tuned.packed) | tuned.dense, record)
-
-
-def _configs(stage: LinearStage, block: Block, refs: list[LinearRef]) -> Iterator[tuple[LinearRef, Any]]:
-    """Yields linears that share an input, each with its Config; a method may decide an option for all of them at once.
-
-    Engines fuse such linears into one product, so what a method has to keep equal among them, it decides here.
-    """
-    configs = {ref.name: stage.config_of(ref.name) for ref in refs}
-    if hasattr(stage.method, "shared"):
-        for config in dict.fromkeys(configs.values()):
-            members = [ref for ref in refs if configs[ref.name] == config]
-            with _naming_the_layer(members[0].name):
-                decided = stage.method.shared([linears.weight(block, ref) for ref in members], config)
-            configs |= {ref.name: decided for ref in members}
-    for ref in refs:
-        yield ref, configs[ref.name]
-
-
-@contextmanager
-def _naming_the_layer(name: str) -> Iterator[None]:
-    """Adds the layer's path to an error that does not say where it arose."""
-    try:
-        yield
-    except CompressError as error:
-        error.layer = error.layer or name
-        raise
 
 
 def _statistics(
@@ -136,35 +107,3 @@ def _statistics(
                 refs,
                 collecting.collect(stage.walker, block, refs, hidden_STH, micro_batch=stage.memory_plan.micro_batch),
             )
-
-
-def describe(
-    method: ModuleType,
-    ref: LinearRef,
-    packed: PackedTensor,
-    w_NK: torch.Tensor,
-    restored_NK: torch.Tensor,
-    stats: LayerStats | None,
-) -> dict[str, Any]:
-    """Returns the manifest entry of a linear. The error is ‖(W−Ŵ)X‖²/‖WX‖² on the calibration inputs where there are
-    any, else ‖W−Ŵ‖²/‖W‖²."""
-    wrong_NK = w_NK - restored_NK
-    seen = stats is not None and stats.num_tokens > 0
-    if seen:
-        assert stats is not None
-        lost = float((wrong_NK @ stats.gram_KK).mul_(wrong_NK).sum(dtype=torch.float64))
-        whole = float((w_NK @ stats.gram_KK).mul_(w_NK).sum(dtype=torch.float64))
-    else:
-        lost, whole = (float(tensor.square().sum(dtype=torch.float64)) for tensor in (wrong_NK, w_NK))
-    return {
-        "scheme": packed.scheme.to_dict(),
-        "shape": list(packed.shape),
-        "bias": ref.bias,
-        "method": method.__name__.rpartition(".")[2],
-        "size_bytes": packed.size_bytes,
-        "bits_per_weight": round(packed.bits_per_weight, 6),
-        "outliers": packed.scheme.outliers,
-        "relative_error": lost / whole if whole else 0.0,
-        "error_of": "outputs" if seen else "weights",
-        "tokens": stats.num_tokens if stats is not None else None,
-    }

@@ -1,0 +1,101 @@
+"""Where the weight of one linear lies in the checkpoint, and how to read it alone, without its block or transformers.
+
+Shape letters: N out features, K in features, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from compress.models.linears import LinearRef
+from compress.models.source import ModelSource
+from compress.models.weights import Weights, check_finite
+
+if TYPE_CHECKING:
+    from compress.models.blocks import BlockWalker
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWeight:
+    """A linear and the checkpoint tensors that hold it; plain values, which another process can be sent."""
+
+    ref: LinearRef
+    origins: tuple[str, ...]
+    """Checkpoint tensors which, one below the other, are the weight; empty when only the model's loader can make it."""
+    row: int | None = None
+    """Which slice along the first dimension it is, for experts that the checkpoint keeps fused."""
+
+
+def find_stored(weights: Weights, ref: LinearRef) -> StoredWeight:
+    """Returns where the weight of `ref` lies."""
+    plain = weights.plain(ref.parameter)
+    number = ref.experts[2] if ref.kind == "expert" else None
+    if plain is not None:
+        return StoredWeight(ref, (plain,), number)
+    if number is not None:
+        return StoredWeight(ref, _of_expert(weights, ref.parameter, number))
+    return StoredWeight(ref, ())
+
+
+def _of_expert(weights: Weights, parameter: str, number: int) -> tuple[str, ...]:
+    """The tensors of one expert where the fused parameter is nothing but the experts stacked: gate above up, or down.
+
+    Any other conversion is left to the loader.
+    """
+    from transformers.core_model_loading import Concatenate, MergeModulelist, dot_natural_key
+
+    if (rule := weights.rules.get(parameter)) is None:
+        return ()
+    steps = [(type(step), getattr(step, "dim", None)) for step in rule.operations]
+    if steps not in ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)]):
+        return ()
+    origins = sorted(weights.origins[parameter], key=dot_natural_key)
+    return tuple(
+        [origin for origin in origins if weights.patterns[origin] == pattern][number]
+        for pattern in rule.source_patterns
+    )
+
+
+class WeightReader:
+    """Reads weights one by one. What only the model's loader can make is read through a walker, made at first need."""
+
+    def __init__(self, source: ModelSource, make_walker: Callable[[], BlockWalker]) -> None:
+        self._source, self._make_walker = source, make_walker
+        self._walker: BlockWalker | None = None
+        self._converted: tuple[str, torch.Tensor] | None = None  # the last one: it may hold many experts
+
+    def read(self, stored: StoredWeight) -> torch.Tensor:
+        """Returns the weight, float32 [N, K] in memory of its own.
+
+        Raises:
+            ModelError: it is NaN or infinite somewhere; the layer is named.
+        """
+        weight = self._stored(stored)
+        check_finite(weight, stored.ref.parameter)
+        if stored.ref.kind == "conv1d":
+            weight = weight.T
+        assert weight.shape == stored.ref.shape, f"{stored.ref.name}: {tuple(weight.shape)} is not {stored.ref.shape}"
+        return weight.to(torch.float32).contiguous()
+
+    def _stored(self, stored: StoredWeight) -> torch.Tensor:
+        if not stored.origins:
+            whole = self._through_loader(stored.ref.parameter)
+            return whole.clone() if stored.ref.kind != "expert" else whole[stored.ref.experts[2]].clone()
+        parts = [
+            self._source.read(origin)
+            if stored.row is None
+            else self._source.read_slice(origin, stored.row, stored.row + 1)[0]
+            for origin in stored.origins
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _through_loader(self, parameter: str) -> torch.Tensor:
+        if self._converted is None or self._converted[0] != parameter:
+            self._converted = None  # given back before the next one is read
+            self._walker = self._walker or self._make_walker()
+            self._converted = (parameter, self._walker.read_dense(parameter))
+        return self._converted[1]
