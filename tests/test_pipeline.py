@@ -20,7 +20,7 @@ from compress.format.reader import open_checkpoint
 from compress.models.blocks import BlockWalker
 from compress.models.linears import find_linears, set_weight
 from compress.runtime import proof
-from compress.stages import linear
+from compress.stages.workspace import Workspace
 from tests.tiny import TINY, save_tiny, tiny_model, tiny_tokens
 
 DATA = {"samples": 6, "seq_len": 24, "suite": "none"}
@@ -114,7 +114,7 @@ def test_goes_on_at_the_block_where_it_stopped(step, tmp_path, data, monkeypatch
     """Stopped right before the record of each step: shard and hidden states are there, the step is done again."""
     source = save_tiny(tmp_path / "model")
     whole = compress.run(source, "spqr", output=tmp_path / "whole", calibration=data, group_size=8, **DATA).checkpoint
-    finish_block = linear.Workspace.finish_block
+    finish_block = Workspace.finish_block
 
     def stop(self, block, record):
         if block == step:
@@ -122,7 +122,7 @@ def test_goes_on_at_the_block_where_it_stopped(step, tmp_path, data, monkeypatch
         finish_block(self, block, record)
 
     with monkeypatch.context() as patch:
-        patch.setattr(linear.Workspace, "finish_block", stop)
+        patch.setattr(Workspace, "finish_block", stop)
         with pytest.raises(StoppedError):
             compress.run(source, "spqr", output=tmp_path / "out", calibration=data, group_size=8, **DATA)
     solved = []

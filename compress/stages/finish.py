@@ -13,7 +13,7 @@ from compress.format.manifest import MANIFEST
 from compress.format.writer import CheckpointWriter
 from compress.methods import registry
 from compress.recipe import digest
-from compress.stages import linear
+from compress.stages import shards
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,7 @@ def write_manifest(
 
     `unused` are the tensors of the source that its architecture has no place for.
     """
-    entries = linear.entries(workspace)
+    entries = shards.entries(workspace)
     unseen = [name for name, entry in entries.items() if entry["tokens"] == 0]
     warnings = []
     if unseen:
@@ -67,7 +67,7 @@ def write_manifest(
     if unused:
         warnings.append(f"{len(unused)} tensors of the source have no place in its model, left out: {_few(unused)}")
     weights = sum(entry["shape"][0] * entry["shape"][1] for entry in entries.values())
-    records = linear.shard_records(workspace)
+    records = shards.records(workspace)
     CheckpointWriter(workspace.folder, shard_count=len(records)).finish(
         records=records,
         config=source.raw_config,

@@ -13,9 +13,8 @@ from safetensors.torch import load_file
 
 from compress.errors import ModelError, OutputError
 from compress.format import files
-from compress.format.writer import ShardRecord
+from compress.stages import shards
 from compress.stages.block import LinearStage, compress_block
-from compress.stages.workspace import Workspace
 
 if TYPE_CHECKING:
     from compress.progress import Progress
@@ -31,12 +30,7 @@ def run(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torc
     """
     walker, workspace = stage.walker, stage.workspace
     steps = len(walker.block_names) + 1
-    done = len(workspace.records())
-    for shard in shard_records(workspace):
-        if not shard.matches(workspace.folder):
-            raise OutputError(f"{shard.file} is not the shard that was written", do="Start over with --fresh")
-    if done:
-        progress.note(f"Going on at step {done + 1} of {steps}: {done} finished before")
+    done = shards.resume(workspace, steps, progress)
     # a step of the bar is a linear, or the forward pass that ends a block
     wanted = [[ref for ref in walker.linears(i) if ref.name not in stage.skipped] for i in range(steps - 1)]
     sizes = [1, *(len(refs) + 1 for refs in wanted)]
@@ -45,7 +39,7 @@ def run(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torc
             task.advance(sum(sizes[:done]), "finished before")
         if done == 0:
             hidden_STH = walker.embed(tokens_ST)
-            _finish_step(stage, 0, hidden_STH, dense_tensors(stage, None), {})
+            _finish_step(stage, 0, hidden_STH, shards.dense_tensors(stage, None), {})
             task.advance(1, "embeddings")
         else:
             hidden_STH = _load_hidden(workspace.hidden_path(done))
@@ -56,31 +50,10 @@ def run(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torc
             if not hidden_STH.isfinite().all():
                 raise ModelError("the outputs of the packed block are not finite", layer=walker.block_names[step - 1])
             walker.free_block(block)
-            tensors = dense_tensors(stage, step - 1) | packed_block.tensors
+            tensors = shards.dense_tensors(stage, step - 1) | packed_block.tensors
             _finish_step(stage, step, hidden_STH, tensors, packed_block.record)
             task.advance(1, walker.block_names[step - 1])
     return walker.logits(hidden_STH[:1, :PROOF_TOKENS])[0]
-
-
-def shard_records(workspace: Workspace) -> list[ShardRecord]:
-    """Returns the records of all shards that are written."""
-    return [ShardRecord.from_dict(record["shard"]) for record in workspace.records()]
-
-
-def entries(workspace: Workspace) -> dict[str, Any]:
-    """Returns the manifest entries of all linears that are packed, in the order of the blocks."""
-    return {name: entry for record in workspace.records() for name, entry in record["linears"].items()}
-
-
-def dense_tensors(stage: LinearStage, block: int | None) -> dict[str, torch.Tensor]:
-    """Returns what stays dense of a block (None: of everything outside the blocks), in the checkpoint's dtypes."""
-    walker = stage.walker
-    prefixes = tuple(f"{name}." for name in walker.block_names)
-    own = (lambda name: not name.startswith(prefixes)) if block is None else (lambda n: n.startswith(prefixes[block]))
-    tensors = {name: walker.read_dense(name) for name in walker.dense_tensors() if own(name)}
-    if block is not None:
-        tensors |= walker.read_skipped([ref for ref in walker.linears(block) if ref.name in stage.skipped])
-    return tensors
 
 
 def _finish_step(
