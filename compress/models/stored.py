@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from compress.models.linears import LinearRef
-from compress.models.source import ModelSource
+from compress.models.tensor_files import TensorFiles
 from compress.models.weights import Weights, check_finite
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _of_expert(weights: Weights, parameter: str, number: int) -> tuple[str, ...]
 class WeightReader:
     """Reads weights one by one. What only the model's loader can make is read through a walker, made at first need."""
 
-    def __init__(self, source: ModelSource, make_walker: Callable[[], BlockWalker]) -> None:
+    def __init__(self, source: TensorFiles, make_walker: Callable[[], BlockWalker]) -> None:
         self._source, self._make_walker = source, make_walker
         self._walker: BlockWalker | None = None
         self._converted: tuple[str, torch.Tensor] | None = None  # the last one: it may hold many experts

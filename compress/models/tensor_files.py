@@ -1,0 +1,77 @@
+"""TensorFiles: the tensors of safetensors files, read one by one with plain file reads. No transformers needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress.errors import ModelError
+from compress.models.safetensors_header import TensorEntry
+
+TORCH_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
+    "I16": torch.int16, "I8": torch.int8, "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16,
+    "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+class TensorFiles:
+    """Tensors by name, and where they lie in the files of one folder."""
+
+    def __init__(self, path: Path, name: str, tensors: Mapping[str, TensorEntry]):
+        self.path, self.name, self.tensors = path, name, tensors
+
+    def read(self, name: str) -> torch.Tensor:
+        """Returns one tensor in its stored dtype and shape, read with plain file reads (no mapping stays behind)."""
+        entry = self._entry(name)
+        return self.read_bytes(entry, entry.start, entry.end).view(TORCH_DTYPES[entry.dtype]).reshape(entry.shape)
+
+    def read_rows(self, name: str, rows: list[int]) -> torch.Tensor:
+        """Returns the named rows of a matrix, in the order given and in the stored dtype, without reading the rest."""
+        entry = self._entry(name)
+        width = (entry.end - entry.start) // entry.shape[0]
+        out = torch.empty(len(rows), width, dtype=torch.uint8)
+        for place, row in enumerate(rows):
+            start = entry.start + row * width
+            out[place] = self.read_bytes(entry, start, start + width)
+        return out.view(TORCH_DTYPES[entry.dtype]).reshape(len(rows), *entry.shape[1:])
+
+    def read_slice(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Returns rows `start` to `stop` of a tensor in its stored dtype, without reading the rest."""
+        entry = self._entry(name)
+        width = (entry.end - entry.start) // entry.shape[0]
+        data = self.read_bytes(entry, entry.start + start * width, entry.start + stop * width)
+        return data.view(TORCH_DTYPES[entry.dtype]).reshape(stop - start, *entry.shape[1:])
+
+    def _entry(self, name: str) -> TensorEntry:
+        if name not in self.tensors:
+            raise ModelError(f"{self.name} has no tensor {name}", do="Check that all shards are there")
+        return self.tensors[name]
+
+    def read_bytes(self, entry: TensorEntry, start: int, end: int) -> torch.Tensor:
+        """Bytes `start` to `end` of the entry's file, uint8."""
+        buffer = torch.empty(end - start, dtype=torch.uint8)
+        view = bytes_of(buffer)
+        # opened anew each time: the loader's threads share no position, and a vanished file is noticed
+        try:
+            with (self.path / entry.file).open("rb", buffering=0) as file:
+                file.seek(start)
+                done = 0
+                while done < len(view):
+                    got = file.readinto(view[done:])
+                    if not got:
+                        raise ModelError(f"shard {entry.file} ended early", do="Download it again")
+                    done += got
+        except OSError as error:
+            raise ModelError(f"shard {entry.file} cannot be read: {error.strerror or error}") from error
+        return buffer
+
+
+def bytes_of(buffer: torch.Tensor) -> memoryview:
+    """The bytes of a uint8 tensor, to be read or written in place."""
+    array: Any = buffer.numpy()
+    return memoryview(array)
