@@ -17,6 +17,8 @@ from compress.models.blocks import Block
 from compress.models.linears import LinearRef
 
 Heard = Callable[[LinearRef, torch.Tensor], None]
+Given = Callable[[str, int, torch.Tensor], None]
+"""Path of the experts, number of the expert, and what it adds to their sum [R, H], times its routing weight."""
 _NAME = "compress_capture"
 
 
@@ -25,11 +27,12 @@ class Enough(BaseException):
 
 
 @contextmanager
-def tapped(block: Block, refs: Iterable[LinearRef], heard: Heard) -> Iterator[None]:
+def tapped(block: Block, refs: Iterable[LinearRef], heard: Heard, given: Given | None = None) -> Iterator[None]:
     """While open, `heard(ref, x)` is called with every input x [..., K] of the linears `refs` of the block.
 
     For fused experts it is called once per expert and matrix with the rows routed to that expert (maybe none), first
-    for all gate_up matrices, then for all down matrices. What `heard` raises leaves the forward.
+    for all gate_up matrices, then for all down matrices; `given` is called with what each expert gives. What they
+    raise leaves the forward.
     """
     experts: dict[nn.Module, dict[tuple[str, int], LinearRef]] = {}
     with ExitStack() as stack:
@@ -41,7 +44,7 @@ def tapped(block: Block, refs: Iterable[LinearRef], heard: Heard) -> Iterator[No
             else:
                 stack.callback(module.register_forward_pre_hook(_hook(ref, heard), with_kwargs=True).remove)
         if experts:
-            stack.enter_context(_tapped_experts(experts, heard))
+            stack.enter_context(_tapped_experts(experts, heard, given))
         yield
 
 
@@ -53,15 +56,23 @@ def _hook(ref: LinearRef, heard: Heard) -> Callable[[nn.Module, tuple[Any, ...],
 
 
 @contextmanager
-def _tapped_experts(experts: dict[nn.Module, dict[tuple[str, int], LinearRef]], heard: Heard) -> Iterator[None]:
+def _tapped_experts(
+    experts: dict[nn.Module, dict[tuple[str, int], LinearRef]], heard: Heard, given: Given | None
+) -> Iterator[None]:
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    paths = {module: next(iter(refs.values())).experts[0] for module, refs in experts.items()}
 
     def forward(module: Any, x_TH: torch.Tensor, chosen_Tk: torch.Tensor, weights_Tk: torch.Tensor) -> torch.Tensor:
         def tap(projection: str, number: int, x_RK: torch.Tensor) -> None:
             if (ref := experts.get(module, {}).get((projection, number))) is not None:
                 heard(ref, x_RK)
 
-        return _by_expert(module, x_TH, chosen_Tk, weights_Tk, tap)
+        def gives(number: int, y_RH: torch.Tensor) -> None:
+            if given is not None and module in paths:
+                given(paths[module], number, y_RH)
+
+        return _by_expert(module, x_TH, chosen_Tk, weights_Tk, tap, gives)
 
     configs: list[Any] = [module.config for module in experts]
     usual = [config._experts_implementation for config in configs]
@@ -82,6 +93,7 @@ def _by_expert(
     chosen_Tk: torch.Tensor,
     weights_Tk: torch.Tensor,
     tap: Callable[[str, int, torch.Tensor], None],
+    gives: Callable[[int, torch.Tensor], None],
 ) -> torch.Tensor:
     """The experts' forward, one expert after the other. Slots with a number past the last expert are empty."""
     routed = [torch.where(chosen_Tk == number) for number in range(module.gate_up_proj.shape[0])]
@@ -91,6 +103,7 @@ def _by_expert(
     for number, (tokens_R, slots_R) in enumerate(routed):
         inner_RI = module._apply_gate(nn.functional.linear(x_TH[tokens_R], module.gate_up_proj[number]))
         tap("q_down_proj", number, inner_RI)
-        y_RH = nn.functional.linear(inner_RI, module.down_proj[number])
-        out_TH.index_add_(0, tokens_R, y_RH * weights_Tk[tokens_R, slots_R, None])
+        y_RH = nn.functional.linear(inner_RI, module.down_proj[number]) * weights_Tk[tokens_R, slots_R, None]
+        gives(number, y_RH)
+        out_TH.index_add_(0, tokens_R, y_RH)
     return out_TH

@@ -11,7 +11,7 @@ Differs from the paper in:
 - an outlier is stored as the difference to its dequantised code, and errors are compensated with the stored value,
   so that what is evaluated is what is shipped;
 - an input that was never active keeps its weights, rounded to nearest, where the published code sets them to zero;
-- `layer_bits` finds the threshold by bisection on the bits that are really stored.
+- `layer_bits` finds the threshold by a search on the bits that are really stored.
 
 Shape letters: N out features, K in features, G groups of g columns, R runs of rows, L levels of a statistic.
 """
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -31,6 +32,8 @@ from compress.methods import _grid, _sweep
 
 KIND = "linear"
 NEEDS: frozenset[str] = frozenset({"gram_KK"})
+_THRESHOLDS, _START = (1e-4, 64.0), 0.2
+"""Where a search for a threshold looks, and where it starts when it is given none in between."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +51,7 @@ class Config:
     threshold: float = 0.2
     """Outlier threshold τ relative to the layer's mean sensitivity; smaller keeps more outliers, inf none."""
     layer_bits: float | None = None
-    """Bits per weight to stay at or below; finds the threshold, which is then ignored."""
+    """Bits per weight to stay at or below; finds the threshold, starting from the one that is given."""
     damping: float = 0.01
     """Added to the diagonal of the Gram matrix, relative to its mean; 0 or more."""
     act_order: bool = True
@@ -73,6 +76,18 @@ def check(shape: tuple[int, int], config: Config) -> None:
     _grid.group_width(shape[1], config.group_size)
 
 
+def candidates(config: Config) -> list[dict[str, Any]]:
+    """Returns what mixed precision chooses among, coarse to fine: bits without outliers, and with some."""
+    some = config.threshold
+    pairs = ((2, math.inf), (2, 5 * some), (3, math.inf), (3, some), (4, math.inf), (4, some), (5, some), (6, some))
+    return [{"bits": bits, "threshold": threshold, "layer_bits": None} for bits, threshold in pairs]
+
+
+def pinned(config: Config, packed: PackedTensor) -> dict[str, Any]:
+    """Returns the options that hold a linear to the bits it took: on other inputs other weights are outliers."""
+    return {"layer_bits": packed.bits_per_weight} if packed.scheme.outliers else {}
+
+
 def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
     """Returns `w_NK` (float [N, K]) as an spqr.v1 tensor fitted to the inputs that `stats` describes."""
     assert stats is not None, "SpQR needs the Gram matrix of the inputs"
@@ -82,7 +97,7 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
     upper_KK = _sweep.inverse_factor(stats.gram_KK, order_K, config.damping)
     w_KN = (w_NK if order_K is None else w_NK[:, order_K]).float().T.contiguous()
     if config.layer_bits is not None:
-        config = _bisect_threshold(w_KN, upper_KK, config)
+        config = _search_threshold(w_KN, upper_KK, config)
     return _solve(w_KN, upper_KK, order_K, config)
 
 
@@ -221,29 +236,36 @@ class _Rounder:
         return level_LN.gather(0, code_N[None])[0]
 
 
-def _bisect_threshold(w_KN: torch.Tensor, upper_KK: torch.Tensor, config: Config) -> Config:
-    """Returns `config` with the least threshold whose packed size is at most `layer_bits` per weight."""
-    assert config.layer_bits is not None
+def _search_threshold(w_KN: torch.Tensor, upper_KK: torch.Tensor, config: Config) -> Config:
+    """Returns `config` with about the least threshold whose packed size is at most `layer_bits` per weight.
+
+    From the threshold that was given, steps that grow find a bracket, which is then halved: a threshold that is nearly
+    right already, as mixed precision gives it, costs a sweep or two.
+    """
+    limit = config.layer_bits
+    assert limit is not None
     width, rows = w_KN.shape
+    order_K = torch.arange(width) if config.act_order else None
 
     def bits_at(threshold: float) -> float:
-        order_K = torch.arange(width) if config.act_order else None
         return _solve(w_KN, upper_KK, order_K, replace(config, threshold=threshold)).bits_per_weight
 
-    floor = bits_at(math.inf)
-    if floor > config.layer_bits:
-        raise MethodError(
-            f"layer_bits={config.layer_bits} is below the {floor:.3f} bits that {rows}x{width} weights take at "
-            f"bits={config.bits}, group_size={config.group_size} without any outlier",
-            do="Lower --bits, widen --group-size, or raise --target-bits",
-        )
-    low, high = 1e-4, 64.0
-    if bits_at(low) <= config.layer_bits:
-        return replace(config, threshold=low)
-    for _ in range(16):
-        middle = math.sqrt(low * high)
-        bits = bits_at(middle)
-        low, high = (middle, high) if bits > config.layer_bits else (low, middle)
-        if config.layer_bits - 0.01 <= bits <= config.layer_bits or high / low < 1.001:
+    least, most = _THRESHOLDS
+    low, high = 0.0, math.inf  # too many bits at low, few enough at high
+    tried, step = config.threshold if least <= config.threshold <= most else _START, 1.1
+    while low < most and high > least and high > low * 1.001:
+        bits = bits_at(tried)
+        low, high = (tried, high) if bits > limit else (low, tried)
+        if limit - 0.01 <= bits <= limit:
             break
-    return replace(config, threshold=high if bits_at(high) <= config.layer_bits else math.inf)
+        if low > 0 and high < math.inf:
+            tried = math.sqrt(low * high)
+        else:
+            tried, step = (min(most, tried * step) if low > 0 else max(least, tried / step)), step * step
+    if high == math.inf and (floor := bits_at(math.inf)) > limit:
+        raise MethodError(
+            f"layer_bits={limit} is below the {floor:.3f} bits that {rows}x{width} weights take at "
+            f"bits={config.bits}, group_size={config.group_size} without any outlier",
+            do="Lower --bits, widen --group-size, or raise --layer-bits",
+        )
+    return replace(config, threshold=high)

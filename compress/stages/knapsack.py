@@ -1,0 +1,62 @@
+"""The exact choice of one candidate per set: the least sum of losses whose sizes stay within a budget.
+
+A multiple-choice knapsack, solved as an integer program (scipy's HiGHS). S sets, C candidates of one set.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_matrix
+
+_SPAN = 1e6
+"""Greatest loss in the program's own unit: its gaps and tolerances are absolute, about 1e-6."""
+
+
+def choose(sizes: list[list[int]], losses: list[list[float]], budget: int) -> list[int] | None:
+    """Returns for every set the place of its candidate, or None when even the smallest ones exceed the budget.
+
+    Args:
+        sizes: whole numbers, one per candidate of every set.
+        losses: what each candidate costs; 0 or more.
+        budget: what the sizes may add up to.
+
+    A candidate that another one of its set beats in size without a greater loss is never taken, so a set whose losses
+    are all equal gets its smallest.
+    """
+    places = [_worthwhile(*pair) for pair in zip(sizes, losses, strict=True)]
+    if sum(min(row) for row in sizes) > budget:
+        return None
+    owner = np.repeat(np.arange(len(places)), [len(row) for row in places])
+    size = np.array([sizes[s][c] for s, row in enumerate(places) for c in row], dtype=float)
+    loss = np.array([losses[s][c] for s, row in enumerate(places) for c in row], dtype=float)
+    one_of_each = csr_matrix((np.ones(len(owner)), (owner, np.arange(len(owner)))))
+    starts = np.searchsorted(owner, np.arange(len(places)))
+    limit = budget
+    while True:
+        found = milp(
+            loss * (_SPAN / (loss.max() or 1.0)),
+            integrality=np.ones(len(owner)),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(one_of_each, 1, 1),
+                LinearConstraint((size / size.mean())[None], -np.inf, limit / size.mean()),
+            ],
+            options={"mip_rel_gap": 0.0},
+        )
+        assert found.x is not None, found.message
+        chosen = [int(part.argmax()) for part in np.split(found.x, starts[1:])]
+        taken = [row[place] for row, place in zip(places, chosen, strict=True)]
+        excess = sum(row[c] for row, c in zip(sizes, taken, strict=True)) - budget
+        if excess <= 0:
+            return taken
+        limit -= excess  # the program counts in floating point, the bytes are whole
+
+
+def _worthwhile(sizes: list[int], losses: list[float]) -> list[int]:
+    """Returns the candidates that no smaller one beats or equals, by rising size."""
+    kept: list[int] = []
+    for place in sorted(range(len(sizes)), key=lambda c: (sizes[c], losses[c])):
+        if not kept or losses[place] < losses[kept[-1]]:
+            kept.append(place)
+    return kept
