@@ -16,9 +16,10 @@ from compress.evaluation import suites
 from compress.methods import registry
 from compress.progress import Progress
 from compress.recipe import CalibrationSpec, Recipe, StageSpec, parse_size
+from compress.report.allotted import render as allotted
 from compress.report.progress import watch
 from compress.result import Result
-from compress.stages import finish, linear, planning
+from compress.stages import allocation, finish, linear, planning, streaming
 from compress.stages.workspace import open_workspace
 
 if TYPE_CHECKING:
@@ -96,20 +97,23 @@ def compress_model(
     samples, seq_len = planning.calibration_shape(recipe, method)
     data = dataclasses.replace(recipe.calibration, samples=samples, seq_len=seq_len)
     tokens_ST = load_tokens(data, source.tokenizer(), max_seq_len=walker.max_seq_len)
-    logits_TV = linear.run(
-        LinearStage(
-            walker=walker,
-            writer=CheckpointWriter(workspace.folder, shard_count=len(walker.block_names) + 1),
-            workspace=workspace,
-            method=method,
-            config=config,
-            skipped=frozenset(coverage.skipped),
-            memory_plan=memory_plan,
-            memory_limit=recipe.max_memory,
-        ),
-        tokens_ST,
-        progress,
+    work = LinearStage(
+        walker=walker,
+        writer=CheckpointWriter(workspace.folder, shard_count=len(walker.block_names) + 1),
+        workspace=workspace,
+        method=method,
+        config=config,
+        skipped=frozenset(coverage.skipped),
+        memory_plan=memory_plan,
+        memory_limit=recipe.max_memory,
+        workers=recipe.workers,
     )
+    if stage.target_bits is not None:
+        made = allocation.allot(work, stage.target_bits, tokens_ST, progress)
+        work = dataclasses.replace(work, overrides=made.overrides)
+        progress.note(allotted(made.to_dict()))
+    run_stage = streaming.run if streaming.can_run(method, stage) else linear.run
+    logits_TV = run_stage(work, tokens_ST, progress)
     finish.write_reference(workspace, tokens_ST, logits_TV)
     for warning in finish.write_manifest(recipe, source, workspace, coverage, walker.unused_tensors):
         progress.note(f"Warning: {warning}")

@@ -48,6 +48,8 @@ class LinearStage:
     """Linear -> the options in which it differs from `config`: what mixed precision has allotted to it."""
     tuning: Settings | None = None
     """How each block is fitted after packing; None: not at all."""
+    workers: int = 1
+    """Processes that solve at the same time, this one among them."""
 
     def config_of(self, name: str) -> Any:
         """Returns the method's Config for one linear."""

@@ -15,12 +15,10 @@ from compress.errors import ModelError, OutputError
 from compress.format import files
 from compress.stages import shards
 from compress.stages.block import LinearStage, compress_block
+from compress.stages.reference import PROOF_TOKENS
 
 if TYPE_CHECKING:
     from compress.progress import Progress
-
-PROOF_TOKENS = 32
-"""Tokens of the first sample whose logits the fresh process has to reproduce."""
 
 
 def run(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torch.Tensor:

@@ -6,6 +6,8 @@ and come out of it, the Gram matrices of one input group, and the solver's own c
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
@@ -33,9 +35,16 @@ class MemoryPlan:
     """Linears whose Gram matrices are collected together; bounds the experts of a block."""
 
 
-def resident_bytes() -> int:
-    """Returns the resident memory of this process now."""
-    return int(psutil.Process().memory_info().rss)
+def resident_bytes(others: Iterable[int] = ()) -> int:
+    """Returns the resident memory now of this process and of the others given by their ids.
+
+    What processes share, such as the code of libraries, counts for each of them.
+    """
+    total = int(psutil.Process().memory_info().rss)
+    for process in others:
+        with suppress(psutil.NoSuchProcess):  # it has died: who waits for its answer will hear so
+            total += int(psutil.Process(process).memory_info().rss)
+    return total
 
 
 def solver_bytes(shape: tuple[int, int]) -> int:
@@ -87,9 +96,9 @@ def plan(
     return MemoryPlan(peak, base_bytes, block_bytes, min(micro_batch, samples), experts)
 
 
-def enforce(limit: int | None, where: str) -> None:
-    """Raises MemoryLimitError when the process is above the ceiling; what is finished is kept."""
-    if limit is not None and (now := resident_bytes()) > limit:
+def enforce(limit: int | None, where: str, others: Iterable[int] = ()) -> None:
+    """Raises MemoryLimitError when this process, with the others, is above the ceiling; what is finished is kept."""
+    if limit is not None and (now := resident_bytes(others)) > limit:
         raise MemoryLimitError(
             f"resident memory reached {format_bytes(now)}, above the ceiling of {format_bytes(limit)}",
             do="Raise --max-memory or lower --samples, and run again: finished blocks are kept",

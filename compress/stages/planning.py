@@ -12,7 +12,9 @@ import torch
 from compress.calibration.stats import LayerStats
 from compress.errors import CompressError, RecipeError
 from compress.stages import memory
+from compress.stages.candidates import least_bits, offered, too_little
 from compress.stages.coverage import Coverage, account, select
+from compress.stages.sensitivity import PROBE_BYTES
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from compress.models.blocks import BlockWalker
     from compress.models.linears import LinearRef
     from compress.models.source import ModelSource
-    from compress.recipe import Recipe
+    from compress.recipe import Recipe, StageSpec
 
 _SAMPLE_ROWS = 256
 _SWEEP_FLOPS = 600
@@ -40,6 +42,8 @@ class Plan:
     coverage: dict[str, Any]
     calibration: dict[str, Any] | None
     bits_per_weight: float
+    allotted: dict[str, Any] | None
+    """With a target: how many candidates there are, and the least bits per weight that they can make."""
     output_bytes: int
     source_bytes: int
     peak_memory_bytes: int
@@ -68,19 +72,23 @@ def make(
     samples, tokens = calibration_shape(recipe, method)
     with_data = needs_data(recipe, method)
     embedding_bytes = max((entry.end - entry.start for entry in source.tensors.values()), default=0)
+    stage = recipe.stages[-1]
+    allotted = _allotted(stage, method, config, list(wanted.values()))
     plan = memory.plan(
         limit=recipe.max_memory,
-        base_bytes=memory.resident_bytes(),
+        base_bytes=memory.resident_bytes() + (PROBE_BYTES if allotted else 0),
         linears=[ref.shape for ref in largest],
-        block_bytes=4 * sum(math.prod(ref.shape) for ref in largest),
+        # measuring holds all candidates of a set, and what they stand in for
+        block_bytes=4 * (3 if allotted else 1) * sum(math.prod(ref.shape) for ref in largest),
         embedding_bytes=3 * embedding_bytes,  # as read, and in float32 for the head
         hidden=(samples, tokens, walker.hidden_size),
         shared_inputs=not any(ref.kind == "expert" for ref in largest),
     )
     bits = _bits_of_a_sample(method, config, min(wanted.values(), key=lambda shape: shape[1])) if wanted else 0.0
+    if stage.target_bits is not None:
+        bits = stage.target_bits
     source_bytes = sum(entry.end - entry.start for entry in source.tensors.values())
     dense_bytes = source_bytes * (1 - coverage.compressed / coverage.total)
-    stage = recipe.stages[-1]
     return (
         Plan(
             model=recipe.model,
@@ -94,15 +102,30 @@ def make(
             if with_data
             else None,
             bits_per_weight=bits,
+            allotted=allotted,
             output_bytes=int(coverage.compressed * bits / 8 + dense_bytes),
             source_bytes=source_bytes,
             peak_memory_bytes=plan.peak_bytes,
             micro_batch=plan.micro_batch,
-            seconds=_seconds(list(wanted.values()), samples * tokens if with_data else 0),
+            seconds=_seconds(
+                list(wanted.values()), samples * tokens if with_data else 0, allotted["candidates"] if allotted else 0
+            ),
         ),
         coverage,
         plan,
     )
+
+
+def _allotted(
+    stage: StageSpec, method: ModuleType, config: Any, shapes: list[tuple[int, int]]
+) -> dict[str, Any] | None:
+    """Returns what is known of mixed precision before anything is measured; a target that is too low is an error."""
+    if stage.target_bits is None:
+        return None
+    least = least_bits(method, config, shapes)
+    if least > stage.target_bits:
+        raise too_little(stage.target_bits, least)
+    return {"candidates": len(offered(method, config)), "least_bits": round(least, 6)}
 
 
 def needs_data(recipe: Recipe, method: ModuleType) -> bool:
@@ -113,7 +136,7 @@ def needs_data(recipe: Recipe, method: ModuleType) -> bool:
 
 def calibration_shape(recipe: Recipe, method: ModuleType) -> tuple[int, int]:
     """Returns samples and tokens of the hidden states: without data only what the proof of load needs is carried."""
-    from compress.stages.linear import PROOF_TOKENS
+    from compress.stages.reference import PROOF_TOKENS
 
     data = recipe.calibration
     return (data.samples, data.seq_len) if needs_data(recipe, method) else (1, PROOF_TOKENS)
@@ -142,8 +165,11 @@ def _bits_of_a_sample(method: ModuleType, config: Any, shape: tuple[int, int]) -
     return float(method.solve(weight_NK, stats, config).bits_per_weight)
 
 
-def _seconds(shapes: list[tuple[int, int]], tokens: int) -> float:
-    """Returns a rough estimate from the speed of a matrix product on this machine."""
+def _seconds(shapes: list[tuple[int, int]], tokens: int, candidates: int = 0) -> float:
+    """Returns a rough estimate from the speed of a matrix product on this machine.
+
+    Measuring `candidates` costs a solve of each, the statistics once more, and about two runs' worth of forwards.
+    """
     size = 512
     left, right = torch.ones(size, size), torch.ones(size, size)
     left @ right
@@ -157,4 +183,5 @@ def _seconds(shapes: list[tuple[int, int]], tokens: int) -> float:
     forwards = 2 * 4 * weights * tokens  # one for each input group of a block, less what is stopped early
     grams = sum(2 * tokens * k * k for _, k in shapes) / 2
     solves = sum(k**3 + 2 * n * k * k + _SWEEP_FLOPS * n * k for n, k in shapes)
-    return (forwards + grams + solves) / rate
+    measured = 3 * forwards + grams + candidates * solves if candidates else 0
+    return (forwards + grams + solves + measured) / rate
