@@ -17,7 +17,7 @@ from compress.models.linears import LinearRef
 def contributions(
     walker: BlockWalker, block: Block, refs: Iterable[LinearRef], hidden_STH: torch.Tensor, *, micro_batch: int
 ) -> dict[tuple[str, int], float]:
-    """Returns Σ over its tokens of ‖r·y‖² for every expert among `refs`, r the routing weight and y the expert's output.
+    """Returns Σ ‖r·y‖² over its tokens for every expert among `refs`, r the routing weight and y its output.
 
     How often an expert is chosen, with which weight and how much it then says are all in the one figure. An expert
     that no token reaches counts as if it had been reached once, by a token of the mean over the others, so that it is

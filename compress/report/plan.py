@@ -19,9 +19,19 @@ def render(plan: Mapping[str, Any]) -> str:
         "linears": f"{plan['linears']}, {percent(coverage['share_of_linears'])} of the decoder's linear parameters, "
         f"{percent(coverage['share_of_model'])} of all",
         "calibration": f"{data['source']}, {data['samples']} × {data['seq_len']} tokens" if data else "none needed",
-        "bits/weight": f"about {plan['bits_per_weight']:.2f}",
+        "bits/weight": _bits(plan),
         "output": f"{plan['output']}, about {size(plan['output_bytes'])}{smaller}",
         "peak memory": f"about {size(plan['peak_memory_bytes'])} (micro-batches of {plan['micro_batch']})",
         "time": f"about {span(plan['seconds'])}, without the evaluation",
     }
     return "\n".join(f"{name:<13}{value}" for name, value in facts.items())
+
+
+def _bits(plan: Mapping[str, Any]) -> str:
+    allotted = plan["allotted"]
+    if allotted is None:
+        return f"about {plan['bits_per_weight']:.2f}"
+    return (
+        f"{plan['bits_per_weight']:g} on average or less: measured first, then one of {allotted['candidates']} "
+        f"candidates for each set of linears ({allotted['least_bits']:.2f} at the least)"
+    )

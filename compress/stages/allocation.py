@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compress.errors import RecipeError
 from compress.format import files
 from compress.format.manifest import read_json
 from compress.stages import choices, knapsack, sensitivity
+from compress.stages.candidates import too_little
 from compress.stages.choices import LinearSet
 
 if TYPE_CHECKING:
@@ -126,11 +126,3 @@ def solve(sets: list[LinearSet], target_bits: float) -> Allocation:
         raise too_little(target_bits, sum(min(row) for row in sizes) / weights)
     chosen = [LinearSet(one.linears, one.weights, [one.choices[c]]) for one, c in zip(sets, taken, strict=True)]
     return Allocation(target_bits, tuple(chosen), tuple((row[0], row[-1]) for row in losses))
-
-
-def too_little(target_bits: float, least: float) -> RecipeError:
-    """The error of a budget that nothing fits into."""
-    return RecipeError(
-        f"target_bits={target_bits} is below the {least:.3f} bits per weight that the coarsest candidates take",
-        do="Raise --target-bits, or choose options with less overhead, such as a wider --group-size",
-    )

@@ -80,3 +80,11 @@ def _structure(method: ModuleType, config: Any, shapes: list[tuple[int, int]]) -
         specs = layouts.plane_specs(scheme, (rows, width))
         by_shape[rows, width] = sum(8 * dtype.itemsize * math.prod(shape) for dtype, shape in specs.values())
     return [by_shape[shape] for shape in shapes]
+
+
+def too_little(target_bits: float, least: float) -> RecipeError:
+    """The error of a budget that nothing fits into."""
+    return RecipeError(
+        f"target_bits={target_bits} is below the {least:.3f} bits per weight that the coarsest candidates take",
+        do="Raise --target-bits, or choose options with less overhead, such as a wider --group-size",
+    )

@@ -13,7 +13,7 @@ from compress.format.manifest import MANIFEST
 from compress.format.writer import CheckpointWriter
 from compress.methods import registry
 from compress.recipe import digest
-from compress.stages import shards
+from compress.stages import allocation, shards
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +67,10 @@ def write_manifest(
     if unused:
         warnings.append(f"{len(unused)} tensors of the source have no place in its model, left out: {_few(unused)}")
     weights = sum(entry["shape"][0] * entry["shape"][1] for entry in entries.values())
+    bits = 8 * sum(entry["size_bytes"] for entry in entries.values()) / weights
+    allotted = allocation.stored(workspace)
+    if allotted and bits > allotted["target_bits"]:
+        warnings.append(f"{bits:.4f} bits per weight were stored, above the target of {allotted['target_bits']}")
     records = shards.records(workspace)
     CheckpointWriter(workspace.folder, shard_count=len(records)).finish(
         records=records,
@@ -82,8 +86,9 @@ def write_manifest(
             "recipe": with_defaults(recipe).identity(),
             "recipe_hash": recipe_hash(recipe),
             "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
-            "bits_per_weight": round(8 * sum(entry["size_bytes"] for entry in entries.values()) / weights, 6),
+            "bits_per_weight": round(bits, 6),
             "coverage": coverage.to_dict(),
+            **({"allocation": allotted} if allotted else {}),
             "warnings": warnings,
             "tensors": entries,
         },

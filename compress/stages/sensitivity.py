@@ -1,15 +1,15 @@
 """What each choice costs: the model's KL divergence when one set of linears is packed and all others stay dense.
 
-A set is what shares an input (q, k and v; gate and up), for an engine fuses it and it gets one choice; each matrix of an
-expert is a set of its own. Block by block, every candidate of every set is solved on the dense inputs of the block,
-put in its place, and the block run on a few probe sequences; what comes out is carried through the blocks behind it to
-the logits. In memory are one block, the inputs of the block at hand and the carried probes, whose number is bounded:
+A set is what shares an input (q, k and v; gate and up): an engine fuses it, so it gets one choice. Each matrix of an
+expert is a set of its own. Block by block, every candidate of every set is solved on the dense inputs of the block and
+put in its place, the block is run on a few probe sequences, and what comes out is carried through the blocks behind it
+to the logits. In memory are one block, the inputs of the block at hand and the carried probes, whose number is bounded:
 where not all of a model's fit, the blocks behind are walked once per part of the model.
 
-Why not something cheaper: see docs/LOG.md; the output error of a block and a second-order estimate from gradients were
-both tried and rank allocations worse. All experts of a projection are measured together, one by one they would cost
-as many forward passes as there are experts: the divergence is split among them by share ∝ error · contribution, the
-error relative to the expert's own output ‖(W−Ŵ)X‖²/‖WX‖², the contribution that of `calibration.routing`.
+All experts of a projection are measured together; one by one they would cost as many forward passes as there are
+experts. The divergence is split among them in proportion to error · contribution: the error is relative to the matrix's
+own output, ‖(W−Ŵ)X‖²/‖WX‖², the contribution is that of `calibration.routing`, in which the frequency and the weight
+of the routing are.
 
 Shape letters: S samples, T tokens, H hidden, V vocabulary, N out, K in features.
 """
@@ -53,7 +53,7 @@ _LOGIT_ELEMENTS = 1 << 24
 class _Trial:
     """A candidate of a group of linears under way to the logits."""
 
-    hidden_STH: torch.Tensor
+    hidden_STH: torch.Tensor  # noqa: N815
     members: list[tuple[Choice, float]]
     """The choices that its divergence belongs to, and which share each of them has in it."""
 
