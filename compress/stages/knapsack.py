@@ -5,6 +5,8 @@ A multiple-choice knapsack, solved as an integer program (scipy's HiGHS). S sets
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_matrix
@@ -25,14 +27,18 @@ def choose(sizes: list[list[int]], losses: list[list[float]], budget: int) -> li
     are all equal gets its smallest.
     """
     places = [_worthwhile(*pair) for pair in zip(sizes, losses, strict=True)]
-    if sum(min(row) for row in sizes) > budget:
+    room = budget - sum(min(row) for row in sizes)
+    if room < 0:
         return None
     owner = np.repeat(np.arange(len(places)), [len(row) for row in places])
-    size = np.array([sizes[s][c] for s, row in enumerate(places) for c in row], dtype=float)
+    # what a candidate takes beyond the smallest of its set, in the greatest common unit: whole numbers that stay small
+    more = [sizes[s][c] - min(sizes[s]) for s, row in enumerate(places) for c in row]
+    unit = math.gcd(*more) or 1
+    size = np.array([extra // unit for extra in more], dtype=float)
     loss = np.array([losses[s][c] for s, row in enumerate(places) for c in row], dtype=float)
     one_of_each = csr_matrix((np.ones(len(owner)), (owner, np.arange(len(owner)))))
     starts = np.searchsorted(owner, np.arange(len(places)))
-    limit = budget
+    limit = room // unit
     while True:
         found = milp(
             loss * (_SPAN / (loss.max() or 1.0)),
@@ -40,7 +46,7 @@ def choose(sizes: list[list[int]], losses: list[list[float]], budget: int) -> li
             bounds=Bounds(0, 1),
             constraints=[
                 LinearConstraint(one_of_each, 1, 1),
-                LinearConstraint((size / size.mean())[None], -np.inf, limit / size.mean()),
+                LinearConstraint(size[None], -np.inf, limit),
             ],
             options={"mip_rel_gap": 0.0},
         )
@@ -50,7 +56,7 @@ def choose(sizes: list[list[int]], losses: list[list[float]], budget: int) -> li
         excess = sum(row[c] for row, c in zip(sizes, taken, strict=True)) - budget
         if excess <= 0:
             return taken
-        limit -= excess  # the program counts in floating point, the bytes are whole
+        limit -= -(-excess // unit)  # the program keeps its rows within a tolerance, a budget has none
 
 
 def _worthwhile(sizes: list[int], losses: list[float]) -> list[int]:
