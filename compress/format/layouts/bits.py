@@ -14,11 +14,18 @@ import torch
 
 _WORD = 32
 _MASK = 0xFFFFFFFF
+_CHUNK = 1 << 18
+"""Codes that are packed or unpacked at once."""
 
 
 def words_for(elements: int, bits: int) -> int:
     """Returns how many 32-bit words hold `elements` codes of `bits` bits."""
     return -(-elements * bits // _WORD)
+
+
+def _parts(rows: torch.Tensor, width: int) -> tuple[torch.Tensor, ...]:
+    parts: tuple[torch.Tensor, ...] = torch.split(rows, max(1, _CHUNK // max(1, width)))  # type: ignore[no-untyped-call]
+    return parts
 
 
 def _places(bits: int) -> tuple[int, int, Iterator[tuple[int, int, int]]]:
@@ -29,6 +36,12 @@ def _places(bits: int) -> tuple[int, int, Iterator[tuple[int, int, int]]]:
 
 def pack_rows(codes_RK: torch.Tensor, bits: int) -> torch.Tensor:
     """Returns int32 [R, ceil(K·b/32)] for integer codes 0 ≤ code < 2^b; the tail is padded with zero bits."""
+    # the stream is made in int64, eight times the codes: a few rows at a time
+    parts = [_pack(part_RK, bits) for part_RK in _parts(codes_RK, codes_RK.shape[1])]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _pack(codes_RK: torch.Tensor, bits: int) -> torch.Tensor:
     rows, width = codes_RK.shape
     period, words, places = _places(bits)
     periods = -(-width // period)
@@ -45,6 +58,11 @@ def pack_rows(codes_RK: torch.Tensor, bits: int) -> torch.Tensor:
 
 def unpack_rows(words_RW: torch.Tensor, bits: int, width: int) -> torch.Tensor:
     """Returns uint8 [R, `width`], the inverse of `pack_rows`."""
+    parts = [_unpack(part_RW, bits, width) for part_RW in _parts(words_RW, width)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _unpack(words_RW: torch.Tensor, bits: int, width: int) -> torch.Tensor:
     rows = words_RW.shape[0]
     period, words, places = _places(bits)
     periods = -(-width // period)
