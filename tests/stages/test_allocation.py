@@ -28,6 +28,10 @@ from tests.tiny import save_tiny, tiny_model, tiny_tokenizer, tiny_tokens
 DATA = {"samples": 12, "seq_len": 24, "suite": "none"}
 OPTIONS = {"rtn": {"group_size": 16}, "spqr": {"group_size": 8, "stats_group": 8, "act_order": False}}
 
+BUDGETS = [
+    ("rtn", 5.5), ("rtn", 4.3), ("gptq", 3.6), ("easyquant", 5.0), ("finequant", 4.5), ("spqr", 6.5), ("spqr", 8.0),
+]  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -146,7 +150,7 @@ def test_measuring_leaves_the_model_as_it_was_and_goes_on(tmp_path, monkeypatch)
     assert len(solved) == 7 * len(offered(rtn, stage.config)), "one block alone is measured again"
 
 
-@pytest.mark.parametrize(("method", "target"), [("rtn", 5.5), ("rtn", 4.3), ("spqr", 6.5), ("spqr", 8.0)])
+@pytest.mark.parametrize(("method", "target"), BUDGETS)
 def test_the_budget_is_kept_and_used_on_stored_bytes(method, target, tmp_path, data, one_loud_linear):
     result = run(one_loud_linear, tmp_path / "out", data, method, target_bits=target)
     stored = bits_of(result.checkpoint, result.manifest)
