@@ -13,7 +13,7 @@ from compress.calibration.stats import LayerStats
 from compress.errors import MethodError
 from compress.format.layouts import int_group
 from compress.format.packed import PackedTensor
-from compress.methods import _grid
+from compress.methods import _grid, _range
 
 KIND = "linear"
 NEEDS: frozenset[str] = frozenset()
@@ -46,16 +46,6 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
     out_features, in_features = w_NK.shape
     width = _grid.group_width(in_features, config.group_size)
     w_NGg = w_NK.float().reshape(out_features, in_features // width, width)
-    top, middle = 2**config.bits - 1, 2 ** (config.bits - 1)
-    if config.symmetric:
-        scale_NG = _grid.storable(w_NGg.abs().amax(-1) / (middle - 1))
-        zero_NG = None
-        offset_NG1 = torch.tensor(float(middle))
-    else:
-        # zero is always inside the range, so a pruned weight stays exactly zero
-        low_NG, high_NG = w_NGg.amin(-1).clamp_max(0), w_NGg.amax(-1).clamp_min(0)
-        scale_NG = _grid.storable((high_NG - low_NG) / top)
-        zero_NG = (-low_NG / scale_NG.float()).round().clamp(0, top)
-        offset_NG1 = zero_NG[..., None]
-    codes_NGg = (w_NGg / scale_NG.float()[..., None] + offset_NG1).round().clamp(0, top)
-    return int_group.pack(codes_NGg.reshape(out_features, in_features), scale_NG, zero_NG, bits=config.bits)
+    found = _range.extremes(w_NGg, config.bits, config.symmetric)
+    codes_NK = _range.codes(w_NGg, found, config.bits)
+    return int_group.pack(codes_NK, found.scale_NG, found.zero_NG, bits=config.bits)

@@ -1,0 +1,143 @@
+"""EasyQuant: no data; the few weights far from the mean are kept exactly, and ranges are fitted to the rest.
+
+Source: Tang et al., "EasyQuant: An Efficient Data-free Quantization Algorithm for LLMs", arXiv 2403.02775, Alg. 1.
+
+Differs from the paper in:
+- a scale is found by a log-spaced scan with least-squares refreshes, which needs no learning rate; `fit="gradient"` is
+  the paper's descent, on the logarithm of the scale;
+- a range may be per group, or have a zero point, not per channel and symmetric only; the codes reach from −2^(b−1) to
+  2^(b−1) − 1 (the paper's printed bounds do not fit in b bits);
+- an outlier is stored as what it differs by from its dequantised code, so that the dense part stands alone; where
+  float16 cannot hold that difference exactly the code is zero's and the weight itself is stored;
+- the share of outliers may be given, as such or as the bits they may take, instead of the number of sigmas.
+
+Shape letters: N out features, K in features, G groups of g columns.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from compress.calibration.stats import LayerStats
+from compress.errors import MethodError
+from compress.format.layouts import delta, int_group
+from compress.format.packed import PackedTensor
+from compress.methods import _grid, _range
+
+KIND = "linear"
+NEEDS: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Options of EasyQuant."""
+
+    bits: int = 4
+    """Bits of one code, 2 to 8."""
+    group_size: int | None = None
+    """Input features that share one scale; must divide the layer's input width. Not given: the whole row."""
+    symmetric: bool = True
+    """True: zero is the middle code and only scales are stored. False: with a zero point."""
+    sigma: float = 3.0
+    """Weights at least this many standard deviations from the matrix's mean are outliers; more than 0, inf for none."""
+    outlier_share: float | None = None
+    """Share of the weights, 0 to 0.5, that are outliers, the farthest from the mean first; overrides sigma."""
+    outlier_bits: float | None = None
+    """Bits per weight that outliers may take beside the codes, 0 to 16; overrides sigma."""
+    fit: str = "scan"
+    """How ranges are fitted: `scan` (log-spaced scales, least squares), `gradient` (Adam), `extremes` (not at all)."""
+    steps: int = 100
+    """Steps of the gradient fit, 1 or more."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise MethodError(f"bits={self.bits}", allowed="2 to 8")
+        if not self.sigma > 0:
+            raise MethodError(f"sigma={self.sigma}", allowed="more than 0, or inf for no outliers")
+        if self.outlier_share is not None and self.outlier_bits is not None:
+            raise MethodError("outlier_share and outlier_bits are both given", do="Give one of them")
+        if self.outlier_share is not None and not 0 <= self.outlier_share <= 0.5:
+            raise MethodError(f"outlier_share={self.outlier_share}", allowed="0 to 0.5")
+        if self.outlier_bits is not None and not 0 <= self.outlier_bits <= 16:
+            raise MethodError(f"outlier_bits={self.outlier_bits}", allowed="0 to 16 bits per weight")
+        if self.fit not in ("scan", "gradient", "extremes"):
+            raise MethodError(f"fit={self.fit!r}", allowed="scan, gradient, extremes")
+        if self.steps < 1:
+            raise MethodError(f"steps={self.steps}", allowed="1 or more")
+
+
+def check(shape: tuple[int, int], config: Config) -> None:
+    """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
+    _grid.group_width(shape[1], config.group_size)
+
+
+def candidates(config: Config) -> list[dict[str, Any]]:
+    """Returns what mixed precision chooses among, coarse to fine."""
+    return [{"bits": bits} for bits in (2, 3, 4, 5, 6, 8)]
+
+
+def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
+    """Returns `w_NK` (float [N, K]) as an int_group.v1 tensor with its outliers as a delta part."""
+    _grid.check_finite(w_NK)
+    out_features, in_features = w_NK.shape
+    width = _grid.group_width(in_features, config.group_size)
+    w_NK = w_NK.float()
+    outlier_NK = _outliers(w_NK, config)
+    # an outlier becomes a zero for the fit: it takes the code of zero and adds nothing to either sum
+    inner_NGg = w_NK.masked_fill(outlier_NK, 0).view(out_features, in_features // width, width)
+    if config.fit == "scan":
+        found = _range.searched(inner_NGg, config.bits, config.symmetric)
+    elif config.fit == "gradient":
+        found = _range.descended(inner_NGg, config.bits, config.symmetric, config.steps)
+    else:
+        found = _range.extremes(inner_NGg, config.bits, config.symmetric)
+    del inner_NGg
+    codes_NK = _range.codes(w_NK.view(out_features, -1, width), found, config.bits)
+    delta_NK = _exact_deltas(w_NK, codes_NK, outlier_NK, found, config.bits)
+    return int_group.pack(
+        codes_NK,
+        found.scale_NG,
+        found.zero_NG,
+        bits=config.bits,
+        outlier_NK=outlier_NK,
+        delta_NK=delta_NK,
+    )
+
+
+def _outliers(w_NK: torch.Tensor, config: Config) -> torch.Tensor:
+    """Returns where the outliers are: bool [N, K]."""
+    far_NK = (w_NK - w_NK.mean(dtype=torch.float64).float()).abs_()
+    share = config.outlier_share
+    if config.outlier_bits is not None:
+        rowptr_bits = 32 * (w_NK.shape[0] + 1) / w_NK.numel()
+        share = max(0.0, config.outlier_bits - rowptr_bits) / delta.entry_bits(w_NK.shape[1])
+    if share is None:
+        # the mean square in float64: a sum of many float32 squares would depend on how many threads add it up
+        sigma = math.sqrt(float(far_NK.square().sum(dtype=torch.float64)) / w_NK.numel())
+        return far_NK >= config.sigma * sigma if sigma > 0 else torch.zeros_like(far_NK, dtype=torch.bool)
+    count = int(share * w_NK.numel())
+    outlier_NK = torch.zeros(w_NK.numel(), dtype=torch.bool, device=w_NK.device)
+    outlier_NK[far_NK.view(-1).topk(count).indices] = True
+    return outlier_NK.view_as(w_NK)
+
+
+def _exact_deltas(
+    w_NK: torch.Tensor, codes_NK: torch.Tensor, outlier_NK: torch.Tensor, found: _range.Range, bits: int
+) -> torch.Tensor:
+    """Returns the deltas float16 [N, K]; codes of outliers that would not come back exactly become the code of zero."""
+    row_Z, col_Z = outlier_NK.nonzero(as_tuple=True)
+    group_Z = col_Z // (w_NK.shape[1] // found.scale_NG.shape[1])
+    middle_Z = torch.full_like(row_Z, 2 ** (bits - 1)).float()
+    zero_Z = middle_Z if found.zero_NG is None else found.zero_NG[row_Z, group_Z]
+    dense_Z = (codes_NK[row_Z, col_Z].float() - zero_Z) * found.scale_NG[row_Z, group_Z].float()
+    w_Z = w_NK[row_Z, col_Z]
+    delta_Z = (w_Z - dense_Z).to(torch.float16)
+    inexact_Z = dense_Z + delta_Z.float() != w_Z
+    codes_NK[row_Z, col_Z] = torch.where(inexact_Z, zero_Z, codes_NK[row_Z, col_Z].float()).to(torch.uint8)
+    delta_NK = torch.zeros(w_NK.shape, dtype=torch.float16, device=w_NK.device)
+    delta_NK[row_Z, col_Z] = torch.where(inexact_Z, w_Z.to(torch.float16), delta_Z)
+    return delta_NK

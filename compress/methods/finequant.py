@@ -1,0 +1,122 @@
+"""FineQuant: no data; each set of fused matrices gets the coarsest groups that its outliers allow.
+
+Source: Kim et al., "FineQuant: Unlocking Efficiency with Fine-Grained Weight-Only Quantization for LLMs",
+arXiv 2308.09723 §3. The group is halved as long as that narrows the mean range of the groups by enough.
+
+Differs from the paper in:
+- the paper gives no threshold for "enough": α = 0.88 tells Gaussian rows (whose range falls by 4 to 10 % per halving)
+  from rows with outliers (15 to 40 %);
+- the halving looks ahead over the whole ladder of sizes: one step that gains little does not hide a gain below it;
+- a matrix with single rows of an outlying range goes straight to the finest size (`outlier_guard`);
+- one size is decided for all matrices that share an input, since engines fuse them, and by default only sizes that
+  engines serve are used: the whole row, 128, 64, 32.
+
+Shape letters: N out features, K in features, G groups of g columns.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from compress.calibration.stats import LayerStats
+from compress.errors import MethodError
+from compress.format.layouts import int_group
+from compress.format.packed import PackedTensor
+from compress.methods import _grid, _range
+
+KIND = "linear"
+NEEDS: frozenset[str] = frozenset()
+_SERVED = (128, 64, 32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Options of FineQuant."""
+
+    bits: int = 4
+    """Bits of one code, 2 to 8; the paper has 3, 4 and 8."""
+    group_size: int | None = None
+    """Input features that share one scale, for all matrices. Not given: chosen for each set of fused matrices."""
+    smallest_group: int = 32
+    """Finest size that is chosen, 8 or more."""
+    alpha: float = 0.88
+    """A halving pays when the mean range falls to this share of what it was, 0 to 1; smaller is coarser."""
+    outlier_guard: float = 8.0
+    """Greatest row range over the median row range from which the finest size is taken; inf for never."""
+    served_sizes: bool = True
+    """Chooses among the whole row, 128, 64 and 32 only; off: any halving of the width that stays whole."""
+    symmetric: bool = True
+    """True: zero is the middle code and only scales are stored. False: with a zero point."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise MethodError(f"bits={self.bits}", allowed="2 to 8")
+        if self.smallest_group < 8:
+            raise MethodError(f"smallest_group={self.smallest_group}", allowed="8 or more")
+        if not 0 < self.alpha < 1:
+            raise MethodError(f"alpha={self.alpha}", allowed="between 0 and 1")
+        if not self.outlier_guard > 1:
+            raise MethodError(f"outlier_guard={self.outlier_guard}", allowed="more than 1, or inf")
+
+
+def check(shape: tuple[int, int], config: Config) -> None:
+    """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
+    _grid.group_width(shape[1], config.group_size)
+
+
+def candidates(config: Config) -> list[dict[str, Any]]:
+    """Returns what mixed precision chooses among, coarse to fine."""
+    return [{"bits": bits} for bits in (2, 3, 4, 5, 6, 8)]
+
+
+def shared(weights: list[torch.Tensor], config: Config) -> Config:
+    """Returns the config with the one size for matrices [N, K] of one input width: the finest that any of them asks."""
+    if config.group_size is not None:
+        return config
+    return replace(config, group_size=min(_size(w_NK.float(), config) for w_NK in weights))
+
+
+def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
+    """Returns `w_NK` (float [N, K]) as an int_group.v1 tensor, rounded to nearest in groups of the chosen size."""
+    _grid.check_finite(w_NK)
+    out_features, in_features = w_NK.shape
+    width = _grid.group_width(in_features, shared([w_NK], config).group_size)
+    w_NGg = w_NK.float().reshape(out_features, in_features // width, width)
+    found = _range.extremes(w_NGg, config.bits, config.symmetric)
+    codes_NK = _range.codes(w_NGg, found, config.bits)
+    return int_group.pack(codes_NK, found.scale_NG, found.zero_NG, bits=config.bits)
+
+
+def _size(w_NK: torch.Tensor, config: Config) -> int:
+    """Returns the group size for one matrix; the width itself is the whole row."""
+    sizes = _ladder(w_NK.shape[1], config)
+    range_N = _ranges(w_NK, w_NK.shape[1], config.symmetric)[:, 0]
+    if float(range_N.max()) > config.outlier_guard * float(range_N.median()):
+        return sizes[-1]
+    chosen, range_of_chosen = sizes[0], float(range_N.mean())
+    for size in sizes[1:]:
+        mean_range = float(_ranges(w_NK, size, config.symmetric).mean())
+        halvings = math.log2(chosen / size)
+        if mean_range <= config.alpha**halvings * range_of_chosen:
+            chosen, range_of_chosen = size, mean_range
+    return chosen
+
+
+def _ladder(width: int, config: Config) -> list[int]:
+    """Returns the sizes to choose among, coarse to fine, the whole row first; a size must divide the width."""
+    if config.served_sizes:
+        finer = [size for size in _SERVED if size < width and width % size == 0]
+    else:
+        finer = [width >> n for n in range(1, width.bit_length()) if width % (1 << n) == 0]
+    return [width, *(size for size in finer if size >= config.smallest_group)]
+
+
+def _ranges(w_NK: torch.Tensor, size: int, symmetric: bool) -> torch.Tensor:
+    """Returns the range of every group [N, G]."""
+    w_NGg = w_NK.reshape(w_NK.shape[0], -1, size)
+    range_NG: torch.Tensor = 2 * w_NGg.abs().amax(-1) if symmetric else w_NGg.amax(-1) - w_NGg.amin(-1)
+    return range_NG

@@ -1,0 +1,133 @@
+"""GPTQ: rounds input features one after the other and spreads each one's error over those still to come.
+
+Source: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
+arXiv 2210.17323, Alg. 1; the order by activity is that of the published code.
+
+Differs from the paper in:
+- with `act_order` the groups stay those of the natural order and get their ranges from the weights as they are before
+  the sweep, so that no order is stored and any engine reads the result;
+- `search` fits a range to the least squared error, weighted by how much an input matters, instead of to the extremes;
+- an input that was never active keeps its weights, rounded to nearest, where the published code sets them to zero.
+
+Shape letters: N out features, K in features, G groups of g columns.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from compress.calibration.stats import LayerStats
+from compress.errors import MethodError
+from compress.format.layouts import int_group
+from compress.format.packed import PackedTensor
+from compress.methods import _grid, _range, _sweep
+
+KIND = "linear"
+NEEDS: frozenset[str] = frozenset({"gram_KK"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Options of GPTQ."""
+
+    bits: int = 4
+    """Bits of one code, 2 to 8."""
+    group_size: int | None = None
+    """Input features that share one scale; must divide the layer's input width. Not given: the whole row."""
+    symmetric: bool = True
+    """True: zero is the middle code and only scales are stored. False: with a zero point."""
+    act_order: bool = True
+    """Rounds the most active input features first; the groups stay in the natural order."""
+    search: bool = True
+    """Fits the ranges to the weighted squared error; off: from the extremes of each group."""
+    damping: float = 0.01
+    """Added to the diagonal of the Gram matrix, relative to its mean; 0 or more."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise MethodError(f"bits={self.bits}", allowed="2 to 8")
+        if not 0 <= self.damping < math.inf:
+            raise MethodError(f"damping={self.damping}", allowed="0 or more")
+
+
+def check(shape: tuple[int, int], config: Config) -> None:
+    """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
+    _grid.group_width(shape[1], config.group_size)
+
+
+def candidates(config: Config) -> list[dict[str, Any]]:
+    """Returns what mixed precision chooses among, coarse to fine."""
+    return [{"bits": bits} for bits in (2, 3, 4, 5, 6, 8)]
+
+
+def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
+    """Returns `w_NK` (float [N, K]) as an int_group.v1 tensor fitted to the inputs that `stats` describes."""
+    assert stats is not None, "GPTQ needs the Gram matrix of the inputs"
+    _grid.check_finite(w_NK)
+    in_features = w_NK.shape[1]
+    width = _grid.group_width(in_features, config.group_size)
+    order_K = _sweep.column_order(stats.gram_KK, config.act_order)
+    upper_KK = _sweep.inverse_factor(stats.gram_KK, order_K, config.damping)
+    rounder = _Rounder(w_NK.float(), order_K, width, config)
+    if order_K is None:
+        _sweep.sweep(w_NK.float().T.contiguous(), upper_KK, width, rounder)
+    else:
+        rounder.fit_all(w_NK.float(), upper_KK)
+        _sweep.sweep(w_NK[:, order_K].float().T.contiguous(), upper_KK, in_features, rounder)
+    return int_group.pack(rounder.codes_KN.T, *rounder.stored(), bits=config.bits)
+
+
+class _Rounder:
+    """Codes [K, N] and ranges of the groups, both in the natural order of the input features."""
+
+    def __init__(self, w_NK: torch.Tensor, order_K: torch.Tensor | None, width: int, config: Config) -> None:
+        rows, in_features = w_NK.shape
+        self.config, self.width, self.top = config, width, 2**config.bits - 1
+        self.column_at = range(in_features) if order_K is None else order_K.tolist()
+        self.fixed = order_K is not None
+        self.codes_KN = torch.empty(in_features, rows, dtype=torch.uint8, device=w_NK.device)
+        self.scale_GN = torch.empty(in_features // width, rows, device=w_NK.device)
+        middle = 2.0 ** (config.bits - 1)
+        self.zero_GN = torch.full_like(self.scale_GN, middle)
+
+    def fit_all(self, w_NK: torch.Tensor, upper_KK: torch.Tensor) -> None:
+        """Fits the ranges of all groups to the weights before the sweep."""
+        back_K = torch.tensor(self.column_at, device=w_NK.device).argsort()
+        weight_Gg = upper_KK.diagonal()[back_K].square().reciprocal().view(-1, self.width)
+        self._keep(slice(None), self._fit(w_NK.reshape(w_NK.shape[0], -1, self.width), weight_Gg))
+
+    def start_group(self, group: int, w_gN: torch.Tensor, d_g: torch.Tensor) -> None:
+        """Fits a group's range to its current weights, unless all were fitted before."""
+        if not self.fixed:
+            found = self._fit(w_gN.T.contiguous()[:, None], d_g.square().reciprocal()[None])
+            self._keep(slice(group, group + 1), found)
+
+    def round(self, column: int, w_N: torch.Tensor, d: float) -> torch.Tensor:
+        """Returns the stored value of a column."""
+        place = self.column_at[column]
+        scale_N, zero_N = self.scale_GN[place // self.width], self.zero_GN[place // self.width]
+        code_N = (w_N / scale_N).add_(zero_N).round_().clamp_(0, self.top)
+        self.codes_KN[place] = code_N
+        return code_N.sub_(zero_N).mul_(scale_N)
+
+    def stored(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns scales and zero points [N, G] as they are stored."""
+        scale_NG = self.scale_GN.T
+        half_NG = scale_NG.to(torch.float16)
+        # groups were fitted one by one; float16 serves when it holds every one of them
+        exact_NG = half_NG if torch.equal(half_NG.float(), scale_NG) else scale_NG
+        return exact_NG, None if self.config.symmetric else self.zero_GN.T
+
+    def _fit(self, w_NGg: torch.Tensor, weight_Gg: torch.Tensor) -> _range.Range:
+        if self.config.search:
+            return _range.searched(w_NGg, self.config.bits, self.config.symmetric, weight_Gg)
+        return _range.extremes(w_NGg, self.config.bits, self.config.symmetric)
+
+    def _keep(self, groups: slice, found: _range.Range) -> None:
+        self.scale_GN[groups] = found.scale_NG.T.float()
+        if found.zero_NG is not None:
+            self.zero_GN[groups] = found.zero_NG.T
