@@ -58,7 +58,7 @@ def searched(w_NGg: torch.Tensor, bits: int, symmetric: bool, weight_Gg: torch.T
     """Returns the range with the least squared error, weighted by `weight_Gg` [G, g] where it is given.
 
     Scales from 1.06 to 0.12 times that of the extremes are tried. For the codes that a scale gives, the best scale is
-    s = ⟨q, w⟩ / ⟨q, q⟩ and lowers the error by ⟨q, w⟩² / ⟨q, q⟩: the one with the greatest gain is refreshed three times.
+    s = ⟨q, w⟩ / ⟨q, q⟩ and lowers the error by ⟨q, w⟩² / ⟨q, q⟩: the one that gains most is refreshed three times.
     """
 
     def search(w_RGg: torch.Tensor, start: Range) -> torch.Tensor:
