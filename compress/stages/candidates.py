@@ -52,34 +52,44 @@ def _accepted(config: Any, override: dict[str, Any]) -> bool:
 def least_bits(method: ModuleType, config: Any, shapes: Iterable[tuple[int, int]]) -> float:
     """Returns bits per weight below which no choice of candidates can come, outliers not counted.
 
-    Known without the model: some rows of noise tell the scheme, and the scheme tells the planes of every shape.
+    Known without the model: a few rows of plus and minus one, which no method has a reason to spend much on, tell the
+    scheme, and the scheme tells the planes of every shape.
     """
     shapes = list(shapes)
-    sizes = [
-        _structure(method, dataclasses.replace(config, **override), shapes) for override in offered(method, config)
-    ]
-    weights = sum(math.prod(shape) for shape in shapes)
-    return sum(min(size[place] for size in sizes) for place in range(len(shapes))) / weights
+    least = [math.inf] * len(shapes)
+    for override in offered(method, config):
+        sizes = _structure(method, dataclasses.replace(config, **override), shapes)
+        least = [min(pair) for pair in zip(least, sizes, strict=True)]
+    return sum(least) / sum(math.prod(shape) for shape in shapes)
 
 
 def _structure(method: ModuleType, config: Any, shapes: list[tuple[int, int]]) -> list[float]:
     """Returns the bits that each shape takes without any outlier; infinite for a shape that `config` cannot treat."""
+    treated = {shape for shape in shapes if _treats(method, shape, config)}
+    if not treated:
+        return [math.inf] * len(shapes)
+    width = min(width for _, width in treated)
     generator = torch.Generator().manual_seed(0)
-    by_shape: dict[tuple[int, int], float] = {}
-    for rows, width in dict.fromkeys(shapes):
-        try:
-            method.check((rows, width), config)
-        except CompressError:
-            by_shape[rows, width] = math.inf
-            continue
-        w_NK = torch.randn(min(rows, _SAMPLE_ROWS), width, generator=generator)
-        stats = LayerStats(1, torch.eye(width)) if method.NEEDS else None
-        scheme = method.solve(w_NK, stats, config).scheme
-        if "outliers" in scheme.options:
-            scheme = dataclasses.replace(scheme, options={**scheme.options, "outliers": 0})
-        specs = layouts.plane_specs(scheme, (rows, width))
-        by_shape[rows, width] = sum(8 * dtype.itemsize * math.prod(shape) for dtype, shape in specs.values())
-    return [by_shape[shape] for shape in shapes]
+    w_NK = 2.0 * torch.randint(2, (_SAMPLE_ROWS, width), generator=generator) - 1
+    scheme = method.solve(w_NK, LayerStats(1, torch.eye(width)) if method.NEEDS else None, config).scheme
+    if "outliers" in scheme.options:
+        scheme = dataclasses.replace(scheme, options={**scheme.options, "outliers": 0})
+
+    def size(shape: tuple[int, int]) -> float:
+        group_size = shape[1] if scheme.group_size == width else scheme.group_size  # the whole row, likely
+        specs = layouts.plane_specs(dataclasses.replace(scheme, group_size=group_size), shape)
+        return sum(8 * dtype.itemsize * math.prod(plane) for dtype, plane in specs.values())
+
+    sizes = {shape: size(shape) if shape in treated else math.inf for shape in dict.fromkeys(shapes)}
+    return [sizes[shape] for shape in shapes]
+
+
+def _treats(method: ModuleType, shape: tuple[int, int], config: Any) -> bool:
+    try:
+        method.check(shape, config)
+    except CompressError:
+        return False
+    return True
 
 
 def too_little(target_bits: float, least: float) -> RecipeError:
