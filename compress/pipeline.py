@@ -11,7 +11,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.errors import RecipeError, unknown
+from compress.errors import RecipeError
 from compress.evaluation import suites
 from compress.methods import registry
 from compress.progress import Progress
@@ -23,6 +23,7 @@ from compress.stages import allocation, finish, linear, planning, streaming
 from compress.stages.workspace import open_workspace
 
 if TYPE_CHECKING:
+    from compress.evaluation.result import EvalResult
     from compress.models.source import ModelSource
     from compress.stages.planning import Plan
     from compress.stages.workspace import Workspace
@@ -33,6 +34,7 @@ def run(
     method: str = "spqr",
     *,
     output: str | Path | None = None,
+    baseline: EvalResult | None = None,
     fresh: bool = False,
     progress: Progress | None = None,
     **options: Any,
@@ -43,6 +45,7 @@ def run(
         model: `atlas` (bundled), a folder of safetensors, a hub id, or a whole Recipe.
         method: name of the method; see `compress methods`.
         output: folder of the result; `runs/<model>-<method>` when not given.
+        baseline: evaluation of the dense model, where there is one: the same model is not asked again.
         fresh: start over, also where an interrupted run could go on.
         progress: where to report to; by default bars on a terminal and in a notebook, plain lines elsewhere.
         options: options of the method (`bits=3`), of the stage (`tune`, `target_bits`), of the calibration
@@ -65,7 +68,7 @@ def run(
         if not workspace.finished:
             compress_model(recipe, stage, source, workspace, progress)
         finish.prove(workspace, progress)
-        result = Result.read(workspace.folder, finish.evaluate(recipe, source, workspace, progress))
+        result = Result.read(workspace.folder, finish.evaluate(recipe, source, workspace, progress, baseline))
         result.write_report()
         workspace.close()
     return result
@@ -112,7 +115,7 @@ def compress_model(
         made = allocation.allot(work, stage.target_bits, tokens_ST, progress)
         work = dataclasses.replace(work, overrides=made.overrides)
         progress.note(allotted(made.to_dict()))
-    run_stage = streaming.run if streaming.can_run(method, stage) else linear.run
+    run_stage = streaming.run if planning.streams(stage, method) else linear.run
     logits_TV = run_stage(work, tokens_ST, progress)
     finish.write_reference(workspace, tokens_ST, logits_TV)
     for warning in finish.write_manifest(recipe, source, workspace, coverage, walker.unused_tensors):
@@ -121,14 +124,22 @@ def compress_model(
 
 def the_stage(recipe: Recipe) -> StageSpec:
     """Returns the recipe's stage after checking its method and options, and the suite's name."""
-    if recipe.suite not in ("none", *suites.names()):
-        raise RecipeError(unknown("suite", recipe.suite, suites.names()), allowed=", ".join(["none", *suites.names()]))
+    if recipe.suite != "none":
+        suites.check(recipe.suite)
     if len(recipe.stages) > 1:
         raise RecipeError(
             f"the recipe has {len(recipe.stages)} stages", allowed="one stage", do="Run the stages one by one"
         )
     stage = recipe.stages[0]
     registry.check_options(stage.method, stage.options)
+    if recipe.workers > 1 and (stage.tune is not None or registry.describe(stage.method).needs_data):
+        free = [name for name in registry.names() if not registry.describe(name).needs_data]
+        what = f"--tune {stage.tune}" if stage.tune else f"the method {stage.method}, which needs data"
+        raise RecipeError(
+            f"workers={recipe.workers} with {what}: each of its blocks needs what the one before it gives",
+            allowed=f"workers=1, or a method that needs no data ({', '.join(free)}) without --tune",
+            do="Leave --workers out",
+        )
     return stage
 
 

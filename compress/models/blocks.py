@@ -5,6 +5,7 @@ Shape letters: S samples, T tokens per sample, H hidden, B samples of one micro-
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -122,6 +123,10 @@ class BlockWalker:
     def stored(self, ref: LinearRef) -> StoredWeight:
         """Returns where the weight of a linear lies in the checkpoint: enough to read it without this walker."""
         return find_stored(self._weights, ref)
+
+    def stored_bytes(self, name: str) -> int:
+        """Returns the size of a stored tensor in the checkpoint's dtype, by its name in the model."""
+        return math.prod(self.dense_shape(name)) * self._weights.stored_dtype(name).itemsize
 
     @torch.no_grad()
     def embed(self, tokens_ST: torch.Tensor, *, micro_batch: int = 8) -> torch.Tensor:

@@ -13,6 +13,7 @@ def render(plan: Mapping[str, Any]) -> str:
     options = ", ".join(f"{name}={value}" for name, value in plan["options"].items()) or "defaults"
     data, coverage = plan["calibration"], plan["coverage"]
     smaller = f", {plan['source_bytes'] / plan['output_bytes']:.1f}× smaller" if plan["output_bytes"] else ""
+    batches = f" (micro-batches of {plan['micro_batch']})" if data else ""
     facts = {
         "model": f"{plan['model']}, {plan['blocks']} blocks, {size(plan['source_bytes'])}",
         "method": f"{plan['method']} ({options})",
@@ -21,7 +22,7 @@ def render(plan: Mapping[str, Any]) -> str:
         "calibration": f"{data['source']}, {data['samples']} × {data['seq_len']} tokens" if data else "none needed",
         "bits/weight": _bits(plan),
         "output": f"{plan['output']}, about {size(plan['output_bytes'])}{smaller}",
-        "peak memory": f"about {size(plan['peak_memory_bytes'])} (micro-batches of {plan['micro_batch']})",
+        "peak memory": f"about {size(plan['peak_memory_bytes'])}{batches}",
         "time": f"about {span(plan['seconds'])}, without the evaluation",
     }
     return "\n".join(f"{name:<13}{value}" for name, value in facts.items())

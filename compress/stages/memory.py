@@ -21,6 +21,16 @@ _WEIGHT_COPIES = 7
 """N x K float32-sized arrays alive in a solver: weight, its sweep copy, codes, values, deltas, bit stream."""
 _FLOAT64_WIDTH = 2048
 _MARGIN = 1.1
+_STREAMED_COPIES = 5
+"""As _WEIGHT_COPIES, of the methods that need no data; measured with easyquant: 4, and what the heap keeps."""
+_WORKER = 240 << 20
+"""Resident memory of another process that has torch loaded and nothing to do; measured."""
+_LOADER = 180 << 20
+"""What transformers and the skeleton of a model add to it; measured."""
+_LOADED = 1.5
+"""A block while it is loaded: float32, and the stored tensors that are not converted yet."""
+_HEAD = 128 << 20
+"""A stretch of the output head, as stored and in float32, and the logits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +104,42 @@ def plan(
             do="Raise --max-memory, or lower --samples or --seq-len",
         )
     return MemoryPlan(peak, base_bytes, block_bytes, min(micro_batch, samples), experts)
+
+
+def plan_streaming(
+    *,
+    limit: int | None,
+    base_bytes: int,
+    workers: int,
+    largest: int,
+    converted_bytes: int,
+    block_bytes: int,
+    tensor_bytes: int,
+) -> MemoryPlan:
+    """Returns the plan of a method that needs no data: its greatest moment is when every process has a large linear.
+
+    Args:
+        limit: ceiling in bytes, or None.
+        base_bytes: resident memory of the process before the first block.
+        workers: processes that solve, this one among them.
+        largest: weights of the largest linear.
+        converted_bytes: the largest parameter that only the model's loader can read, as stored; 0 for none.
+        block_bytes: float32 bytes of the largest block.
+        tensor_bytes: the largest tensor that is copied as it is.
+    """
+    solving = _STREAMED_COPIES * largest * _FLOAT + 2 * converted_bytes
+    other = _WORKER + (_LOADER if converted_bytes else 0)
+    alone = base_bytes + max(tensor_bytes, int(_LOADED * block_bytes) + _HEAD)
+    peak = int(_MARGIN * max(alone, base_bytes + solving + (workers - 1) * (other + solving)))
+    if limit is not None and peak > limit:
+        fit = 1 + int((limit / _MARGIN - base_bytes - solving) // (other + solving))
+        fewer = f"Give --workers {fit}, or raise" if alone * _MARGIN <= limit and fit > 0 else "Raise"
+        raise MemoryLimitError(
+            f"the work takes about {format_bytes(peak)} with {workers} process{'es' if workers > 1 else ''}, "
+            f"more than the ceiling of {format_bytes(limit)}",
+            do=f"{fewer} --max-memory",
+        )
+    return MemoryPlan(peak, base_bytes, block_bytes, micro_batch=1, experts_at_once=1)
 
 
 def enforce(limit: int | None, where: str, others: Iterable[int] = ()) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,11 @@ import torch
 
 from compress.calibration.stats import LayerStats
 from compress.errors import CompressError, RecipeError
+from compress.format import layouts
 from compress.stages import memory
 from compress.stages.candidates import least_bits, offered, too_little
 from compress.stages.coverage import Coverage, account, select
+from compress.stages.jobs import one_thread
 from compress.stages.sensitivity import PROBE_BYTES
 
 if TYPE_CHECKING:
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
 _SAMPLE_ROWS = 256
 _SWEEP_FLOPS = 600
 """Work per weight of an error-compensated sweep beside its K·N² part, in units of one multiply-add; measured."""
+_START_SECONDS = 8.0
+"""Imports, here and in the process that proves the load; measured."""
+_SECONDS_PER_BYTE = 8e-9
+"""Reading the source, writing the result, the reference and the proof, per byte of the source; measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +78,11 @@ def make(
     largest = max(blocks, key=lambda refs: sum(math.prod(ref.shape) for ref in refs))
     samples, tokens = calibration_shape(recipe, method)
     with_data = needs_data(recipe, method)
-    embedding_bytes = max((entry.end - entry.start for entry in source.tensors.values()), default=0)
     stage = recipe.stages[-1]
     allotted = _allotted(stage, method, config, list(wanted.values()))
-    plan = memory.plan(
-        limit=recipe.max_memory,
-        base_bytes=memory.resident_bytes() + (PROBE_BYTES if allotted else 0),
-        linears=[ref.shape for ref in largest],
-        # measuring holds all candidates of a set, and what they stand in for
-        block_bytes=4 * (3 if allotted else 1) * sum(math.prod(ref.shape) for ref in largest),
-        embedding_bytes=3 * embedding_bytes,  # as read, and in float32 for the head
-        hidden=(samples, tokens, walker.hidden_size),
-        shared_inputs=not any(ref.kind == "expert" for ref in largest),
-    )
-    bits = _bits_of_a_sample(method, config, min(wanted.values(), key=lambda shape: shape[1])) if wanted else 0.0
+    plan = _memory(recipe, source, walker, method, largest, with_allotment=allotted is not None)
+    narrowest = min(wanted.values(), key=lambda shape: shape[1], default=None)
+    bits, seconds_per_weight = _sample(method, config, narrowest) if narrowest else (0.0, 0.0)
     if stage.target_bits is not None:
         bits = stage.target_bits
     source_bytes = sum(entry.end - entry.start for entry in source.tensors.values())
@@ -107,9 +105,9 @@ def make(
             source_bytes=source_bytes,
             peak_memory_bytes=plan.peak_bytes,
             micro_batch=plan.micro_batch,
-            seconds=_seconds(
-                list(wanted.values()), samples * tokens if with_data else 0, allotted["candidates"] if allotted else 0
-            ),
+            seconds=_seconds(list(wanted.values()), samples * tokens, allotted["candidates"] if allotted else 0)
+            if with_data
+            else _streaming_seconds(coverage.compressed, source_bytes, seconds_per_weight, recipe.workers),
         ),
         coverage,
         plan,
@@ -156,13 +154,72 @@ def _refuse_split_experts(refs: list[LinearRef], skipped: set[str]) -> None:
             )
 
 
-def _bits_of_a_sample(method: ModuleType, config: Any, shape: tuple[int, int]) -> float:
-    """Returns the stored bits per weight of a random weight with the model's least width, by really packing it."""
-    rows, width = min(_SAMPLE_ROWS, shape[0]), shape[1]
+def streams(stage: StageSpec, method: ModuleType) -> bool:
+    """Returns whether linears are solved one by one as they are read: no data is needed to solve or to fit them."""
+    return not method.NEEDS and stage.tune is None
+
+
+def _memory(
+    recipe: Recipe,
+    source: ModelSource,
+    walker: BlockWalker,
+    method: ModuleType,
+    block: list[LinearRef],
+    *,
+    with_allotment: bool,
+) -> memory.MemoryPlan:
+    """Returns the memory plan; `block` is the largest. Of two kinds of work, one after the other, the greater counts."""
+    stage, plans = recipe.stages[-1], []
+    base_bytes, block_bytes = memory.resident_bytes(), 4 * sum(math.prod(ref.shape) for ref in block)
+    tensor_bytes = max((entry.end - entry.start for entry in source.tensors.values()), default=0)
+    if needs_data(recipe, method):
+        plan = memory.plan(
+            limit=recipe.max_memory,
+            base_bytes=base_bytes + (PROBE_BYTES if with_allotment else 0),
+            linears=[ref.shape for ref in block],
+            # measuring holds all candidates of a set, and what they stand in for
+            block_bytes=block_bytes * (3 if with_allotment else 1),
+            embedding_bytes=3 * tensor_bytes,  # as read, and in float32 for the head
+            hidden=(*calibration_shape(recipe, method), walker.hidden_size),
+            shared_inputs=not any(ref.kind == "expert" for ref in block),
+        )
+        plans.append(plan)
+    if streams(stage, method):
+        converted = {ref.parameter for ref in block if not walker.stored(ref).origins}
+        plan = memory.plan_streaming(
+            limit=recipe.max_memory,
+            base_bytes=base_bytes,
+            workers=recipe.workers,
+            largest=max(math.prod(ref.shape) for ref in block),
+            converted_bytes=max((walker.stored_bytes(name) for name in converted), default=0),
+            block_bytes=block_bytes,
+            tensor_bytes=tensor_bytes,
+        )
+        plans.append(plan)
+    return max(plans, key=lambda plan: plan.peak_bytes)
+
+
+def _sample(method: ModuleType, config: Any, shape: tuple[int, int]) -> tuple[float, float]:
+    """Returns bits per weight and seconds per weight of a random weight of the model's least width, really packed.
+
+    The seconds are those of one thread, and of a method that needs no data; 0 for the others.
+    """
     generator = torch.Generator().manual_seed(0)
-    weight_NK = torch.randn(rows, width, generator=generator)
-    stats = LayerStats(1, torch.eye(width)) if method.NEEDS else None
-    return float(method.solve(weight_NK, stats, config).bits_per_weight)
+    weight_NK = torch.randn(min(_SAMPLE_ROWS, shape[0]), shape[1], generator=generator)
+    stats = LayerStats(1, torch.eye(shape[1])) if method.NEEDS else None
+    bits = float(method.solve(weight_NK, stats, config).bits_per_weight)
+    if method.NEEDS:
+        return bits, 0.0
+    with one_thread():
+        start = time.perf_counter()
+        layouts.unpack(method.solve(weight_NK, None, config))
+        return bits, (time.perf_counter() - start) / weight_NK.numel()
+
+
+def _streaming_seconds(weights: int, source_bytes: int, seconds_per_weight: float, workers: int) -> float:
+    """Returns a rough estimate: solving is divided among processes, reading, writing and proving are not."""
+    processes = min(workers, os.cpu_count() or 1)
+    return _START_SECONDS + weights * seconds_per_weight / processes + source_bytes * _SECONDS_PER_BYTE
 
 
 def _seconds(shapes: list[tuple[int, int]], tokens: int, candidates: int = 0) -> float:
@@ -178,8 +235,6 @@ def _seconds(shapes: list[tuple[int, int]], tokens: int, candidates: int = 0) ->
         left @ right
     rate = 4 * 2 * size**3 / (time.perf_counter() - start)
     weights = sum(n * k for n, k in shapes)
-    if tokens == 0:
-        return weights * 20 / rate
     forwards = 2 * 4 * weights * tokens  # one for each input group of a block, less what is stopped early
     grams = sum(2 * tokens * k * k for _, k in shapes) / 2
     solves = sum(k**3 + 2 * n * k * k + _SWEEP_FLOPS * n * k for n, k in shapes)

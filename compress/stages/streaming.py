@@ -22,20 +22,12 @@ from compress.stages.crew import Crew, gather
 from compress.stages.jobs import Job
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from compress.models.linears import LinearRef
     from compress.progress import Progress, Task
-    from compress.recipe import StageSpec
     from compress.stages.block import LinearStage
 
 _JOB_WEIGHTS = 1 << 22
 """Small linears are handed out together until they have this many weights."""
-
-
-def can_run(method: ModuleType, spec: StageSpec) -> bool:
-    """Returns whether nothing about solving and fitting needs to see activations."""
-    return not method.NEEDS and spec.tune is None
 
 
 def run(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torch.Tensor:
