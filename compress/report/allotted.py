@@ -9,18 +9,22 @@ _PER_LINE = 16
 
 
 def render(allocation: Mapping[str, Any]) -> str:
-    """Returns the bits per weight of each kind of linear over the blocks; of experts, the least to the greatest."""
+    """Returns the bits per weight of each kind of linear over the blocks; of experts, the least to the greatest.
+
+    A block that has no linear of the kind, or one that stays dense, shows a dash.
+    """
     kinds: dict[str, dict[str, list[float]]] = {}
     for one in allocation["sets"]:
         block, kind = _place(one["linears"])
         kinds.setdefault(kind, {}).setdefault(block, []).append(one["bits_per_weight"])
     width = max(map(len, kinds))
+    every = list(dict.fromkeys(_place(one["linears"])[0] for one in allocation["sets"]))
     lines = [
         f"Allotted {allocation['bits_per_weight']:.3f} bits per weight (target {allocation['target_bits']:g}), "
         f"predicted divergence {allocation['predicted_loss']:.2g} nats per token. Bits by block:"
     ]
     for kind, blocks in kinds.items():
-        cells = [_cell(bits) for bits in blocks.values()]
+        cells = [_cell(blocks[block]) if block in blocks else "-" for block in every]
         for start in range(0, len(cells), _PER_LINE):
             lines.append(f"  {'' if start else kind:<{width}}  " + " ".join(cells[start : start + _PER_LINE]))
     return "\n".join(lines)

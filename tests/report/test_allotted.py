@@ -21,6 +21,12 @@ def test_one_line_per_kind_and_one_figure_per_block():
     assert text[3].split()[:2] == ["mlp.experts.q_down_proj", "2.00-4.00"] and len(text) == 5
 
 
+def test_a_block_without_the_kind_shows_a_dash():
+    sets = [one(["h.0.attn.o"], 2.0), one(["h.1.mlp.up"], 3.0), one(["h.2.attn.o"], 4.0)]
+    text = render({"target_bits": 3, "bits_per_weight": 3.0, "predicted_loss": 0.1, "sets": sets}).splitlines()
+    assert [line.split() for line in text[1:]] == [["attn.o", "2.00", "-", "4.00"], ["mlp.up", "-", "3.00", "-"]]
+
+
 def test_the_plan_says_that_measuring_comes_first():
     known = {
         "model": "atlas", "method": "rtn", "options": {}, "output": "o", "blocks": 4, "linears": 28,
