@@ -45,7 +45,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compress.result": RESULT,
     "compress.stages": STAGES,
     "compress.pipeline": PIPELINE,
-    "compress.cli": (*PIPELINE, "compress.cli"),
+    "compress.frontier": (*PIPELINE, "compress.frontier"),
+    "compress.cli": (*PIPELINE, "compress.frontier", "compress.cli"),
     "compress.__main__": ("compress.cli",),
     "compress": ("compress.evaluation", "compress.pipeline", "compress.recipe", "compress.runtime"),
 }

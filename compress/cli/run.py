@@ -13,14 +13,18 @@ from compress.errors import RecipeError
 from compress.methods import registry
 from compress.recipe import CalibrationSpec, Recipe, StageSpec, parse_size
 
-_CALIBRATION = {"calibration": "source", "samples": "samples", "seq_len": "seq_len", "seed": "seed"}
+CALIBRATION = {"calibration": "source", "samples": "samples", "seq_len": "seq_len", "seed": "seed"}
 _PLAIN = ("model", "revision", "output", "skip", "suite", "limit", "min_coverage", "workers")
 _STAGE = ("tune", "target_bits")
-_DEFAULTS = {field.name: field.default for kind in (Recipe, CalibrationSpec) for field in dataclasses.fields(kind)}
+recipe_defaults = {
+    field.name: field.default for kind in (Recipe, CalibrationSpec) for field in dataclasses.fields(kind)
+}
 
 
 @click.command("run", cls=MethodCommand)
-@click.option("--model", metavar="MODEL", default=_DEFAULTS["model"], help="atlas (bundled), a folder, or a hub id.")
+@click.option(
+    "--model", metavar="MODEL", default=recipe_defaults["model"], help="atlas (bundled), a folder, or a hub id."
+)
 @click.option("--revision", metavar="REV", help="Revision of a hub id.")
 @click.option("--method", metavar="NAME", default=DEFAULT_METHOD, help="How to compress; see `compress methods`.")
 @click.option(
@@ -36,19 +40,23 @@ _DEFAULTS = {field.name: field.default for kind in (Recipe, CalibrationSpec) for
 @click.option(
     "--calibration",
     metavar="SOURCE",
-    default=_DEFAULTS["source"],
+    default=recipe_defaults["source"],
     help="bundled, a text or .jsonl file, a token file (.safetensors), or hub:NAME[:SPLIT[:COLUMN]].",
 )
-@click.option("--samples", type=int, default=_DEFAULTS["samples"], help="Calibration sequences.")
-@click.option("--seq-len", type=int, default=_DEFAULTS["seq_len"], help="Tokens per sequence.")
-@click.option("--seed", type=int, default=_DEFAULTS["seed"], help="Seed of the draw of the sequences.")
+@click.option("--samples", type=int, default=recipe_defaults["samples"], help="Calibration sequences.")
+@click.option("--seq-len", type=int, default=recipe_defaults["seq_len"], help="Tokens per sequence.")
+@click.option("--seed", type=int, default=recipe_defaults["seed"], help="Seed of the draw of the sequences.")
 @click.option("--skip", metavar="GLOB", multiple=True, help="Linears to leave dense, e.g. '*.down_proj'; repeatable.")
-@click.option("--suite", metavar="NAME", default=_DEFAULTS["suite"], help="Evaluation suite.")
+@click.option("--suite", metavar="NAME", default=recipe_defaults["suite"], help="Evaluation suite.")
 @click.option("--limit", type=int, help="Items per family of the suite.  [default: all]")
 @click.option("--no-eval", is_flag=True, help="Do not evaluate.")
-@click.option("--workers", type=int, default=_DEFAULTS["workers"], help="Processes, for methods that need no data.")
+@click.option(
+    "--workers", type=int, default=recipe_defaults["workers"], help="Processes, for methods that need no data."
+)
 @click.option("--max-memory", metavar="SIZE", help="Ceiling of the resident memory, e.g. 2.5GB; planned for, enforced.")
-@click.option("--min-coverage", type=float, default=_DEFAULTS["min_coverage"], help="Least share to compress, 0 to 1.")
+@click.option(
+    "--min-coverage", type=float, default=recipe_defaults["min_coverage"], help="Least share to compress, 0 to 1."
+)
 @click.option("--fresh", is_flag=True, help="Start over, also where an interrupted run could go on.")
 @click.option("--dry-run", is_flag=True, help="Show the plan with its memory, size and time, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON instead of a table.")
@@ -103,7 +111,7 @@ def recipe_from(flags: dict[str, Any]) -> Recipe:
         changes["suite"] = "none"
     if "max_memory" in flags:
         changes["max_memory"] = parse_size(flags["max_memory"])
-    data = {field: flags[flag] for flag, field in _CALIBRATION.items() if flag in flags}
+    data = {field: flags[flag] for flag, field in CALIBRATION.items() if flag in flags}
     calibration = dataclasses.replace(recipe.calibration, **data)
     return dataclasses.replace(recipe, stages=stages, calibration=calibration, **changes)
 

@@ -101,6 +101,13 @@ def defaults(name: str) -> dict[str, Any]:
     return {option.name: option.default for option in describe(name).options}
 
 
+def nominal(name: str, bits: int) -> dict[str, Any]:
+    """Returns the options with which method `name` is called a `bits`-bit method; it may say so by `nominal(bits)`."""
+    method = load(name)
+    options: dict[str, Any] = method.nominal(bits) if hasattr(method, "nominal") else {"bits": bits}
+    return check_options(name, options)
+
+
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `options` with values of the declared types; unknown names and wrong types are RecipeErrors."""
     known = {option.name: option for option in describe(name).options}

@@ -117,10 +117,13 @@ def prove(workspace: Workspace, progress: Progress) -> None:
         task.advance(1, f"relative error {found.relative_error:.1e}")
 
 
-def evaluate(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Progress) -> EvalResult | None:
+def evaluate(
+    recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Progress, known: EvalResult | None = None
+) -> EvalResult | None:
     """Returns the evaluation of the packed folder, read back from disk, paired with that of the dense model.
 
-    An `eval.json` of the same suite and limit is taken as it is; None when the recipe asks for no evaluation.
+    An `eval.json` of the same suite and limit is taken as it is, and so is `known`, an evaluation of the dense model;
+    None when the recipe asks for no evaluation.
     """
     from compress import evaluation
     from compress.evaluation import suites
@@ -129,15 +132,22 @@ def evaluate(recipe: Recipe, source: ModelSource, workspace: Workspace, progress
 
     if recipe.suite == "none":
         return None
+    items = suites.load(recipe.suite).items_sha256
+
+    def answers(found: EvalResult, model: str) -> bool:
+        asked = (found.suite["items_sha256"], found.settings["limit"], found.model["fingerprint"])
+        return asked == (items, recipe.limit, model)
+
     path = workspace.folder / EVALUATION
-    if path.is_file():
-        found = EvalResult.read(path)
-        suite = suites.load(recipe.suite)
-        asked = (suite.items_sha256, recipe.limit, fingerprint(workspace.folder))
-        if (found.suite["items_sha256"], found.settings["limit"], found.model["fingerprint"]) == asked:
-            return found
+    if path.is_file() and answers(found := EvalResult.read(path), fingerprint(workspace.folder)):
+        return found
     made = evaluation.evaluate(
-        workspace.folder, suite=recipe.suite, baseline=source, limit=recipe.limit, progress=progress
+        workspace.folder,
+        suite=recipe.suite,
+        baseline=known if known is not None and answers(known, source.fingerprint) else source,
+        reference=source,
+        limit=recipe.limit,
+        progress=progress,
     )
     write_json(path, made.to_dict())
     return made

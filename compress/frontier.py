@@ -1,0 +1,215 @@
+"""The frontier: several methods at several bit widths on one model, and what each true bit buys.
+
+Every point is an ordinary run in a folder of its own, so a frontier that was stopped goes on where it was: finished
+points are taken as they are. The dense model is evaluated once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress import pipeline
+from compress.errors import MethodError, RecipeError
+from compress.format.files import write_json, write_whole
+from compress.methods import registry
+from compress.recipe import Recipe, StageSpec, digest
+from compress.report.progress import watch
+
+if TYPE_CHECKING:
+    from compress.evaluation.result import EvalResult
+    from compress.progress import Progress
+    from compress.result import Result
+
+SCHEMA_VERSION = 1
+JSON, MARKDOWN, PICTURE = "frontier.json", "frontier.md", "frontier"
+_KINDS: dict[str, Callable[[str], Any]] = {
+    "int": int,
+    "float": float,
+    "bool": lambda text: {"true": True, "false": False}[text.lower()],
+    "str": str,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One run of the frontier."""
+
+    label: str
+    """The curve it belongs to: the method, and how it is tuned."""
+    column: str
+    """What was asked for, such as `3 bits` or `≤ 3.25`."""
+    stage: StageSpec
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder: readable, and another one for other options."""
+        name = f"{self.label}-{self.column}".replace("≤ ", "to-").replace(" ", "-").replace("+", "-")
+        return f"{name}-{digest(self.stage.identity())[:8]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """What a frontier found: `data` is the content of frontier.json."""
+
+    folder: Path
+    data: dict[str, Any]
+
+    def figure(self) -> Any:
+        """Returns the matplotlib figure."""
+        from compress.report import frontier as drawing
+
+        return drawing.figure(self.data)
+
+    def summary(self) -> str:
+        """Returns the table as markdown."""
+        from compress.report import frontier as drawing
+
+        return drawing.markdown(self.data)
+
+    def _repr_markdown_(self) -> str:
+        return self.summary()
+
+
+def points(
+    methods: Iterable[str], bits: Iterable[int] = (), target_bits: Iterable[float] = (), extra: Iterable[str] = ()
+) -> list[Point]:
+    """Returns every method at every width.
+
+    Args:
+        methods: names, each with `+block` or `+full` behind it to be tuned.
+        bits: nominal widths; what a method makes of one is its own to say (`nominal`).
+        target_bits: true bits per weight, reached by mixed precision.
+        extra: further points written as `spqr+block bits=2 group_size=32`.
+    """
+    found = []
+    wanted, targets = list(bits), list(target_bits)
+    for text in methods:
+        method, tune = _named(text)
+        for width in wanted:
+            options = registry.nominal(method, width)
+            found.append(Point(text, f"{width} bits", StageSpec(method=method, options=options, tune=tune)))
+        for target in targets:
+            stage = StageSpec(method=method, tune=tune, target_bits=target)
+            found.append(Point(text, f"≤ {target:g} bits", stage))
+    for line in extra:
+        name, *pairs = line.split()
+        method, tune = _named(name)
+        stage = StageSpec(method=method, options=_options(method, pairs), tune=tune)
+        found.append(Point(name, " ".join(pairs) or "defaults", stage))
+    if not found:
+        raise RecipeError("no point", do="Give --methods with --bits or --target-bits, or --point")
+    return found
+
+
+def run(
+    asked: Sequence[Point],
+    *,
+    folder: str | Path,
+    base: Recipe | None = None,
+    model: str = "atlas",
+    progress: Progress | None = None,
+    **options: Any,
+) -> Frontier:
+    """Runs all points and writes frontier.json, frontier.md, frontier.png and frontier.svg into `folder`.
+
+    Args:
+        asked: see `points`.
+        folder: where the points and the outcome go.
+        base: model, calibration, suite and the like of all points; by default made from `model` and `options`.
+        model: as in `compress.run`.
+        progress: where to report to.
+        options: of the recipe and the calibration, as in `compress.run`.
+
+    Raises:
+        CompressError: what goes wrong in a point. One that its method refuses stands in the outcome with the reason.
+    """
+    folder, progress = Path(folder), progress or watch()
+    base = base or pipeline.recipe_for(model, asked[0].stage.method, options)
+    if base.suite == "none":
+        raise RecipeError("a frontier without an evaluation", do="Name a suite")
+    rows: list[dict[str, Any]] = []
+    dense: EvalResult | None = None
+    for number, point in enumerate(asked, start=1):
+        progress.note(f"Point {number} of {len(asked)}: {point.label}, {point.column}")
+        place = folder / point.folder
+        recipe = dataclasses.replace(base, stages=(point.stage,), output=str(place))
+        row = {"label": point.label, "column": point.column, "recipe": point.stage.identity()}
+        try:
+            result = pipeline.run(recipe, progress=progress, baseline=dense)
+        except MethodError as error:
+            rows.append({**row, "refused": str(error)})
+            progress.note(f"Refused: {error}")
+            continue
+        assert result.evaluation is not None
+        dense = result.evaluation.baseline
+        rows.append({**row, "folder": point.folder, **_measured(result)})
+    if dense is None:
+        raise RecipeError("no point could be run", do=f"See why: {rows[0]['refused']}")
+    return _write(folder, _outcome(base, dense, rows))
+
+
+def _outcome(base: Recipe, dense: EvalResult, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": base.model_name,
+        "suite": dict(dense.suite),
+        "limit": base.limit,
+        "dense": {"perplexity": dense.text.perplexity, "scores": _scores(dense)},
+        "points": rows,
+    }
+
+
+def _measured(result: Result) -> dict[str, Any]:
+    found = result.evaluation
+    assert found is not None and found.divergence is not None and found.comparison is not None
+    return {
+        "bits_per_weight": result.manifest["bits_per_weight"],
+        "size_bytes": sum(shard["size_bytes"] for shard in result.manifest["shards"]),
+        "kl": {"mean": found.divergence.mean, "low": found.divergence.low, "high": found.divergence.high},
+        "perplexity": found.text.perplexity,
+        "scores": _scores(found),
+        "differences": {
+            name: {"difference": paired.difference, "low": paired.low, "high": paired.high}
+            for name, paired in found.comparison.families.items()
+        },
+    }
+
+
+def _scores(found: EvalResult) -> dict[str, float]:
+    return {name: family.score for name, family in found.families.items()}
+
+
+def _write(folder: Path, data: dict[str, Any]) -> Frontier:
+    from compress.report import frontier as drawing
+
+    write_json(folder / JSON, data)
+    write_whole(folder / MARKDOWN, [drawing.markdown(data).encode()])
+    for ending, content in drawing.pictures(data).items():
+        write_whole(folder / f"{PICTURE}.{ending}", [content])
+    return Frontier(folder, data)
+
+
+def _named(text: str) -> tuple[str, str | None]:
+    """Returns method and tuning of `aqlm+block`, both checked."""
+    method, _, tune = text.partition("+")
+    registry.describe(method)
+    return method, tune or None
+
+
+def _options(method: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Returns the options of `bits=2 group_size=32` with values of the types that the method declares."""
+    types = {option.name: option.type.__name__ for option in registry.describe(method).options}
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise RecipeError(f"{pair!r} in a point", allowed="option=value")
+        try:
+            options[name] = None if text == "none" else _KINDS[types.get(name, "str")](text)
+        except (ValueError, KeyError) as error:
+            raise RecipeError(f"{pair!r} in a point", allowed=f"a value of type {types[name]}") from error
+    return registry.check_options(method, options)
