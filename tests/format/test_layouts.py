@@ -147,3 +147,21 @@ def test_scheme_round_trip_and_bad_fields():
     for data in ({}, {"layout": 3, "bits": 3, "group_size": 1}, {"layout": "a", "bits": True, "group_size": 1}, []):
         with pytest.raises(FormatError):
             Scheme.from_dict(data)
+
+
+@pytest.mark.parametrize("make", [golden_int_group, golden_spqr], ids=["int_group", "spqr"])
+def test_the_real_planes_alone_are_differentiated(make):
+    """`assemble` needs no other plane, gives the shipped values exactly, and its gradient is that of the values."""
+    packed = make()
+    expanded, planes = layouts.expand(packed), layouts.continuous(packed)
+    assert {name for name, plane in packed.planes.items() if plane.is_floating_point()} == planes.keys()
+    assert torch.equal(layouts.assemble(expanded, planes), layouts.unpack(packed))
+    floats = {name: plane.float().requires_grad_() for name, plane in planes.items()}
+    assert torch.equal(layouts.assemble(expanded, floats), layouts.unpack(packed))
+    direction = torch.randn(packed.shape, generator=torch.Generator().manual_seed(0))
+    (layouts.assemble(expanded, floats) * direction).sum().backward()
+    for name, plane in floats.items():
+        # every layout is linear in each plane alone: a finite difference of any width is the derivative
+        moved = {other: value.detach() for other, value in floats.items()} | {name: plane.detach() + 1}
+        rise = ((layouts.assemble(expanded, moved) - layouts.unpack(packed)) * direction).sum()
+        torch.testing.assert_close(floats[name].grad.sum(), rise, rtol=1e-4, atol=1e-4)

@@ -3,14 +3,21 @@
 A layout module has:
     LAYOUT                  the id, e.g. ``int_group.v1``; the file name is the part before the dot
     plane_specs(scheme, shape) -> dict[name, (dtype, shape)]   what a well-formed tensor of this scheme holds
-    unpack(packed) -> float32 [N, K]                           the meaning of the planes
+    CONTINUOUS              names of the planes that hold real numbers; a tensor may lack some of them
+    expand(packed) -> Expanded                                 the integer planes, decoded once
+    assemble(expanded, planes) -> float32 [N, K]               the real arithmetic: differentiable in the planes of
+                            CONTINUOUS, which may come as float32 whatever dtype they are stored in; reads no others
+    unpack(packed) -> float32 [N, K]                           the meaning of the planes: the two after one another
     validate(packed)        raises FormatError for plane *values* that would index out of bounds
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -41,6 +48,35 @@ def unpack(packed: PackedTensor) -> torch.Tensor:
     """Returns the weight [N, K] as float32: the definition of what a packed tensor means."""
     weight_NK: torch.Tensor = layout_module(packed.scheme.layout).unpack(packed)
     return weight_NK
+
+
+@dataclass(frozen=True, slots=True)
+class Expanded:
+    """A packed tensor whose integer planes are decoded."""
+
+    layout: str
+    parts: Any
+    """What `expand` of the layout's module returns."""
+
+
+def expand(packed: PackedTensor) -> Expanded:
+    """Returns the decoded integer planes: all that `assemble` needs beside the continuous planes."""
+    return Expanded(packed.scheme.layout, layout_module(packed.scheme.layout).expand(packed))
+
+
+def assemble(expanded: Expanded, planes: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Returns the weight [N, K] as float32, differentiable in the continuous planes, in any floating dtype.
+
+    With the planes as they are stored it is `unpack`, bit for bit.
+    """
+    weight_NK: torch.Tensor = layout_module(expanded.layout).assemble(expanded.parts, planes)
+    return weight_NK
+
+
+def continuous(packed: PackedTensor) -> dict[str, torch.Tensor]:
+    """Returns the planes that hold real numbers, by name: what may be fitted without touching a code."""
+    names: tuple[str, ...] = layout_module(packed.scheme.layout).CONTINUOUS
+    return {name: packed.planes[name] for name in names if name in packed.planes}
 
 
 def check(packed: PackedTensor, layer: str | None = None) -> None:

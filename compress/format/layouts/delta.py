@@ -8,6 +8,9 @@ Shape letters: N out features, K in features, Z entries.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import torch
 
 from compress.errors import FormatError
@@ -55,14 +58,33 @@ def pack(mask_NK: torch.Tensor, value_NK: torch.Tensor) -> Planes:
     }
 
 
-def add(weight_NK: torch.Tensor, planes: Planes, exponent: int = 0) -> None:
-    """Adds the entries, times 2^exponent, to a float32 weight in place."""
+class Places(NamedTuple):
+    """Where the entries stand, int64 [Z] each."""
+
+    rows: torch.Tensor
+    columns: torch.Tensor
+
+
+def expand(planes: Planes) -> Places | None:
+    """Returns the places of the entries; None where there is no delta part."""
     if "delta_rowptr" not in planes:
-        return
-    rows = torch.arange(weight_NK.shape[0], device=weight_NK.device)
-    row_Z = rows.repeat_interleave(planes["delta_rowptr"].to(torch.int64).diff())
-    col_Z = planes["delta_col"].to(torch.int64)
-    weight_NK[row_Z, col_Z] += planes["delta_val"].float() * 2.0**exponent
+        return None
+    counts_N = planes["delta_rowptr"].to(torch.int64).diff()
+    rows_N = torch.arange(counts_N.numel(), device=counts_N.device)
+    return Places(rows_N.repeat_interleave(counts_N), planes["delta_col"].to(torch.int64))
+
+
+def add(
+    weight_NK: torch.Tensor, places: Places | None, planes: Mapping[str, torch.Tensor], exponent: int = 0
+) -> torch.Tensor:
+    """Returns the float32 weight with the entries, times 2^exponent, added to it in place.
+
+    Differentiable in the weight and in `planes["delta_val"]`; nothing else of `planes` is read.
+    """
+    if places is None:
+        return weight_NK
+    value_Z = planes["delta_val"].float() * 2.0**exponent
+    return weight_NK.index_put_(tuple(places), value_Z, accumulate=True)
 
 
 def validate(planes: Planes, shape: tuple[int, int], layer: str | None) -> None:

@@ -12,6 +12,9 @@ Shape letters: N out features, K in features, G groups.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import torch
 
 from compress.errors import FormatError
@@ -21,6 +24,7 @@ from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
 
 LAYOUT = "int_group.v1"
+CONTINUOUS = ("scale", "delta_val")
 _SCALE_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -73,19 +77,37 @@ def plane_specs(scheme: Scheme, shape: tuple[int, int]) -> delta.Specs:
     return specs | delta.specs(scheme.outliers, shape)
 
 
+class Expanded(NamedTuple):
+    """The integer planes of a tensor, decoded."""
+
+    codes: torch.Tensor
+    """uint8 [N, G, group_size]."""
+    zero: torch.Tensor | float
+    """Zero points, uint8 [N, G, 1]; the middle code where the scheme is symmetric."""
+    places: delta.Places | None
+
+
+def expand(packed: PackedTensor) -> Expanded:
+    """Returns the codes, zero points and places of outliers."""
+    (out_features, in_features), bits, planes = packed.shape, packed.scheme.bits, packed.planes
+    zero_NG1: torch.Tensor | float = 2.0 ** (bits - 1)
+    if "zero_point" in planes:
+        zero_NG1 = bitstream.unpack_rows(planes["zero_point"].T, bits, out_features).T[..., None]
+    codes_NK = bitstream.unpack_rows(planes["weight"], bits, in_features)
+    return Expanded(codes_NK.view(out_features, -1, packed.scheme.group_size), zero_NG1, delta.expand(planes))
+
+
+def assemble(expanded: Expanded, planes: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Returns the weight [N, K] as float32, differentiable in the planes of CONTINUOUS."""
+    codes_NGg, zero_NG1, places = expanded
+    # uint8 codes would wrap below zero
+    weight_NGg = (codes_NGg.float() - zero_NG1) * planes["scale"].float()[..., None]
+    return delta.add(weight_NGg.view(codes_NGg.shape[0], -1), places, planes)
+
+
 def unpack(packed: PackedTensor) -> torch.Tensor:
     """Returns the weight [N, K] as float32."""
-    (out_features, in_features), bits, planes = packed.shape, packed.scheme.bits, packed.planes
-    codes_NK = bitstream.unpack_rows(planes["weight"], bits, in_features)
-    codes_NGg = codes_NK.view(out_features, -1, packed.scheme.group_size).float()
-    if "zero_point" in planes:
-        zero_NG1 = bitstream.unpack_rows(planes["zero_point"].T, bits, out_features).T[..., None].float()
-        weight_NGg = (codes_NGg - zero_NG1) * planes["scale"].float()[..., None]
-    else:
-        weight_NGg = (codes_NGg - 2.0 ** (bits - 1)) * planes["scale"].float()[..., None]
-    weight_NK = weight_NGg.view(out_features, in_features)
-    delta.add(weight_NK, planes)
-    return weight_NK
+    return assemble(expand(packed), packed.planes)
 
 
 def validate(packed: PackedTensor, layer: str | None = None) -> None:

@@ -16,6 +16,9 @@ Shape letters: N out features, K in features, G groups, R runs of rows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import torch
 
 from compress.errors import FormatError
@@ -26,6 +29,7 @@ from compress.format.scheme import Scheme
 
 LAYOUT = "spqr.v1"
 SECOND_LEVEL = ("scale_step", "scale_min", "zero_step", "zero_min")
+CONTINUOUS = (*SECOND_LEVEL, "delta_val")
 
 
 def pack(
@@ -96,24 +100,56 @@ def plane_specs(scheme: Scheme, shape: tuple[int, int]) -> delta.Specs:
     return specs | delta.specs(scheme.outliers, shape)
 
 
-def unpack(packed: PackedTensor) -> torch.Tensor:
-    """Returns the weight [N, K] as float32, columns in input feature order."""
+class Expanded(NamedTuple):
+    """The integer planes of a tensor, decoded."""
+
+    codes: torch.Tensor
+    """uint8 [N, G, group_size], columns in stored order."""
+    statistics: dict[str, torch.Tensor]
+    """`scale` and `zero`: codes of the first-level statistics, uint8 [N, G]."""
+    runs: torch.Tensor
+    """int64 [N]: run of `stats_group` rows that each row belongs to."""
+    order: torch.Tensor | None
+    """int64 [K]: stored column at which each input feature stands; None for the natural order."""
+    exponent: int
+    places: delta.Places | None
+
+
+def expand(packed: PackedTensor) -> Expanded:
+    """Returns the codes of weights and statistics, the column order and the places of outliers."""
     (out_features, in_features), scheme, planes = packed.shape, packed.scheme, packed.planes
-    options, groups = scheme.options, in_features // scheme.group_size
-    exponent = int(options["exponent"])
+    groups, stats_bits = in_features // scheme.group_size, scheme.options["stats_bits"]
+    codes_NK = bitstream.unpack_rows(planes["weight"], scheme.bits, in_features)
+    return Expanded(
+        codes_NK.view(out_features, groups, -1),
+        {
+            name: bitstream.unpack_flat(planes[f"{name}_code"], stats_bits, (out_features, groups))
+            for name in ("scale", "zero")
+        },
+        torch.arange(out_features, device=codes_NK.device) // scheme.options["stats_group"],
+        planes["perm"].to(torch.int64).argsort() if "perm" in planes else None,
+        int(scheme.options["exponent"]),
+        delta.expand(planes),
+    )
+
+
+def assemble(expanded: Expanded, planes: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Returns the weight [N, K] as float32, columns in input feature order; differentiable in CONTINUOUS."""
 
     def statistic(name: str) -> torch.Tensor:
-        code_NG = bitstream.unpack_flat(planes[f"{name}_code"], options["stats_bits"], (out_features, groups)).float()
-        run_N = torch.arange(out_features, device=code_NG.device) // options["stats_group"]
-        return planes[f"{name}_min"].float()[run_N] + planes[f"{name}_step"].float()[run_N] * code_NG
+        lowest_NG, step_NG = (planes[f"{name}_{part}"].float()[expanded.runs] for part in ("min", "step"))
+        return lowest_NG + step_NG * expanded.statistics[name].float()
 
-    scale_NG1, zero_NG1 = statistic("scale")[..., None] * 2.0**exponent, statistic("zero")[..., None]
-    codes_NK = bitstream.unpack_rows(planes["weight"], scheme.bits, in_features)
-    weight_NK = (scale_NG1 * (codes_NK.view(out_features, groups, -1).float() - zero_NG1)).view(out_features, -1)
-    if "perm" in planes:
-        weight_NK = weight_NK[:, planes["perm"].to(torch.int64).argsort()]
-    delta.add(weight_NK, planes, exponent)
-    return weight_NK
+    scale_NG1, zero_NG1 = statistic("scale")[..., None] * 2.0**expanded.exponent, statistic("zero")[..., None]
+    weight_NK = (scale_NG1 * (expanded.codes.float() - zero_NG1)).view(expanded.runs.numel(), -1)
+    if expanded.order is not None:
+        weight_NK = weight_NK.index_select(1, expanded.order)
+    return delta.add(weight_NK, expanded.places, planes, expanded.exponent)
+
+
+def unpack(packed: PackedTensor) -> torch.Tensor:
+    """Returns the weight [N, K] as float32, columns in input feature order."""
+    return assemble(expand(packed), packed.planes)
 
 
 def validate(packed: PackedTensor, layer: str | None = None) -> None:
