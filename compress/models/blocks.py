@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -124,6 +124,10 @@ class BlockWalker:
         """Returns where the weight of a linear lies in the checkpoint: enough to read it without this walker."""
         return find_stored(self._weights, ref)
 
+    def stored_dtype(self, name: str) -> torch.dtype:
+        """Returns the dtype that a stored tensor has in the checkpoint, by its name in the model."""
+        return self._weights.stored_dtype(self.tied.get(name, name))
+
     def stored_bytes(self, name: str) -> int:
         """Returns the size of a stored tensor in the checkpoint's dtype, by its name in the model."""
         return math.prod(self.dense_shape(name)) * self._weights.stored_dtype(name).itemsize
@@ -159,8 +163,15 @@ class BlockWalker:
     @torch.no_grad()
     def call(self, block: Block, hidden_BTH: torch.Tensor) -> torch.Tensor:
         """Returns the block's output [B, T, H] for one micro-batch, on the walker's device."""
+        return self.call_with(block, {}, hidden_BTH)
+
+    def call_with(self, block: Block, parameters: Mapping[str, torch.Tensor], hidden_BTH: torch.Tensor) -> torch.Tensor:
+        """Returns what `call` would if the block had these parameters, given by their names in it; differentiable."""
         given = self._given(hidden_BTH.shape[0], hidden_BTH.shape[1])[block.index]
-        output = block.module(hidden_BTH.to(self.device), *given.positional, **given.keyword)
+        hidden_BTH = hidden_BTH.to(self.device)
+        output = torch.func.functional_call(
+            block.module, dict(parameters), (hidden_BTH, *given.positional), dict(given.keyword)
+        )
         out_BTH: torch.Tensor = output[0] if isinstance(output, tuple) else output
         return out_BTH
 

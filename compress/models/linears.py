@@ -5,6 +5,7 @@ Shape letters: N out features, K in features, E experts.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -119,6 +120,22 @@ def set_weight(root: Block | nn.Module, ref: LinearRef, w_NK: torch.Tensor) -> N
         parameter.copy_(w_NK.T)
     else:
         parameter.copy_(w_NK)
+
+
+def parameters(refs: Iterable[LinearRef], weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns the parameters that hold the given weights [N, K], by their dotted names, as the model stores them.
+
+    The differentiable counterpart of `set_weight`, for `torch.func.functional_call`. `refs` must name all experts of a
+    projection or none of them.
+    """
+    found: dict[str, torch.Tensor] = {}
+    experts: dict[str, dict[int, torch.Tensor]] = {}
+    for ref in refs:
+        if ref.kind == "expert":
+            experts.setdefault(ref.parameter, {})[ref.experts[2]] = weights[ref.name]
+        else:
+            found[ref.parameter] = weights[ref.name].T if ref.kind == "conv1d" else weights[ref.name]
+    return found | {name: torch.stack([one[number] for number in range(len(one))]) for name, one in experts.items()}
 
 
 def _parameter(root: Block | nn.Module, ref: LinearRef) -> torch.Tensor:
