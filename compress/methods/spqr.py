@@ -83,6 +83,11 @@ def candidates(config: Config) -> list[dict[str, Any]]:
     return [{"bits": bits, "threshold": threshold, "layer_bits": None} for bits, threshold in pairs]
 
 
+def nominal(bits: int) -> dict[str, Any]:
+    """Returns the options of "SpQR at `bits` bits": wide groups and few outliers, so that true bits stay near."""
+    return {"bits": bits, "group_size": 64, "threshold": 2.0}
+
+
 def pinned(config: Config, packed: PackedTensor) -> dict[str, Any]:
     """Returns the options that hold a linear to the bits it took: on other inputs other weights are outliers."""
     return {"layer_bits": packed.bits_per_weight} if packed.scheme.outliers else {}
