@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
-from compress.errors import CompressError, MemoryLimitError
+from compress.errors import CompressError, MemoryLimitError, MethodError
 from compress.models.shards import list_tensors
 from compress.models.stored import WeightReader
 from compress.models.tensor_files import TensorFiles
@@ -108,6 +109,9 @@ class _Other:
             except (EOFError, OSError):
                 heard.put(self._died(job))
                 return
+            except Exception as error:  # a job that cannot be sent: who waits for the answer must hear of it
+                heard.put(error)
+                return
             heard.put(answer if isinstance(answer, BaseException) else (job, answer))
             if isinstance(answer, BaseException):
                 return
@@ -120,10 +124,15 @@ class _Other:
 
     def _died(self, job: Job) -> CompressError:
         code = self.process.wait()
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        return MemoryLimitError(
-            f"the process that was solving it {how}; most often the machine ran out of memory",
-            do="Lower --workers and run the same command again: finished blocks are kept",
+        if code == -signal.SIGKILL:
+            return MemoryLimitError(
+                "the process that was solving it was killed; most often the machine ran out of memory",
+                do="Lower --workers and run the same command again: finished blocks are kept",
+                layer=job.linears[0].ref.name,
+            )
+        return MethodError(
+            f"the process that was solving it ended {f'by signal {-code}' if code < 0 else f'with code {code}'}",
+            do="Look for its own message above; finished blocks are kept",
             layer=job.linears[0].ref.name,
         )
 
@@ -158,6 +167,9 @@ def _listen(connection: Connection[Any, Any], work: queue.SimpleQueue[Job]) -> N
         try:
             work.put(connection.recv())
         except (EOFError, OSError):
+            os._exit(1)
+        except Exception:
+            traceback.print_exc()
             os._exit(1)
 
 

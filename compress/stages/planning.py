@@ -168,7 +168,8 @@ def _memory(
     *,
     with_allotment: bool,
 ) -> memory.MemoryPlan:
-    """Returns the memory plan; `block` is the largest. Of two kinds of work, one after the other, the greater counts."""
+    """Returns the memory plan; `block` is the largest. Where two kinds of work follow each other, the greater
+    counts."""
     stage, plans = recipe.stages[-1], []
     base_bytes, block_bytes = memory.resident_bytes(), 4 * sum(math.prod(ref.shape) for ref in block)
     tensor_bytes = max((entry.end - entry.start for entry in source.tensors.values()), default=0)
