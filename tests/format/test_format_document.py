@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from compress.format import layouts, manifest, naming
-from compress.format.layouts import int_group, spqr
+from compress.format.layouts import additive, int_group, spqr
 from compress.format.packed import PackedTensor
 from compress.format.writer import CheckpointWriter
 from tests.format import checkpoints
-from tests.format.test_layouts import golden_int_group, golden_spqr
+from tests.format.test_layouts import golden_additive, golden_int_group, golden_spqr
 
 TEXT = (Path(__file__).parents[2] / "docs/FORMAT.md").read_text(encoding="utf-8")
-GOLDEN = {"int_group.v1": golden_int_group, "spqr.v1": golden_spqr}
+GOLDEN = {"int_group.v1": golden_int_group, "spqr.v1": golden_spqr, "additive.v1": golden_additive}
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,7 @@ def random_tensors() -> dict[str, PackedTensor]:
             bits=3, stats_bits=4, stats_group=3, exponent=-5,
             perm_K=torch.randperm(30, generator=generator), outlier_NK=mask, delta_NK=value,
         ),
+        "a.additive": additive.pack(integers(1024, 7, 10, 3), reals(3, 1024, 3), reals(7)),
     }  # fmt: skip
 
 

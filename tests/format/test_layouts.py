@@ -5,7 +5,7 @@ import torch
 
 from compress.errors import FormatError
 from compress.format import layouts
-from compress.format.layouts import bits, int_group, spqr
+from compress.format.layouts import additive, bits, int_group, spqr
 from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
 
@@ -14,7 +14,7 @@ def _hex(plane: torch.Tensor) -> str:
     return bytes(plane.contiguous().view(torch.uint8).flatten().tolist()).hex()
 
 
-@pytest.mark.parametrize("width", range(1, 9))
+@pytest.mark.parametrize("width", range(1, 17))
 @pytest.mark.parametrize("elements", [1, 7, 10, 11, 32, 33, 100])
 def test_bit_stream_is_little_endian_and_dense(width, elements):
     codes = torch.randint(0, 2**width, (3, elements), generator=torch.Generator().manual_seed(width))
@@ -23,8 +23,9 @@ def test_bit_stream_is_little_endian_and_dense(width, elements):
     for row, row_words in zip(codes.tolist(), words.tolist(), strict=True):
         stream = sum((word & 0xFFFFFFFF) << (32 * i) for i, word in enumerate(row_words))
         assert stream == sum(code << (j * width) for j, code in enumerate(row))
-    assert torch.equal(bits.unpack_rows(words, width, elements), codes.to(torch.uint8))
-    assert torch.equal(bits.unpack_flat(bits.pack_flat(codes, width), width, (3, elements)), codes.to(torch.uint8))
+    assert torch.equal(bits.unpack_rows(words, width, elements), codes.to(bits.code_dtype(width)))
+    flat = bits.unpack_flat(bits.pack_flat(codes, width), width, (3, elements))
+    assert torch.equal(flat, codes.to(bits.code_dtype(width)))
 
 
 def golden_int_group() -> PackedTensor:
@@ -45,6 +46,12 @@ def golden_spqr() -> PackedTensor:
     perm = torch.tensor([9, 0, 8, 1, 7, 2, 6, 3, 5, 4])
     return spqr.pack(codes, stats, stats.flip(1), level, bits=3, stats_bits=3, stats_group=2, exponent=-3,
                      perm_K=perm, outlier_NK=mask, delta_NK=mask * 0.75)  # fmt: skip
+
+
+def golden_additive() -> PackedTensor:
+    codes = torch.arange(3 * 2 * 2).reshape(3, 2, 2) * 5 % 8
+    codebooks = (torch.arange(2 * 8 * 3).reshape(2, 8, 3) - 20) / 8
+    return additive.pack(codes, codebooks, torch.tensor([1.0, 0.5, -2.0], dtype=torch.float16))
 
 
 GOLDEN = {
@@ -69,10 +76,19 @@ GOLDEN = {
         "delta_col": "02000900",
         "delta_val": "003a003a",
     },
+    "additive": {
+        "weight": "a80e00008c070000a80e0000",
+        "codebooks": "00c1c0c080c040c000c080bf00bf80be00be80bd00bd80bc00bc00bb00ba00b900b800b600b400b00000003000340036"
+        "00380039003a003b003c803c003d803d003e803e003f803f004040408040c040004140418041c041004240428042c042",
+        "scale": "003c003800c0",
+    },
 }
 
 
-@pytest.mark.parametrize("name,make", [("int_group", golden_int_group), ("spqr", golden_spqr)])
+MAKERS = {"int_group": golden_int_group, "spqr": golden_spqr, "additive": golden_additive}
+
+
+@pytest.mark.parametrize("name,make", MAKERS.items(), ids=list(MAKERS))
 def test_golden_bytes(name, make):
     packed = make()
     layouts.check(packed)
@@ -83,6 +99,17 @@ def test_meaning_of_int_group():
     weight = layouts.unpack(golden_int_group())
     assert weight[0, 4].item() == 0.5 * (4 - 0) and weight[1, 0].item() == 2.0 * (12 % 8 - 3)
     assert weight[2, 0].item() == 0.25 * (24 % 8 - 5) - 1.5 and weight[0, 11].item() == -0.0 * (11 % 8 - 7) - 1.5
+
+
+def test_meaning_of_additive():
+    packed = golden_additive()
+    weight = layouts.unpack(packed)
+    codes = torch.arange(3 * 2 * 2).reshape(3, 2, 2) * 5 % 8
+    books = packed.planes["codebooks"].float()
+    for row, group, column in ((0, 0, 0), (1, 1, 2), (2, 0, 1)):
+        first, second = codes[row, group].tolist()
+        expected = packed.planes["scale"][row].float() * (books[0, first, column] + books[1, second, column])
+        assert weight[row, 3 * group + column] == expected
 
 
 def test_meaning_of_spqr():
@@ -120,6 +147,22 @@ def test_damage_is_refused(make):
         )
 
 
+def test_damaged_codebooks_are_refused():
+    packed = golden_additive()
+    for name in ("codebooks", "scale"):
+        broken = packed.planes | {name: packed.planes[name] * float("nan")}
+        with pytest.raises(FormatError, match=rf"model\.x: .*{name} has a value that is not finite"):
+            layouts.check(PackedTensor(packed.shape, packed.scheme, broken), "model.x")
+    with pytest.raises(FormatError, match=r"model\.x: .*'weight'"):
+        layouts.check(PackedTensor((3, 600), packed.scheme, packed.planes), "model.x")
+    for change in ({"codebooks": 0}, {"codebooks": True}, {"codebooks": 65}, {"outliers": 1}, {"scale_dtype": "x"}):
+        scheme = Scheme(layout="additive.v1", bits=3, group_size=3, options={**packed.scheme.options, **change})
+        with pytest.raises(FormatError):
+            layouts.plane_specs(scheme, packed.shape)
+    with pytest.raises(FormatError):
+        layouts.plane_specs(Scheme(layout="additive.v1", bits=17, group_size=3, options=packed.scheme.options), (3, 6))
+
+
 def test_permutation_must_be_one():
     packed = golden_spqr()
     perm = packed.planes["perm"].clone()
@@ -149,7 +192,7 @@ def test_scheme_round_trip_and_bad_fields():
             Scheme.from_dict(data)
 
 
-@pytest.mark.parametrize("make", [golden_int_group, golden_spqr], ids=["int_group", "spqr"])
+@pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
 def test_the_real_planes_alone_are_differentiated(make):
     """`assemble` needs no other plane, gives the shipped values exactly, and its gradient is that of the values."""
     packed = make()

@@ -23,6 +23,11 @@ def words_for(elements: int, bits: int) -> int:
     return -(-elements * bits // _WORD)
 
 
+def code_dtype(bits: int) -> torch.dtype:
+    """Returns the dtype that codes of up to 16 bits are unpacked to."""
+    return torch.uint8 if bits <= 8 else torch.int32
+
+
 def _parts(rows: torch.Tensor, width: int) -> tuple[torch.Tensor, ...]:
     parts: tuple[torch.Tensor, ...] = torch.split(rows, max(1, _CHUNK // max(1, width)))  # type: ignore[no-untyped-call]
     return parts
@@ -57,7 +62,7 @@ def _pack(codes_RK: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def unpack_rows(words_RW: torch.Tensor, bits: int, width: int) -> torch.Tensor:
-    """Returns uint8 [R, `width`], the inverse of `pack_rows`."""
+    """Returns [R, `width`] in `code_dtype`, the inverse of `pack_rows`."""
     parts = [_unpack(part_RW, bits, width) for part_RW in _parts(words_RW, width)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -68,12 +73,13 @@ def _unpack(words_RW: torch.Tensor, bits: int, width: int) -> torch.Tensor:
     periods = -(-width // period)
     stream = torch.nn.functional.pad(words_RW, (0, periods * words - words_RW.shape[1]))
     stream = (stream.to(torch.int64) & _MASK).view(rows, periods, words)
-    codes = torch.empty(rows, periods, period, dtype=torch.uint8, device=words_RW.device)
+    dtype = code_dtype(bits)
+    codes = torch.empty(rows, periods, period, dtype=dtype, device=words_RW.device)
     for j, word, offset in places:
         value = stream[..., word] >> offset
         if offset + bits > _WORD:
             value = value | (stream[..., word + 1] << (_WORD - offset))
-        codes[..., j] = (value & ((1 << bits) - 1)).to(torch.uint8)
+        codes[..., j] = (value & ((1 << bits) - 1)).to(dtype)
     return codes.view(rows, -1)[:, :width].contiguous()
 
 
@@ -83,5 +89,5 @@ def pack_flat(codes: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def unpack_flat(words: torch.Tensor, bits: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """Returns uint8 codes of `shape`, the inverse of `pack_flat`."""
+    """Returns codes of `shape` in `code_dtype`, the inverse of `pack_flat`."""
     return unpack_rows(words[None], bits, math.prod(shape)).view(shape)

@@ -1,0 +1,173 @@
+"""AQLM: every few weights become a sum of vectors from learnt codebooks, fitted to the outputs of the layer.
+
+Source: Egiazarian et al., "Extreme Compression of Large Language Models via Additive Quantization", arXiv 2401.06118;
+the loss is tr((W − Ŵ) G (W − Ŵ)ᵀ) of its eq. 1 with G = X Xᵀ, alternated over codes (§3.2) and codebooks (§3.3). Its
+third step, tuning a block after its linears, is `--tune block` for every method.
+
+Differs from the paper in:
+- codebooks are the least-squares solution for the codes, by preconditioned conjugate gradients, where the paper takes
+  a hundred steps of Adam; row scales are fitted with them;
+- the first codes come from a pass over the groups that spreads each group's error over those to come, not from
+  k-means alone; k-means starts by k-means++ and takes fewer points than vectors;
+- the beam runs over the codebooks of one group, all of them searched together; R G is updated by a product of rank g
+  where the published code decodes the whole weight again;
+- codes of any width are stored in that many bits; one output feature per vector.
+
+Shape letters: N out features, K in features, M codebooks, J groups of g columns, V vectors of a codebook.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from compress.calibration.stats import LayerStats
+from compress.errors import MethodError
+from compress.format.layouts import additive
+from compress.format.packed import PackedTensor
+from compress.methods import _additive_books as fitting
+from compress.methods import _additive_codes as coding
+from compress.methods import _grid, _sweep
+
+KIND = "linear"
+NEEDS: frozenset[str] = frozenset({"gram_KK"})
+_START_DAMPING = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Options of AQLM."""
+
+    codebooks: int = 2
+    """Codebooks whose vectors are added, 1 to 16."""
+    code_bits: int = 8
+    """Bits of one code, 1 to 16: a codebook holds 2 to that power vectors."""
+    group_size: int = 8
+    """Input features that one vector stands for; must divide the layer's input width."""
+    beam_width: int = 6
+    """Hypotheses kept while the codes of a group are searched, 1 or more."""
+    rounds: int = 6
+    """Times that codes and codebooks are fitted in turn, 0 or more."""
+    tolerance: float = 0.005
+    """Stops earlier when a round lowers the loss by less than this share; 0 or more."""
+    damping: float = 0.0
+    """Added to the diagonal of the Gram matrix, relative to its mean; 0 or more."""
+    seed: int = 0
+    """Seed of the start and of the order of the groups, 0 or more."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("codebooks", 1, 16), ("code_bits", 1, 16)):
+            if not low <= getattr(self, name) <= high:
+                raise MethodError(f"{name}={getattr(self, name)}", allowed=f"{low} to {high}")
+        for name, least in (("group_size", 1), ("beam_width", 1), ("rounds", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise MethodError(f"{name}={getattr(self, name)}", allowed=f"{least} or more")
+        for name in ("tolerance", "damping"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise MethodError(f"{name}={getattr(self, name)}", allowed="0 or more")
+
+
+def check(shape: tuple[int, int], config: Config) -> None:
+    """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
+    _grid.group_width(shape[1], config.group_size)
+
+
+def nominal(bits: int) -> dict[str, Any]:
+    """Returns the options of "AQLM at `bits` bits": one 8-bit codebook per bit, groups of 8."""
+    return {"codebooks": bits, "code_bits": 8, "group_size": 8}
+
+
+def candidates(config: Config) -> list[dict[str, Any]]:
+    """Returns what mixed precision chooses among, coarse to fine: small layers cannot afford large codebooks."""
+    pairs = ((2, 4), (3, 4), (3, 5), (4, 5), (4, 6), (4, 8))
+    return [{"codebooks": books, "code_bits": bits} for books, bits in pairs]
+
+
+def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
+    """Returns `w_NK` (float [N, K]) as an additive.v1 tensor fitted to the inputs that `stats` describes."""
+    assert stats is not None, "AQLM needs the Gram matrix of the inputs"
+    _grid.check_finite(w_NK)
+    _grid.group_width(w_NK.shape[1], config.group_size)
+    magnitude = float(w_NK.abs().max()) or 1.0
+    state = _State(w_NK.float() / magnitude, _gram(stats, config.damping), config)
+    state.start()
+    best = state.loss()
+    for _ in range(config.rounds):
+        state.fit_codebooks()
+        state.search_codes(config.beam_width)
+        loss = state.loss()
+        if loss > (1 - config.tolerance) * best:
+            break
+        best = loss
+    return state.packed(magnitude)
+
+
+def _gram(stats: LayerStats, damping: float) -> torch.Tensor:
+    """Returns the Gram matrix with a mean diagonal of one; dead inputs get that too, so their weights are kept."""
+    diagonal_K = stats.gram_KK.diagonal()
+    mean = float(diagonal_K.mean())
+    gram_KK = stats.gram_KK.float() / mean if mean > 0 else torch.zeros_like(stats.gram_KK)
+    dead_K = diagonal_K == 0
+    gram_KK.diagonal().add_(damping + dead_K.float())
+    return gram_KK
+
+
+class _State:
+    """Codes, codebooks and row scales under way."""
+
+    def __init__(self, w_NK: torch.Tensor, gram_KK: torch.Tensor, config: Config):
+        self.w_NK, self.gram_KK, self.config = w_NK, gram_KK, config
+        self.generator = torch.Generator().manual_seed(config.seed)
+        norm_N = w_NK.square().mean(1).sqrt()
+        self.zero_N = norm_N == 0  # its scale is stored as zero; until then any other will do
+        self.scale_N = torch.where(self.zero_N, 1.0, norm_N)
+
+    def start(self) -> None:
+        """Codebooks from k-means, first codes with the errors spread."""
+        config, width = self.config, self.config.group_size
+        points_Pg = (self.w_NK / self.scale_N[:, None]).view(-1, width)
+        self.books_MVg = fitting.residual_kmeans(points_Pg, config.codebooks, config.code_bits, self.generator)
+        # the groups that matter most come first, while there are many behind them to make up for their errors
+        order_J = self.gram_KK.diagonal().view(-1, width).sum(1).argsort(descending=True, stable=True)
+        order_K = (order_J[:, None] * width + torch.arange(width, device=order_J.device)).flatten()
+        upper_KK = _sweep.inverse_factor(self.gram_KK, order_K, _START_DAMPING)
+        ordered_NK = self.w_NK[:, order_K]
+        codes_NJM = coding.start(
+            ordered_NK, upper_KK, order_J.tolist(), self.books_MVg, self.scale_N, config.beam_width
+        )
+        self.search = coding.Search(self.w_NK, self.gram_KK, width, codes_NJM)
+
+    def fit_codebooks(self, steps: int = 12) -> None:
+        """Codebooks for the codes, then scales for both."""
+        squares = fitting.LeastSquares(self.search.codes_NJM, self.scale_N, self.gram_KK, self.books_MVg.shape)
+        self.books_MVg = squares.solve(self.w_NK, self.books_MVg, steps)
+        value_NK = squares.decode(self.books_MVg)
+        image_NK = value_NK @ self.gram_KK
+        ratio_N = (image_NK * self.w_NK).sum(1) / (image_NK * value_NK).sum(1)
+        self.scale_N = torch.where((ratio_N > 0.5) & (ratio_N < 2), self.scale_N * ratio_N, self.scale_N)
+
+    def search_codes(self, beam: int) -> None:
+        """Codes for codebooks and scales, groups in a random order."""
+        order_J = torch.randperm(self.search.codes_NJM.shape[1], generator=self.generator).tolist()
+        self.search.sweep(self.books_MVg, self.scale_N, beam, order_J)
+
+    def loss(self) -> float:
+        """Returns tr((W − Ŵ) G (W − Ŵ)ᵀ)."""
+        wrong_NK = self.w_NK - layout_value(self.search.codes_NJM, self.books_MVg, self.scale_N)
+        return float(((wrong_NK @ self.gram_KK) * wrong_NK).sum(dtype=torch.float64))
+
+    def packed(self, magnitude: float) -> PackedTensor:
+        """Returns the stored form, its codes searched once more for the values that are stored."""
+        stored_N = _grid.storable(self.scale_N * magnitude)
+        self.books_MVg = self.books_MVg.to(torch.float16).float()
+        self.scale_N = stored_N.float() / magnitude
+        self.search_codes(self.config.beam_width)
+        return additive.pack(self.search.codes_NJM, self.books_MVg, stored_N.masked_fill(self.zero_N, 0))
+
+
+def layout_value(codes_NJM: torch.Tensor, books_MVg: torch.Tensor, scale_N: torch.Tensor) -> torch.Tensor:
+    """Returns the weight [N, K] that codes, codebooks and scales mean."""
+    return additive.assemble(additive.Expanded(codes_NJM), {"codebooks": books_MVg, "scale": scale_N})
