@@ -20,10 +20,10 @@ def test_beats_rounding_at_fewer_bits():
     w_NK, x_TK = correlated_layer(rows=512)
     packed = aqlm.solve(w_NK, statistics(x_TK), aqlm.Config(codebooks=3, code_bits=5))
     assert packed.bits_per_weight < 2.5
-    for method in (rtn, gptq):
+    for method, share in ((rtn, 0.2), (gptq, 0.7)):
         other = method.solve(w_NK, statistics(x_TK), method.Config(bits=2, group_size=32, symmetric=True))
         assert packed.bits_per_weight <= other.bits_per_weight
-        assert output_error(w_NK, x_TK, packed) < 0.5 * output_error(w_NK, x_TK, other)
+        assert output_error(w_NK, x_TK, packed) < share * output_error(w_NK, x_TK, other)
 
 
 @pytest.mark.parametrize("books,published", [(1, 7.98e-2), (2, 2.28e-2), (3, 7.64e-3)], ids=["1x8", "2x8", "3x8"])
