@@ -38,7 +38,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compress.calibration": MODELS,
     "compress.runtime": RUNTIME,
     "compress.hf": RUNTIME,
-    "compress.tuning": (*RUNTIME, "compress.tuning"),
+    "compress.tuning.settings": (),
+    "compress.tuning": (*RUNTIME, "compress.methods", "compress.tuning"),
     "compress.evaluation.result": ("compress", "compress.errors"),
     "compress.evaluation": EVALUATION,
     "compress.report": REPORT,
@@ -57,6 +58,7 @@ FORBIDDEN = {
     "compress.format.scheme": {"torch", "numpy"},
     "compress.format.manifest": {"torch", "numpy", "safetensors"},
     "compress.evaluation.result": {"torch", "numpy"},
+    "compress.tuning.settings": {"torch", "numpy"},
     "compress.methods": {"transformers", "lm_eval", "accelerate", "safetensors"},
     "compress.kernels": {"transformers", "lm_eval"},
 }

@@ -66,6 +66,17 @@ class PackedParts(torch.nn.Module):
         planes = {name: part.result() for name, part in self._parts()}
         return PackedTensor(self.packed.shape, self.packed.scheme, self.packed.planes | planes)
 
+    def with_codes(self, planes: Mapping[str, torch.Tensor]) -> PackedTensor:
+        """Returns the linear that it was made from, with these planes in place of its own."""
+        moved = {name: plane.to(self.packed.planes[name].device) for name, plane in planes.items()}
+        return PackedTensor(self.packed.shape, self.packed.scheme, self.packed.planes | moved)
+
+    def take_codes(self, packed: PackedTensor) -> None:
+        """Goes on with the integer planes of `packed`; its continuous planes are not looked at."""
+        assert packed.scheme == self.packed.scheme
+        self.packed = self.with_codes({name: p for name, p in packed.planes.items() if name not in self.planes})
+        self.expanded = layouts.expand(self.packed)
+
     def _parts(self) -> list[tuple[str, Any]]:
         return list(self.planes.items())
 
