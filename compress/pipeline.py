@@ -19,7 +19,7 @@ from compress.recipe import CalibrationSpec, Recipe, StageSpec, parse_size
 from compress.report.allotted import render as allotted
 from compress.report.progress import watch
 from compress.result import Result
-from compress.stages import allocation, finish, linear, planning, streaming
+from compress.stages import allocation, finish, linear, planning, reference, streaming
 from compress.stages.workspace import open_workspace
 
 if TYPE_CHECKING:
@@ -97,9 +97,10 @@ def compress_model(
     method, config = registry.load(stage.method), registry.configure(stage.method, stage.options)
     walker = BlockWalker(source)
     _, coverage, memory_plan = planning.make(recipe, source, walker, method, config, str(workspace.folder))
-    samples, seq_len = planning.calibration_shape(recipe, method)
-    data = dataclasses.replace(recipe.calibration, samples=samples, seq_len=seq_len)
-    tokens_ST = load_tokens(data, source.tokenizer(), max_seq_len=walker.max_seq_len)
+    if planning.needs_data(recipe, method):
+        tokens_ST = load_tokens(recipe.calibration, source.tokenizer(), max_seq_len=walker.max_seq_len)
+    else:
+        tokens_ST = reference.tokens(walker)
     work = LinearStage(
         walker=walker,
         writer=CheckpointWriter(workspace.folder, shard_count=len(walker.block_names) + 1),

@@ -30,6 +30,8 @@ from compress.methods import _grid, _range
 
 KIND = "linear"
 NEEDS: frozenset[str] = frozenset()
+_ROWS_OF = 1 << 18
+"""Weights that are summed up in float64 at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,19 +112,29 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
 
 def _outliers(w_NK: torch.Tensor, config: Config) -> torch.Tensor:
     """Returns where the outliers are: bool [N, K]."""
-    far_NK = (w_NK - w_NK.mean(dtype=torch.float64).float()).abs_()
+    far_NK = (w_NK - _sum(w_NK) / w_NK.numel()).abs_()
     share = config.outlier_share
     if config.outlier_bits is not None:
         rowptr_bits = 32 * (w_NK.shape[0] + 1) / w_NK.numel()
         share = max(0.0, config.outlier_bits - rowptr_bits) / delta.entry_bits(w_NK.shape[1])
     if share is None:
-        # the mean square in float64: a sum of many float32 squares would depend on how many threads add it up
-        sigma = math.sqrt(float(far_NK.square().sum(dtype=torch.float64)) / w_NK.numel())
+        sigma = math.sqrt(_sum(far_NK, squared=True) / w_NK.numel())
         return far_NK >= config.sigma * sigma if sigma > 0 else torch.zeros_like(far_NK, dtype=torch.bool)
     count = int(share * w_NK.numel())
     outlier_NK = torch.zeros(w_NK.numel(), dtype=torch.bool, device=w_NK.device)
     outlier_NK[far_NK.view(-1).topk(count).indices] = True
     return outlier_NK.view_as(w_NK)
+
+
+def _sum(value_NK: torch.Tensor, *, squared: bool = False) -> float:
+    """Returns the sum of the values, or of their squares, in float64: in float32 it would depend on how many threads
+    add it up. A few rows at a time, since float64 copies of the whole are twice its size each."""
+    rows = max(1, _ROWS_OF // value_NK.shape[1])
+    total = 0.0
+    for start in range(0, value_NK.shape[0], rows):
+        part_RK = value_NK[start : start + rows].double()
+        total += float((part_RK.square_() if squared else part_RK).sum())
+    return total
 
 
 def _exact_deltas(

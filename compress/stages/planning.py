@@ -76,7 +76,7 @@ def make(
             error.layer = error.layer or name
             raise
     largest = max(blocks, key=lambda refs: sum(math.prod(ref.shape) for ref in refs))
-    samples, tokens = calibration_shape(recipe, method)
+    samples, tokens = recipe.calibration.samples, recipe.calibration.seq_len
     with_data = needs_data(recipe, method)
     stage = recipe.stages[-1]
     allotted = _allotted(stage, method, config, list(wanted.values()))
@@ -132,14 +132,6 @@ def needs_data(recipe: Recipe, method: ModuleType) -> bool:
     return bool(method.NEEDS) or stage.tune is not None or stage.target_bits is not None
 
 
-def calibration_shape(recipe: Recipe, method: ModuleType) -> tuple[int, int]:
-    """Returns samples and tokens of the hidden states: without data only what the proof of load needs is carried."""
-    from compress.stages.reference import PROOF_TOKENS
-
-    data = recipe.calibration
-    return (data.samples, data.seq_len) if needs_data(recipe, method) else (1, PROOF_TOKENS)
-
-
 def _refuse_split_experts(refs: list[LinearRef], skipped: set[str]) -> None:
     """The matrices of fused experts are one parameter: all of a projection are packed, or none."""
     by_parameter: dict[str, set[bool]] = {}
@@ -181,7 +173,7 @@ def _memory(
             # measuring holds all candidates of a set, and what they stand in for
             block_bytes=block_bytes * (3 if with_allotment else 1),
             embedding_bytes=3 * tensor_bytes,  # as read, and in float32 for the head
-            hidden=(*calibration_shape(recipe, method), walker.hidden_size),
+            hidden=(recipe.calibration.samples, recipe.calibration.seq_len, walker.hidden_size),
             shared_inputs=not any(ref.kind == "expert" for ref in block),
         )
         plans.append(plan)

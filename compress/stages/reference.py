@@ -20,11 +20,18 @@ from compress.models import linears
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from compress.models.blocks import BlockWalker
     from compress.progress import Progress
     from compress.stages.block import LinearStage
 
 PROOF_TOKENS = 32
 """Tokens of the first sample whose logits the fresh process has to reproduce."""
+
+
+def tokens(walker: BlockWalker) -> torch.Tensor:
+    """Returns the tokens, int64 [1, T], of a run that needs no text: to compare two computations any will do."""
+    length = min(PROOF_TOKENS, walker.max_seq_len or PROOF_TOKENS)
+    return torch.randint(walker.vocab_size, (1, length), generator=torch.Generator().manual_seed(0))
 
 
 def logits(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torch.Tensor:
