@@ -9,7 +9,7 @@ import torch
 from compress.errors import CalibrationError
 from compress.format import layouts
 from compress.format.packed import PackedTensor
-from compress.methods import rtn, spqr
+from compress.methods import aqlm, rtn, spqr
 from compress.tuning import block, parts
 from compress.tuning.settings import Settings
 from tests.tuning.packing import SEQUENCES, Case
@@ -20,6 +20,7 @@ METHODS = {
     "rtn-2": (rtn, RTN2),
     "rtn-3": (rtn, dict(bits=3, group_size=8)),
     "spqr-2": (spqr, dict(bits=2, group_size=8, threshold=0.5)),
+    "aqlm": (aqlm, dict(codebooks=1, code_bits=5, group_size=8)),
     "spqr-3": (spqr, dict(bits=3, group_size=8, threshold=0.5)),
 }
 # Conv1D with biases, experts in fused parameters beside a shared one, norms around one, two norms more, biases
@@ -92,12 +93,13 @@ def test_only_the_real_numbers_change(tmp_path, kind):
         assert one.scheme == packed[name].scheme
 
 
-def test_all_continuous_planes_of_spqr_move(tmp_path):
+@pytest.mark.parametrize("method,plane", [("spqr-2", "delta_val"), ("aqlm", "codebooks")])
+def test_all_continuous_planes_move_and_no_other(tmp_path, method, plane):
     case = Case(tmp_path)
-    packed = case.pack(spqr, bits=2, group_size=8, threshold=0.5)
+    packed = case.pack(METHODS[method][0], **METHODS[method][1])
     tuned, name = fit(case, packed), "model.layers.0.mlp.down_proj"
     moved = {p for p in packed[name].planes if not torch.equal(packed[name].planes[p], tuned.packed[name].planes[p])}
-    assert moved == layouts.continuous(packed[name]).keys() and "delta_val" in moved
+    assert moved == layouts.continuous(packed[name]).keys() and plane in moved
 
 
 def test_the_same_bytes_twice_and_other_bytes_for_another_seed(tmp_path):

@@ -14,7 +14,7 @@ from torch import nn
 from compress.errors import CalibrationError, OutputError
 from compress.format import layouts
 from compress.format.packed import PackedTensor
-from compress.methods import rtn, spqr
+from compress.methods import aqlm, rtn, spqr
 from compress.models import linears
 from compress.progress import Silent
 from compress.runtime import skeleton
@@ -191,3 +191,48 @@ def test_bfloat16_arithmetic_keeps_masters(tmp_path):
     assert tuned.after < tuned.before
     one: PackedTensor = next(iter(tuned.packed.values()))
     assert one.planes["scale"].dtype == torch.float16
+
+
+AQLM = dict(codebooks=1, code_bits=4, group_size=4)
+RECODE = replace(QUICK, recode_share=0.05, code_rate=1.0)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3-moe"])
+def test_codes_of_additive_linears_change_within_their_share(tmp_path, kind):
+    teacher = tiny_model(kind)
+    given = {n: x.packed for n, x in skeleton.packed_layers(packed_model(teacher, aqlm, **AQLM)).items()}
+    tuned, fixed = (
+        fit(
+            teacher,
+            packed_model(teacher, aqlm, **AQLM),
+            _new(tmp_path / str(share)),
+            replace(RECODE, recode_share=share),
+        )
+        for share in (RECODE.recode_share, 0.0)
+    )
+    assert fixed.recoded == 0 and fixed.after < fixed.before
+    assert tuned.recoded > 0 and tuned.after < tuned.before
+    changed = {
+        name for name in given if not torch.equal(given[name].planes["weight"], tuned.packed[name].planes["weight"])
+    }
+    assert changed and not any(
+        not torch.equal(given[name].planes["weight"], fixed.packed[name].planes["weight"]) for name in given
+    )
+    groups = sum(one.shape[0] * one.shape[1] // 4 for one in given.values())
+    assert tuned.recoded <= RECODE.recode_share * groups * tuned.steps
+    for name, one in tuned.packed.items():
+        layouts.check(one, name)
+
+
+def test_a_killed_run_with_changes_of_codes_ends_with_the_same_bytes(tmp_path):
+    teacher, settings = tiny_model(), replace(RECODE, recode_every=3)
+    whole = fit(teacher, packed_model(teacher, aqlm, **AQLM), _new(tmp_path / "whole"), settings)
+    with pytest.raises(KilledError):
+        full.fit(packed_model(teacher, aqlm, **AQLM), teacher, TOKENS_ST, settings, tmp_path, KillsAfter(4))
+    resumed = fit(teacher, packed_model(teacher, aqlm, **AQLM), tmp_path, settings)
+    assert same(tensors(whole), tensors(resumed)) and whole.recoded == resumed.recoded > 0
+
+
+def _new(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
