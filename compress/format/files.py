@@ -43,6 +43,16 @@ def copy(source: Path, path: Path) -> None:
     write_whole(path, _file_chunks(source))
 
 
+def move(source: Path, path: Path) -> None:
+    """Gives a file of the same disk the name `path`, in place of what has it now."""
+    try:
+        os.replace(source, path)
+        _sync_folder(path.parent)
+        _sync_folder(source.parent)
+    except OSError as error:
+        raise OutputError(f"cannot move {source} to {path}: {error.strerror or error}") from error
+
+
 def write_whole(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int, str]:
     """Writes a file and returns its size and sha256; what the disk does not take is an OutputError."""
     partial = path.with_name(path.name + ".partial")
