@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compress.calibration": MODELS,
     "compress.runtime": RUNTIME,
     "compress.hf": RUNTIME,
-    "compress.tuning.settings": (),
+    "compress.tuning.settings": ("compress.errors",),
     "compress.tuning": (*RUNTIME, "compress.methods", "compress.tuning"),
     "compress.evaluation.result": ("compress", "compress.errors"),
     "compress.evaluation": EVALUATION,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from compress.errors import RecipeError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Fitting of one decoder block (`tuning.block`)."""
 
-    epochs: int = 5
+    epochs: int = 4
     """Passes over the training sequences at most, 0 or more; the rate falls linearly to zero over them."""
     rate: float = 0.01
     """First step of Adam in units of the root mean square of the plane that is fitted, above 0."""
-    batch: int = 8
+    batch: int = 4
     """Sequences per step of Adam, 1 or more."""
-    micro_batch: int = 8
+    micro_batch: int = 4
     """Sequences in memory at once, 1 or more: bounds the activations, changes nothing but rounding."""
     patience: int = 2
     """Epochs without a better held-out error after which fitting stops, 1 or more."""
@@ -23,6 +26,9 @@ class Settings:
     """Share of the sequences that only judges, above 0 and below 1; at least one sequence, drawn by the seed."""
     seed: int = 0
     """Seed of the draw of the held-out sequences and of the order of the others."""
+
+    def __post_init__(self) -> None:
+        _check(self, {"epochs": 0, "batch": 1, "micro_batch": 1, "patience": 1, "seed": 0})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,3 +61,20 @@ class FullSettings:
     """How far the wanted weight lies from the present one, in units of its root mean square, when codes are changed."""
     seed: int = 0
     """Seed of the draw of the held-out sequences and of the order of the others."""
+
+    def __post_init__(self) -> None:
+        least = {"epochs": 0, "batch": 1, "micro_batch": 1, "patience": 1, "seed": 0}
+        _check(self, least | {"evaluate_every": 1, "checkpoint_every": 1, "recode_every": 1})
+        for name, most in (("recode_share", 1), ("code_rate", math.inf)):
+            if not 0 <= getattr(self, name) <= most:
+                raise RecipeError(f"tuning with {name}={getattr(self, name)}", allowed=f"0 to {most}")
+
+
+def _check(settings: Settings | FullSettings, least: dict[str, int]) -> None:
+    for name, value in least.items():
+        if getattr(settings, name) < value:
+            raise RecipeError(f"tuning with {name}={getattr(settings, name)}", allowed=f"{value} or more")
+    if not 0 < settings.rate < math.inf:
+        raise RecipeError(f"tuning with rate={settings.rate}", allowed="more than 0")
+    if not 0 < settings.held_out < 1:
+        raise RecipeError(f"tuning with held_out={settings.held_out}", allowed="more than 0, less than 1")
