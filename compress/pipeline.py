@@ -19,7 +19,7 @@ from compress.recipe import CalibrationSpec, Recipe, StageSpec, parse_size
 from compress.report.allotted import render as allotted
 from compress.report.progress import watch
 from compress.result import Result
-from compress.stages import allocation, finish, linear, planning, reference, streaming
+from compress.stages import allocation, finish, full_tuning, linear, planning, reference, streaming
 from compress.stages.workspace import open_workspace
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def compress_model(
     from compress.format.writer import CheckpointWriter
     from compress.models.blocks import BlockWalker
     from compress.stages.block import LinearStage
+    from compress.tuning.settings import FullSettings, Settings
 
     method, config = registry.load(stage.method), registry.configure(stage.method, stage.options)
     walker = BlockWalker(source)
@@ -111,13 +112,17 @@ def compress_model(
         memory_plan=memory_plan,
         memory_limit=recipe.max_memory,
         workers=recipe.workers,
+        tuning=Settings() if stage.tune else None,
     )
     if stage.target_bits is not None:
         made = allocation.allot(work, stage.target_bits, tokens_ST, progress)
         work = dataclasses.replace(work, overrides=made.overrides)
         progress.note(allotted(made.to_dict()))
+    full_tuning.settle(workspace)
     run_stage = streaming.run if planning.streams(stage, method) else linear.run
     logits_TV = run_stage(work, tokens_ST, progress)
+    if stage.tune == "full":
+        logits_TV = full_tuning.run(work, tokens_ST, FullSettings(), progress)
     finish.write_reference(workspace, tokens_ST, logits_TV)
     for warning in finish.write_manifest(recipe, source, workspace, coverage, walker.unused_tensors):
         progress.note(f"Warning: {warning}")

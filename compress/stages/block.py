@@ -88,7 +88,8 @@ def compress_block(stage: LinearStage, block: Block, hidden_STH: torch.Tensor, t
     from compress.tuning import block as tuning
 
     tuned = tuning.fit(stage.walker, block, packed, hidden_STH, wanted_STH, stage.tuning)
-    record["tuning"] = {block.name: {"before": tuned.before, "after": tuned.after, "epochs": tuned.epochs}}
+    did = {"before": tuned.before, "after": tuned.after, "epochs": tuned.epochs, "diverged": tuned.diverged}
+    record["tuning"] = {block.name: did}
     return CompressedBlock(naming.plane_tensors(tuned.packed) | tuned.dense, record)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compress import __version__
 from compress.errors import CompressError
@@ -89,12 +89,27 @@ def write_manifest(
             "bits_per_weight": round(bits, 6),
             "coverage": coverage.to_dict(),
             **({"allocation": allotted} if allotted else {}),
+            **({"tuning": tuned} if (tuned := _tuning(recipe, workspace)) else {}),
             "warnings": warnings,
             "tensors": entries,
         },
         auxiliary=source.auxiliary_files(),
     )
     return warnings
+
+
+def _tuning(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
+    """Returns with which settings the result was fitted to the dense model, and what that did, block by block."""
+    from compress.tuning.settings import FullSettings, Settings
+
+    tune = recipe.stages[-1].tune
+    if tune is None:
+        return {}
+    settings = {"block": dataclasses.asdict(Settings())}
+    if tune == "full":
+        settings["full"] = dataclasses.asdict(FullSettings())
+    did = {name: value for record in workspace.records() for name, value in record.get("tuning", {}).items()}
+    return {"settings": settings, "did": did}
 
 
 def _few(names: list[str]) -> str:
