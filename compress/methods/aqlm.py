@@ -11,6 +11,8 @@ Differs from the paper in:
   k-means alone; k-means starts by k-means++ and takes fewer points than vectors;
 - the beam runs over the codebooks of one group, all of them searched together; R G is updated by a product of rank g
   where the published code decodes the whole weight again;
+- rows are lengthened at the end (`lengthen`): the output error on the calibration text rises a little, and the
+  divergence of the model falls to less than half at 2 bits, since rarely used directions no longer fade;
 - codes of any width are stored in that many bits; one output feature per vector.
 
 Shape letters: N out features, K in features, M codebooks, J groups of g columns, V vectors of a codebook.
@@ -53,6 +55,8 @@ class Config:
     """Times that codes and codebooks are fitted in turn, 0 or more."""
     tolerance: float = 0.005
     """Stops earlier when a round lowers the loss by less than this share; 0 or more."""
+    lengthen: float = 0.7
+    """How much of what the fit has shortened each row by is given back, 0 (least output error) to 1 (unbiased)."""
     damping: float = 0.0
     """Added to the diagonal of the Gram matrix, relative to its mean; 0 or more."""
     seed: int = 0
@@ -65,6 +69,8 @@ class Config:
         for name, least in (("group_size", 1), ("beam_width", 1), ("rounds", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise MethodError(f"{name}={getattr(self, name)}", allowed=f"{least} or more")
+        if not 0 <= self.lengthen <= 1:
+            raise MethodError(f"lengthen={self.lengthen}", allowed="0 to 1")
         for name in ("tolerance", "damping"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise MethodError(f"{name}={getattr(self, name)}", allowed="0 or more")
@@ -154,6 +160,16 @@ class _State:
         order_J = torch.randperm(self.search.codes_NJM.shape[1], generator=self.generator).tolist()
         self.search.sweep(self.books_MVg, self.scale_N, beam, order_J)
 
+    def _lengthen(self, power: float) -> None:
+        """Scales each row towards ⟨ŵ, w⟩ = ⟨w, w⟩.
+
+        A least-squares fit is too short, most of all where the calibration text says little: all rarely used
+        directions fade together. The codes are searched after this, with the scale held.
+        """
+        value_NK = layout_value(self.search.codes_NJM, self.books_MVg, self.scale_N)
+        along_N = (value_NK * self.w_NK).sum(1) / self.w_NK.square().sum(1)
+        self.scale_N = torch.where(self.zero_N, self.scale_N, self.scale_N / along_N.clamp(0.5, 2) ** power)
+
     def loss(self) -> float:
         """Returns tr((W − Ŵ) G (W − Ŵ)ᵀ)."""
         wrong_NK = self.w_NK - layout_value(self.search.codes_NJM, self.books_MVg, self.scale_N)
@@ -161,6 +177,7 @@ class _State:
 
     def packed(self, magnitude: float) -> PackedTensor:
         """Returns the stored form, its codes searched once more for the values that are stored."""
+        self._lengthen(self.config.lengthen)
         stored_N = _grid.storable(self.scale_N * magnitude)
         self.books_MVg = self.books_MVg.to(torch.float16).float()
         self.scale_N = stored_N.float() / magnitude

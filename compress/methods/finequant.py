@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -66,11 +65,6 @@ class Config:
 def check(shape: tuple[int, int], config: Config) -> None:
     """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
     _grid.group_width(shape[1], config.group_size)
-
-
-def candidates(config: Config) -> list[dict[str, Any]]:
-    """Returns what mixed precision chooses among, coarse to fine."""
-    return [{"bits": bits} for bits in (2, 3, 4, 5, 6, 8)]
 
 
 def shared(weights: list[torch.Tensor], config: Config) -> Config:

@@ -36,9 +36,22 @@ def test_is_better_than_the_published_implementation_on_its_own_layer(books, pub
     scale_K = (torch.arange(1, 513).float() ** -0.4)[torch.randperm(512, generator=generator)]
     latent = torch.randn(64, 4096, generator=generator)
     x_TK = ((mixing @ latent + 0.5 * torch.randn(512, 4096, generator=generator)) * scale_K[:, None]).T
-    packed = aqlm.solve(w_NK, statistics(x_TK), aqlm.Config(codebooks=books))
+    packed = aqlm.solve(w_NK, statistics(x_TK), aqlm.Config(codebooks=books, lengthen=0.0))
     assert packed.bits_per_weight == pytest.approx(books * (1 + 0.25) + 16 / 512, abs=1e-3)
     assert output_error(w_NK, x_TK, packed) < 0.8 * published
+
+
+def test_rows_are_lengthened_towards_the_weights():
+    w_NK, x_TK = correlated_layer(rows=256)
+    stats = statistics(x_TK)
+
+    def along(lengthen):
+        packed = aqlm.solve(w_NK, stats, aqlm.Config(codebooks=3, code_bits=5, lengthen=lengthen))
+        return float((layouts.unpack(packed) * w_NK).sum() / w_NK.square().sum()), output_error(w_NK, x_TK, packed)
+
+    (short, least), (longer, error) = along(0.0), along(1.0)
+    assert short < 0.95 and short < longer < 1.02
+    assert least < error < 4 * least
 
 
 def test_each_part_pays():
@@ -46,7 +59,7 @@ def test_each_part_pays():
     stats = statistics(x_TK)
 
     def error(**options):
-        return output_error(w_NK, x_TK, aqlm.solve(w_NK, stats, aqlm.Config(**(SMALL | options))))
+        return output_error(w_NK, x_TK, aqlm.solve(w_NK, stats, aqlm.Config(**(SMALL | {"lengthen": 0.0} | options))))
 
     whole = error()
     assert whole < error(rounds=0)
@@ -184,7 +197,7 @@ def test_recode_comes_nearer_and_keeps_to_its_share():
 def test_bad_input_is_refused():
     for options in (
         {"codebooks": 0}, {"code_bits": 17}, {"group_size": 0}, {"beam_width": 0}, {"rounds": -1}, {"tolerance": -0.1},
-        {"damping": math.inf}, {"seed": -1},
+        {"damping": math.inf}, {"seed": -1}, {"lengthen": 1.5},
     ):  # fmt: skip
         with pytest.raises(MethodError, match="Allowed"):
             aqlm.Config(**options)
