@@ -18,7 +18,7 @@ SMALL = {"codebooks": 2, "code_bits": 4, "group_size": 8}
 
 def test_beats_rounding_at_fewer_bits():
     w_NK, x_TK = correlated_layer(rows=512)
-    packed = aqlm.solve(w_NK, statistics(x_TK), aqlm.Config(codebooks=3, code_bits=5))
+    packed = aqlm.solve(w_NK, statistics(x_TK), aqlm.Config(codebooks=3, code_bits=5, lengthen=0.0))
     assert packed.bits_per_weight < 2.5
     for method, share in ((rtn, 0.2), (gptq, 0.7)):
         other = method.solve(w_NK, statistics(x_TK), method.Config(bits=2, group_size=32, symmetric=True))
