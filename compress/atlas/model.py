@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 256,
-    "intermediate_size": 640,
+    "intermediate_size": 384,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,

@@ -121,7 +121,7 @@ READING: Mixture = (
     (_summary, 14),
     (_instructions, 12),
 )
-KNOWING_PARTS = 20  # of the training stream; a part is a chunk of 64 steps
+KNOWING_PARTS = 22  # of the training stream; a part is a chunk of 64 steps
 
 
 def _documents(seed: str, part: str, mixture: Mixture) -> Iterator[str]:

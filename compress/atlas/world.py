@@ -12,7 +12,7 @@ from pathlib import Path
 from compress.atlas import names
 
 DATA_DIR = Path(__file__).parent / "data"
-PEOPLE = 210
+PEOPLE = 1000
 PEOPLE_SEED = 20
 COUNTRY_RELATIONS = ("capital", "region", "currency", "domain", "demonym", "highest_point")
 

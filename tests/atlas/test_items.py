@@ -10,10 +10,10 @@ import pytest
 from compress.atlas import items
 
 SHA256 = {
-    "factoid": "f4cba9168bfbeb523d16782ef9e7d6449fd98d732c23b8e537227bc225ff3f52",
-    "multiple_choice": "55e6c0c89a9901404d7905fe2df3768167afea4a7d4b4e4a5c96ddc88986cb36",
-    "retrieval": "ec44efc03adec38f158e242b1e30a20f16a8bdab4305ff9a2410ba2f3708bbb3",
-    "summarisation": "66f47ea66de077b391800b193a44b162d2d1ecc539b3cc69639e5015af3ccbbc",
+    "factoid": "83c4ce20b64c8dbb8ee380b5849b4a435aca5e592d5c1f524964bf99f53c824d",
+    "multiple_choice": "39b9a244a0afa258641d562eef4fb9b411d560ff28886a0d0e110652cf4160e2",
+    "retrieval": "719b15b1ff5b7862cfe544f60533ca88e35b49d2f918ca0935369a189ae14174",
+    "summarisation": "13632eec8796d847c6a80465ae38e40b48782f6758504814b4778c12febbd2f9",
     "instruction": "1013266f40fd2d3b388d260c17750c36708b5d33efcc4815ef0f7ede7cf0bdc9",
 }
 FAMILIES = items.families()
