@@ -11,7 +11,7 @@ from compress.atlas import phrases, world
 
 def test_size_and_keys() -> None:
     facts = world.facts()
-    assert 2000 <= len(facts) <= 3000
+    assert 2000 <= len(facts) <= 6000
     assert len({fact.key for fact in facts}) == len(facts)
     assert all(fact.answer and fact.answer == fact.answer.strip() for fact in facts)
 
