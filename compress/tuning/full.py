@@ -73,7 +73,7 @@ def fit(
 
     Memory: teacher, the planes and dense tensors of the student, 24 bytes for every real number that is fitted, the
     logits of `micro_batch` sequences four times over and the inputs of all linears for them. With additive codebooks
-    two float32 copies of their weights more.
+    four float32 copies of their weights more.
 
     Raises:
         CalibrationError: fewer than two sequences: one at least must be left to judge.
@@ -126,9 +126,11 @@ class _Fitting:
                     group["lr"] = settings.rate * (1 - state.step / self.steps)
                 self.adam.step()
                 self.adam.zero_grad()
+                self.recoder.gather()
                 state.step += 1
                 if self.recoder.layers and state.step % settings.recode_every == 0:
-                    state.recoded += self.recoder.step(lambda: self._divergence(batch_S))  # noqa: B023 (called at once)
+                    # judged by the sequences of the next step, which the gradient has not seen
+                    state.recoded += self.recoder.step(lambda: self._divergence(self._batch(state.step)))
                 if state.step % settings.evaluate_every == 0 or state.step == self.steps:
                     state.judge(self._divergence(self.held_S))
                 if state.step % settings.checkpoint_every == 0:

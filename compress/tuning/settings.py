@@ -35,17 +35,17 @@ class Settings:
 class FullSettings:
     """Fitting of all blocks at once, end to end (`tuning.full`)."""
 
-    epochs: int = 4
+    epochs: int = 3
     """Passes over the training sequences at most, 0 or more; the rate falls linearly to zero over them."""
-    rate: float = 0.003
+    rate: float = 0.005
     """First step of Adam in units of the root mean square of the plane that is fitted, above 0."""
-    batch: int = 8
+    batch: int = 4
     """Sequences per step of Adam, 1 or more."""
     micro_batch: int = 4
     """Sequences in memory at once, 1 or more: bounds activations and logits, changes nothing but rounding."""
-    evaluate_every: int = 7
+    evaluate_every: int = 14
     """Steps between two looks at the held-out sequences, 1 or more."""
-    patience: int = 6
+    patience: int = 3
     """Looks without a better held-out divergence after which fitting stops, 1 or more."""
     checkpoint_every: int = 28
     """Steps between two checkpoints that a killed run goes on from, 1 or more."""
@@ -54,11 +54,12 @@ class FullSettings:
     bf16: bool = False
     """Computes the forward of student and teacher in bfloat16; masters and the divergence stay float32."""
     recode_share: float = 0.01
-    """Share of the code groups of additive codebooks that may get other codes in one step, 0 (none) to 1."""
-    recode_every: int = 1
-    """Steps between two such changes of codes, 1 or more."""
-    code_rate: float = 0.1
-    """How far the wanted weight lies from the present one, in units of its root mean square, when codes are changed."""
+    """Share of the code groups of additive codebooks that may get other codes at once, 0 (none) to 1."""
+    recode_every: int = 7
+    """Steps whose gradients are gathered for one change of codes, 1 or more."""
+    code_rate: float = 0.25
+    """How far the wanted weight lies from the present one, in units of its root mean square, when codes are changed and
+    the gradients are mere noise; the root of `recode_every` times as far where all of them agree."""
     seed: int = 0
     """Seed of the draw of the held-out sequences and of the order of the others."""
 

@@ -194,7 +194,7 @@ def test_bfloat16_arithmetic_keeps_masters(tmp_path):
 
 
 AQLM = dict(codebooks=1, code_bits=4, group_size=4)
-RECODE = replace(QUICK, recode_share=0.05, code_rate=1.0)
+RECODE = replace(QUICK, recode_share=0.05, code_rate=1.0, recode_every=2)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3-moe"])
@@ -236,3 +236,32 @@ def test_a_killed_run_with_changes_of_codes_ends_with_the_same_bytes(tmp_path):
 def _new(folder: Path) -> Path:
     folder.mkdir()
     return folder
+
+
+def test_a_change_of_codes_that_does_harm_is_taken_back(tmp_path):
+    """With every divergence above the one before, no code may change, and fewer and fewer are tried."""
+    from compress.tuning.recoding import Recoder
+    from compress.tuning.student import Student
+
+    student = Student(packed_model(tiny_model(), aqlm, **AQLM))
+    recoder = Recoder(student, replace(RECODE, recode_share=0.5))
+    codes = {name: layer.parts.packed.planes["weight"].clone() for name, layer in student.layers.items()}
+    tried: list[int] = []
+    for _ in range(3):
+        student(TOKENS_ST[:2]).square().sum().backward()
+        recoder.gather()
+        rising = iter((1.0, 2.0))
+
+        def divergence(rising=rising):
+            now = {n: layer.parts.packed.planes["weight"] for n, layer in student.layers.items()}
+            tried.append(sum(int((now[n] != codes[n]).sum()) for n in codes))
+            return next(rising)
+
+        assert recoder.step(divergence) == 0
+        assert all(torch.equal(layer.parts.packed.planes["weight"], codes[n]) for n, layer in student.layers.items())
+    assert tried[1] > tried[3] > tried[5] > 0 == tried[0] == tried[2]
+    falling = iter((2.0, 1.0))
+    student(TOKENS_ST[:2]).square().sum().backward()
+    recoder.gather()
+    assert recoder.step(lambda: next(falling)) > 0
+    assert any(not torch.equal(layer.parts.packed.planes["weight"], codes[n]) for n, layer in student.layers.items())
