@@ -35,6 +35,10 @@ class RecipeError(CompressError):
     """The recipe, a flag or a method option is not usable."""
 
 
+class BudgetError(RecipeError):
+    """No choice of options keeps within the bits that were asked for."""
+
+
 class ModelError(CompressError):
     """The source model cannot be opened or has unusable weights."""
 

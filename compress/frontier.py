@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress import pipeline
-from compress.errors import MethodError, RecipeError
+from compress.errors import BudgetError, MethodError, RecipeError
 from compress.format.files import write_json, write_whole
 from compress.methods import registry
 from compress.recipe import Recipe, StageSpec, digest
@@ -125,7 +125,8 @@ def run(
         options: of the recipe and the calibration, as in `compress.run`.
 
     Raises:
-        CompressError: what goes wrong in a point. One that its method refuses stands in the outcome with the reason.
+        CompressError: what goes wrong in a point. One that its method refuses, or that has no choice within its budget,
+            stands in the outcome with the reason.
     """
     folder, progress = Path(folder), progress or watch()
     base = base or pipeline.recipe_for(model, asked[0].stage.method, options)
@@ -140,7 +141,7 @@ def run(
         row = {"label": point.label, "column": point.column, "recipe": point.stage.identity()}
         try:
             result = pipeline.run(recipe, progress=progress, baseline=dense)
-        except MethodError as error:
+        except (MethodError, BudgetError) as error:
             rows.append({**row, "refused": str(error)})
             progress.note(f"Refused: {error}")
             continue

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from compress.calibration.stats import LayerStats
-from compress.errors import CompressError, RecipeError
+from compress.errors import BudgetError, CompressError, RecipeError
 from compress.format import layouts
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ def _treats(method: ModuleType, shape: tuple[int, int], config: Any) -> bool:
     return True
 
 
-def too_little(target_bits: float, least: float) -> RecipeError:
+def too_little(target_bits: float, least: float) -> BudgetError:
     """The error of a budget that nothing fits into."""
-    return RecipeError(
+    return BudgetError(
         f"target_bits={target_bits} is below the {least:.3f} bits per weight that the coarsest candidates take",
         do="Raise --target-bits, or choose options with less overhead, such as a wider --group-size",
     )
