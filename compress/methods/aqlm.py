@@ -37,6 +37,8 @@ from compress.methods import _grid, _sweep
 KIND = "linear"
 NEEDS: frozenset[str] = frozenset({"gram_KK"})
 _START_DAMPING = 0.01
+_SEED = 0
+"""Of the start of k-means and of the order in which groups are searched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +61,12 @@ class Config:
     """How much of what the fit has shortened each row by is given back, 0 (least output error) to 1 (unbiased)."""
     damping: float = 0.0
     """Added to the diagonal of the Gram matrix, relative to its mean; 0 or more."""
-    seed: int = 0
-    """Seed of the start and of the order of the groups, 0 or more."""
 
     def __post_init__(self) -> None:
         for name, low, high in (("codebooks", 1, 16), ("code_bits", 1, 16)):
             if not low <= getattr(self, name) <= high:
                 raise MethodError(f"{name}={getattr(self, name)}", allowed=f"{low} to {high}")
-        for name, least in (("group_size", 1), ("beam_width", 1), ("rounds", 0), ("seed", 0)):
+        for name, least in (("group_size", 1), ("beam_width", 1), ("rounds", 0)):
             if getattr(self, name) < least:
                 raise MethodError(f"{name}={getattr(self, name)}", allowed=f"{least} or more")
         if not 0 <= self.lengthen <= 1:
@@ -126,7 +126,7 @@ class _State:
 
     def __init__(self, w_NK: torch.Tensor, gram_KK: torch.Tensor, config: Config):
         self.w_NK, self.gram_KK, self.config = w_NK, gram_KK, config
-        self.generator = torch.Generator().manual_seed(config.seed)
+        self.generator = torch.Generator().manual_seed(_SEED)
         norm_N = w_NK.square().mean(1).sqrt()
         self.zero_N = norm_N == 0  # its scale is stored as zero; until then any other will do
         self.scale_N = torch.where(self.zero_N, 1.0, norm_N)

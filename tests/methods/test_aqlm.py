@@ -102,8 +102,6 @@ def test_same_bytes_twice_and_inputs_untouched():
     assert all(torch.equal(first.planes[name], second.planes[name]) for name in first.planes)
     assert torch.equal(w_NK, before_w) and torch.equal(stats.gram_KK, before_g)
     assert torch.equal(torch.random.get_rng_state(), state), "the caller's random numbers are its own"
-    other = aqlm.solve(w_NK, stats, aqlm.Config(**SMALL, seed=1))
-    assert not torch.equal(first.planes["weight"], other.planes["weight"])
 
 
 @pytest.mark.parametrize("magnitude", [1e-12, 1e6])
@@ -197,7 +195,7 @@ def test_recode_comes_nearer_and_keeps_to_its_share():
 def test_bad_input_is_refused():
     for options in (
         {"codebooks": 0}, {"code_bits": 17}, {"group_size": 0}, {"beam_width": 0}, {"rounds": -1}, {"tolerance": -0.1},
-        {"damping": math.inf}, {"seed": -1}, {"lengthen": 1.5},
+        {"damping": math.inf}, {"lengthen": 1.5},
     ):  # fmt: skip
         with pytest.raises(MethodError, match="Allowed"):
             aqlm.Config(**options)
