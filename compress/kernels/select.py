@@ -99,4 +99,5 @@ _EXAMPLES = (
         group_size=16,
         options={"stats_bits": 3, "stats_group": 16, "exponent": 0, "permuted": True},
     ),
+    Scheme(layout="additive.v1", bits=8, group_size=8, options={"codebooks": 2, "scale_dtype": "float16"}),
 )

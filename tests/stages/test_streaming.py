@@ -141,7 +141,8 @@ def test_goes_on_where_it_stopped(step, tmp_path, monkeypatch):
 
 
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell has put into the background
 import compress
 from compress.methods import registry
 from tests.stages import fake_method
