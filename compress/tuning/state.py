@@ -40,7 +40,7 @@ class State:
         """`identity` is what makes a run another one; the planes of the student as they are now belong to it."""
         self._path, self._student, self._adam, self._recoder = path, student, adam, recoder
         planes = [plane for layer in student.layers.values() for plane in layer.parts.packed.planes.values()]
-        self._identity = _digest([*identity, *planes, *(part.stored for part in student.vectors.values())])
+        self._identity = digest([*identity, *planes, *(part.stored for part in student.vectors.values())])
         self.step = self.waited = self.recoded = 0
         self.before = self.best = self.last = 0.0
         self.kept: tuple[dict[str, PackedTensor], dict[str, torch.Tensor]] = ({}, {})
@@ -116,7 +116,8 @@ class State:
         return True
 
 
-def _digest(parts: Iterable[str | torch.Tensor]) -> torch.Tensor:
+def digest(parts: Iterable[str | torch.Tensor]) -> torch.Tensor:
+    """Returns the sha256 [32] (uint8) of texts and tensors in their order; dtypes and shapes count."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, str):
