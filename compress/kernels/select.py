@@ -100,4 +100,25 @@ _EXAMPLES = (
         options={"stats_bits": 3, "stats_group": 16, "exponent": 0, "permuted": True},
     ),
     Scheme(layout="additive.v1", bits=8, group_size=8, options={"codebooks": 2, "scale_dtype": "float16"}),
+    Scheme(
+        layout="low_rank.v1",
+        bits=16,
+        group_size=4096,
+        options={
+            "rank": 1024,
+            "left": {"layout": "dense.v1", "bits": 16, "group_size": 1024, "options": {"dtype": "bfloat16"}},
+            "right": {"layout": "dense.v1", "bits": 16, "group_size": 4096, "options": {"dtype": "bfloat16"}},
+        },
+    ),
+    Scheme(
+        layout="sparse_nm.v1",
+        bits=16,
+        group_size=4096,
+        options={
+            "n": 2,
+            "m": 4,
+            "slorb": 0,
+            "values": {"layout": "dense.v1", "bits": 16, "group_size": 2048, "options": {"dtype": "bfloat16"}},
+        },
+    ),
 )

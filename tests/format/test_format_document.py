@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,22 @@ import pytest
 import torch
 
 from compress.format import layouts, manifest, naming
-from compress.format.layouts import additive, int_group, spqr
+from compress.format.layouts import additive, dense, int_group, low_rank, sparse_nm, spqr
 from compress.format.packed import PackedTensor
 from compress.format.writer import CheckpointWriter
+from compress.methods import _nm
 from tests.format import checkpoints
+from tests.format.test_composite import golden_low_rank, golden_sparse
 from tests.format.test_layouts import golden_additive, golden_int_group, golden_spqr
 
 TEXT = (Path(__file__).parents[2] / "docs/FORMAT.md").read_text(encoding="utf-8")
-GOLDEN = {"int_group.v1": golden_int_group, "spqr.v1": golden_spqr, "additive.v1": golden_additive}
+GOLDEN = {
+    "int_group.v1": golden_int_group,
+    "spqr.v1": golden_spqr,
+    "additive.v1": golden_additive,
+    "low_rank.v1": golden_low_rank,
+    "sparse_nm.v1": golden_sparse,
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +49,12 @@ def random_tensors() -> dict[str, PackedTensor]:
 
     mask = torch.rand(7, 30, generator=generator) < 0.1
     value = reals(7, 30).half().float()
+    with_delta = int_group.pack(
+        integers(32, 7, 30), reals(7, 3), integers(32, 7, 3), bits=5, outlier_NK=mask, delta_NK=value
+    )
+    mask_3of5 = _nm.mask_nm(reals(7, 50), 3, 5)
     return {
-        "a.int": int_group.pack(
-            integers(32, 7, 30), reals(7, 3), integers(32, 7, 3), bits=5, outlier_NK=mask, delta_NK=value
-        ),
+        "a.int": with_delta,
         "a.symmetric": int_group.pack(integers(4, 3, 8), reals(3, 2).half(), None, bits=2),
         "a.spqr": spqr.pack(
             integers(8, 7, 30), integers(16, 7, 6), integers(16, 7, 6),
@@ -54,6 +63,14 @@ def random_tensors() -> dict[str, PackedTensor]:
             perm_K=torch.randperm(30, generator=generator), outlier_NK=mask, delta_NK=value,
         ),
         "a.additive": additive.pack(integers(1024, 7, 10, 3), reals(3, 1024, 3), reals(7)),
+        "a.factors": low_rank.pack(
+            additive.pack(integers(16, 40, 3, 2), reals(2, 16, 3), reals(40)), dense.pack(reals(9, 30))
+        ),
+        "a.factored": low_rank.pack(
+            dense.pack(reals(40, 7).bfloat16()), with_delta
+        ),
+        "a.sparse": sparse_nm.pack(with_delta, mask_3of5, n=3, m=5, slorb=(reals(7, 2), reals(2, 50))),
+        "a.halved": _nm.pack(reals(5, 12), _nm.mask_nm(reals(5, 12), 2, 4), 2, 4),
     }  # fmt: skip
 
 
@@ -81,10 +98,7 @@ def test_its_golden_bytes_are_those_of_the_layout_and_decode(reader: dict[str, A
     }
     assert stated == raw
     planes = {
-        name: [
-            value for (value,) in struct.iter_unpack("<" + reader["WIDTH"][naming.DTYPE_NAMES[plane.dtype]], raw[name])
-        ]
-        for name, plane in packed.planes.items()
+        name: reader["numbers"](naming.DTYPE_NAMES[plane.dtype], raw[name]) for name, plane in packed.planes.items()
     }
     weight = reader["unpack"](planes, packed.scheme.to_dict(), packed.shape)
     assert torch.equal(torch.tensor(weight), layouts.unpack(packed))

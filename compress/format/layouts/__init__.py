@@ -9,6 +9,12 @@ A layout module has:
                             CONTINUOUS, which may come as float32 whatever dtype they are stored in; reads no others
     unpack(packed) -> float32 [N, K]                           the meaning of the planes: the two after one another
     validate(packed)        raises FormatError for plane *values* that would index out of bounds
+
+A composite layout is made of parts, packed tensors with schemes of their own that stand in its options. It also has:
+    PARTS                   names of its parts
+    parts(packed)           the parts by name
+    repack(packed, parts)   the tensor with its parts stored anew
+`dense.v1` is a layout of parts only: it names itself by PART_LAYOUT and never stands in a manifest by itself.
 """
 
 from __future__ import annotations
@@ -26,10 +32,12 @@ from compress.format.manifest import known_layouts
 from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
 
+_PART_ONLY = "dense.v1"
+
 
 def layout_module(layout: str) -> ModuleType:
     """Returns the module that specifies `layout`; an id this package does not know is a FormatError."""
-    if layout not in known_layouts():
+    if layout not in (*known_layouts(), _PART_ONLY):
         raise FormatError(
             f"unknown layout {layout!r}",
             allowed=", ".join(known_layouts()),
@@ -48,6 +56,25 @@ def unpack(packed: PackedTensor) -> torch.Tensor:
     """Returns the weight [N, K] as float32: the definition of what a packed tensor means."""
     weight_NK: torch.Tensor = layout_module(packed.scheme.layout).unpack(packed)
     return weight_NK
+
+
+def is_composite(layout: str) -> bool:
+    """Returns whether tensors of `layout` are made of parts."""
+    return hasattr(layout_module(layout), "PARTS")
+
+
+def parts(packed: PackedTensor) -> dict[str, PackedTensor]:
+    """Returns the parts of a composite tensor by name, which share its planes; {} for a plain layout."""
+    if not is_composite(packed.scheme.layout):
+        return {}
+    found: dict[str, PackedTensor] = layout_module(packed.scheme.layout).parts(packed)
+    return found
+
+
+def repack(packed: PackedTensor, parts: Mapping[str, PackedTensor]) -> PackedTensor:
+    """Returns a composite tensor with its parts stored anew, in whatever plain layout; all of them must be given."""
+    made: PackedTensor = layout_module(packed.scheme.layout).repack(packed, parts)
+    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +103,15 @@ def assemble(expanded: Expanded, planes: Mapping[str, torch.Tensor]) -> torch.Te
 def continuous(packed: PackedTensor) -> dict[str, torch.Tensor]:
     """Returns the planes that hold real numbers, by name: what may be fitted without touching a code."""
     names: tuple[str, ...] = layout_module(packed.scheme.layout).CONTINUOUS
-    return {name: packed.planes[name] for name in names if name in packed.planes}
+    planes = {name: packed.planes[name] for name in names if name in packed.planes}
+    # `weight` of a composite tensor is real where its part is dense, and a stream of codes elsewhere
+    return {name: plane for name, plane in planes.items() if plane.is_floating_point()}
 
 
 def check(packed: PackedTensor, layer: str | None = None) -> None:
     """Raises FormatError unless every plane is there with the right dtype, shape and in-range values."""
+    if packed.scheme.layout == _PART_ONLY:
+        raise FormatError(f"{_PART_ONLY} is a layout of parts only", allowed=", ".join(known_layouts()), layer=layer)
     specs = plane_specs(packed.scheme, packed.shape)
     if missing := specs.keys() - packed.planes.keys():
         raise FormatError(f"planes missing: {', '.join(sorted(missing))}", layer=layer)
