@@ -7,7 +7,7 @@ Shape letters: B sequences, T tokens of one, V vocabulary, N out, K in.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -70,12 +70,14 @@ class Student(nn.Module):
 
     def forward(self, tokens_BT: torch.Tensor) -> torch.Tensor:
         """Returns the logits [B, T, V] of what would be stored now."""
-        values = {name: part.value() for name, part in self.vectors.items()}
-        output = torch.func.functional_call(
-            self.model, values, kwargs={"input_ids": tokens_BT, "use_cache": False}, strict=False
-        )
-        logits_BTV: torch.Tensor = output.logits
+        logits_BTV: torch.Tensor = self.output(tokens_BT).logits
         return logits_BTV
+
+    def output(self, tokens_BT: torch.Tensor, *, hidden: bool = False) -> Any:
+        """Returns what the model gives, with the hidden states when asked, for what would be stored now."""
+        values = {name: part.value() for name, part in self.vectors.items()}
+        given = {"input_ids": tokens_BT, "use_cache": False, "output_hidden_states": hidden}
+        return torch.func.functional_call(self.model, values, kwargs=given, strict=False)
 
     def moves(self) -> list[nn.Parameter]:
         """Returns the masters of everything that is fitted, in a fixed order."""

@@ -84,6 +84,15 @@ class Outcome:
     """Of this process group, over the steps it made itself; 0 where it made none."""
     seconds: float
 
+    def report(self) -> dict[str, Any]:
+        """Returns the account as JSON: at most 50 of the losses; what depends on the machine under `timing` alone."""
+        every = max(1, len(self.losses) // 50)
+        return {
+            "before": self.before, "after": self.after, "best_step": self.best_step, "steps": self.steps,
+            "losses": [float(f"{loss:.6g}") for loss in self.losses[::every]], "losses_every": every,
+            "timing": {"tokens_per_second": round(self.tokens_per_second, 1), "seconds": round(self.seconds, 1)},
+        }  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Trained:

@@ -1,0 +1,97 @@
+"""Distillation: a student learns to say what a dense teacher says, token by token.
+
+Sources: Hinton et al., arXiv 1503.02531 (temperature); Muralidharan et al., arXiv 2407.14679 §3 (Minitron: after
+pruning, the divergence of the logits alone is best, cross-entropy adds nothing, hidden states help only when many
+layers were removed); Gu et al., arXiv 2306.08543 (reverse divergence); Hu et al., arXiv 2106.09685 (LoRA).
+
+Differs from the papers in: the state of the lowest held-out loss is kept, the first one included, so a training never
+makes a student worse on them; of a teacher whose logits are kept only the likeliest tokens are, all others as one
+bucket, where others cut them off and renormalise; the hidden loss is relative to the teacher's mean square and has a
+fixed weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compress.errors import MethodError
+
+KIND = "train"
+NEEDS = frozenset({"tokens"})
+TRAINER = "distillation"
+LOSSES = ("kl", "reverse_kl")
+RATES = {"all": 3e-4, "lora": 2e-3, "packed": 5e-3}
+"""What can be trained, and the rate where none is given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Options of distillation."""
+
+    teacher: str | None = None
+    """The dense model to learn from: atlas, a folder or a hub id. Not given: the model that the recipe began with."""
+    loss: str = "kl"
+    """Divergence of the next token: `kl` (teacher to student) or `reverse_kl` (student to teacher)."""
+    temperature: float = 1.0
+    """Divides the logits of both before they are compared, above 0; the loss is multiplied by its square."""
+    ce_weight: float = 0.0
+    """Share of the cross-entropy with the text itself, 0 to 1; the divergence has the rest."""
+    hidden_weight: float = 0.0
+    """Weight of the relative squared distance of the hidden states, 0 or more; needs a student of the same depth."""
+    train: str = "all"
+    """What is trained: `all` dense tensors; `lora` (low-rank updates of the linears, merged at the end); `packed` (the
+    real numbers of packed linears, norms and biases)."""
+    lora_rank: int = 16
+    """Rank of the updates with `train=lora`, 1 or more."""
+    lora_alpha: float = 32.0
+    """Scale of the updates times their rank with `train=lora`, above 0."""
+    steps: int = 500
+    """Steps of AdamW, 0 or more."""
+    batch: int = 16
+    """Sequences of one step over all processes, 1 or more."""
+    micro_batch: int = 4
+    """Sequences in memory at once, 1 or more: bounds activations and logits, changes nothing but rounding."""
+    rate: float | None = None
+    """Learning rate after the warm-up, above 0; with `packed` in units of each tensor's root mean square. Not given:
+    3e-4 for `all`, 2e-3 for `lora`, 5e-3 for `packed`."""
+    warmup: float = 0.05
+    """Share of the steps over which the rate rises, 0 to 1; after it, it falls to zero along a cosine."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of matrices with `all` and `lora`, 0 or more."""
+    clip: float = 1.0
+    """Greatest norm of the gradient, above 0; inf for none."""
+    top_k: int = 0
+    """Likeliest tokens that are kept of a teacher which is asked once; 0: it is asked in every step."""
+    checkpoint_every: int = 100
+    """Steps between two checkpoints that a killed run goes on from, 1 or more."""
+    evaluate_every: int = 50
+    """Steps between two looks at the held-out sequences, 1 or more."""
+    held_out: float = 0.05
+    """Share of the sequences that only judges, above 0 and below 1; at least one sequence."""
+    bf16: bool = False
+    """Runs teacher and student in bfloat16; what is trained stays float32."""
+    seed: int = 0
+    """Seed of the order of the sequences and of the start of LoRA, 0 or more."""
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise MethodError(f"loss={self.loss!r}", allowed=", ".join(LOSSES))
+        if self.train not in RATES:
+            raise MethodError(f"train={self.train!r}", allowed=", ".join(RATES))
+        if not 0 < self.temperature < float("inf"):
+            raise MethodError(f"temperature={self.temperature}", allowed="more than 0")
+        if not 0 <= self.ce_weight <= 1:
+            raise MethodError(f"ce_weight={self.ce_weight}", allowed="0 to 1")
+        if not 0 <= self.hidden_weight < float("inf"):
+            raise MethodError(f"hidden_weight={self.hidden_weight}", allowed="0 or more")
+        if self.lora_rank < 1:
+            raise MethodError(f"lora_rank={self.lora_rank}", allowed="1 or more")
+        if not 0 < self.lora_alpha < float("inf"):
+            raise MethodError(f"lora_alpha={self.lora_alpha}", allowed="more than 0")
+        if self.top_k < 0:
+            raise MethodError(f"top_k={self.top_k}", allowed="0 or more")
+        if self.top_k and self.hidden_weight:
+            raise MethodError(
+                f"top_k={self.top_k} with hidden_weight={self.hidden_weight}",
+                do="Leave top_k at 0: hidden states are not kept",
+            )
