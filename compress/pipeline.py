@@ -1,8 +1,9 @@
-"""The pipeline: a recipe in, a packed checkpoint that is proven to load and what it cost out. Read this file first.
+"""The pipeline: a recipe in, a checkpoint that is proven to load and what it cost out. Read this file first.
 
-A model is opened, its decoder is packed block by block on the inputs that the packed blocks before it give, the
-folder is finished with its manifest, a fresh process proves that it loads, and the suite is asked of the dense model
-and of the packed folder read back from disk. A killed run goes on at the block where it stopped.
+Stage after stage, a checkpoint is opened and the next one made of it: cut (prune), trained (distill, ast), or packed
+block by block on the inputs that the packed blocks before it give. Each folder is finished with its manifest, and a
+fresh process proves that it loads. In the end the suite is asked of the dense model and of the last folder, read back
+from disk. A killed run goes on in the stage, and at the block or step, where it stopped.
 """
 
 from __future__ import annotations
@@ -16,10 +17,21 @@ from compress.evaluation import suites
 from compress.methods import registry
 from compress.progress import Progress
 from compress.recipe import CalibrationSpec, Recipe, StageSpec, parse_size
-from compress.report.allotted import render as allotted
+from compress.report.allotted import render as allotment
 from compress.report.progress import watch
 from compress.result import Result
-from compress.stages import allocation, finish, full_tuning, linear, planning, reference, streaming
+from compress.stages import (
+    allocation,
+    cut,
+    finish,
+    full_tuning,
+    linear,
+    outlook,
+    planning,
+    reference,
+    streaming,
+    training,
+)
 from compress.stages.workspace import open_workspace
 
 if TYPE_CHECKING:
@@ -61,40 +73,69 @@ def run(
     recipe = model if isinstance(model, Recipe) else recipe_for(str(model), method, options)
     if output is not None:
         recipe = dataclasses.replace(recipe, output=str(output))
-    stage = the_stage(recipe)
-    source = ModelSource.open(recipe.model, revision=recipe.revision)
-    identity = {"recipe_hash": finish.recipe_hash(recipe), "source": source.fingerprint}
-    with open_workspace(Path(output_folder(recipe)), identity, fresh=fresh) as workspace:
-        if not workspace.finished:
-            compress_model(recipe, stage, source, workspace, progress)
-        finish.prove(workspace, progress)
-        result = Result.read(workspace.folder, finish.evaluate(recipe, source, workspace, progress, baseline))
-        result.write_report()
-        workspace.close()
-    return result
+    check(recipe)
+    source = first = ModelSource.open(recipe.model, revision=recipe.revision)
+    for number, folder in enumerate(folders(recipe)):
+        if number:
+            source = ModelSource.open(folders(recipe)[number - 1])
+            progress.note(f"Stage {number + 1} of {len(recipe.stages)}: {recipe.stages[number].method}")
+        step = recipe.step(number, recipe.model if number == 0 else str(source.path), str(folder))
+        teacher = training.teacher_of(step, first)
+        with open_workspace(folder, finish.identity(step, source, teacher), fresh=fresh) as workspace:
+            if not workspace.finished:
+                make(step, source, teacher, workspace, progress)
+            finish.prove(workspace, progress)
+            evaluation = None
+            if number == len(recipe.stages) - 1:
+                evaluation = finish.evaluate(recipe, first, workspace, progress, baseline)
+                Result.read(folder, evaluation).write_report()
+            workspace.close()
+    return Result.read(folder, evaluation)
 
 
 def plan(recipe: Recipe) -> Plan:
-    """Returns what `run(recipe)` would do, with the estimated size, memory and time; nothing is written."""
+    """Returns what the first stage of `run(recipe)` would do, with the estimated size, memory and time.
+
+    Nothing is written. What later stages do depends on what the ones before them leave.
+    """
     from compress.models.blocks import BlockWalker
     from compress.models.source import ModelSource
 
-    stage = the_stage(recipe)
+    check(recipe)
+    step = recipe.step(0, recipe.model, str(folders(recipe)[0]))
+    stage = step.stages[0]
     source = ModelSource.open(recipe.model, revision=recipe.revision)
     method, config = registry.load(stage.method), registry.configure(stage.method, stage.options)
-    return planning.make(recipe, source, BlockWalker(source), method, config, output_folder(recipe))[0]
+    if method.KIND != "linear":
+        return outlook.make(step, source, BlockWalker(source), method, config)
+    return planning.make(step, source, BlockWalker(source), method, config, str(step.output))[0]
 
 
-def compress_model(
-    recipe: Recipe, stage: StageSpec, source: ModelSource, workspace: Workspace, progress: Progress
+def make(
+    recipe: Recipe, source: ModelSource, teacher: ModelSource | None, workspace: Workspace, progress: Progress
 ) -> None:
-    """Packs all blocks, from where an earlier run stopped, and finishes the folder with its manifest."""
+    """Makes the checkpoint of a recipe of one stage, from where an earlier run stopped, and writes its manifest."""
+    method = registry.load(recipe.stages[0].method)
+    if method.KIND == "linear":
+        made = pack(recipe, source, workspace, progress)
+    elif method.KIND == "prune":
+        made = cut.run(recipe, source, workspace, progress)
+    else:
+        assert teacher is not None, "what is trained is trained towards a teacher"
+        made = training.run(recipe, source, teacher, workspace, progress)
+    for warning in finish.write_manifest(recipe, source, workspace, made):
+        progress.note(f"Warning: {warning}")
+
+
+def pack(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Progress) -> finish.Made:
+    """Packs all blocks, one linear at a time."""
     from compress.calibration.data import load_tokens
     from compress.format.writer import CheckpointWriter
     from compress.models.blocks import BlockWalker
     from compress.stages.block import LinearStage
     from compress.tuning.settings import FullSettings, Settings
 
+    stage = recipe.stages[0]
     method, config = registry.load(stage.method), registry.configure(stage.method, stage.options)
     walker = BlockWalker(source)
     _, coverage, memory_plan = planning.make(recipe, source, walker, method, config, str(workspace.folder))
@@ -115,38 +156,38 @@ def compress_model(
         tuning=Settings() if stage.tune else None,
     )
     if stage.target_bits is not None:
-        made = allocation.allot(work, stage.target_bits, tokens_ST, progress)
-        work = dataclasses.replace(work, overrides=made.overrides)
-        progress.note(allotted(made.to_dict()))
+        allotted = allocation.allot(work, stage.target_bits, tokens_ST, progress)
+        work = dataclasses.replace(work, overrides=allotted.overrides)
+        progress.note(allotment(allotted.to_dict()))
     full_tuning.settle(workspace)
-    run_stage = streaming.run if planning.streams(stage, method) else linear.run
+    run_stage = streaming.run if planning.streams(stage, method, source) else linear.run
     logits_TV = run_stage(work, tokens_ST, progress)
     if stage.tune == "full":
         logits_TV = full_tuning.run(work, tokens_ST, FullSettings(), progress)
     finish.write_reference(workspace, tokens_ST, logits_TV)
-    for warning in finish.write_manifest(recipe, source, workspace, coverage, walker.unused_tensors):
-        progress.note(f"Warning: {warning}")
+    return finish.Made(coverage.to_dict(), source.raw_config, source.structure, walker.unused_tensors)
 
 
-def the_stage(recipe: Recipe) -> StageSpec:
-    """Returns the recipe's stage after checking its method and options, and the suite's name."""
+def check(recipe: Recipe) -> None:
+    """Checks what can be refused before a model is opened: methods, their options, the suite's name."""
     if recipe.suite != "none":
         suites.check(recipe.suite)
-    if len(recipe.stages) > 1:
-        raise RecipeError(
-            f"the recipe has {len(recipe.stages)} stages", allowed="one stage", do="Run the stages one by one"
-        )
-    stage = recipe.stages[0]
-    registry.check_options(stage.method, stage.options)
-    if recipe.workers > 1 and (stage.tune is not None or registry.describe(stage.method).needs_data):
-        free = [name for name in registry.names() if not registry.describe(name).needs_data]
-        what = f"--tune {stage.tune}" if stage.tune else f"the method {stage.method}, which needs data"
-        raise RecipeError(
-            f"workers={recipe.workers} with {what}: each of its blocks needs what the one before it gives",
-            allowed=f"workers=1, or a method that needs no data ({', '.join(free)}) without --tune",
-            do="Leave --workers out",
-        )
-    return stage
+    for stage in recipe.stages:
+        registry.check_options(stage.method, stage.options)
+        told = registry.describe(stage.method)
+        if told.kind != "linear" and (stage.tune is not None or stage.target_bits is not None):
+            raise RecipeError(
+                f"{'tune' if stage.tune else 'target_bits'} with the method {stage.method}, which packs no weights",
+                do="Leave it out, or give it to a stage that quantises",
+            )
+        if recipe.workers > 1 and (stage.tune is not None or told.needs_data):
+            free = [name for name in registry.names() if not registry.describe(name).needs_data]
+            what = f"--tune {stage.tune}" if stage.tune else f"the method {stage.method}, which needs data"
+            raise RecipeError(
+                f"workers={recipe.workers} with {what}: each of its blocks needs what the one before it gives",
+                allowed=f"workers=1, or a method that needs no data ({', '.join(free)}) without --tune",
+                do="Leave --workers out",
+            )
 
 
 def recipe_for(model: str, method: str, options: dict[str, Any]) -> Recipe:
@@ -172,6 +213,9 @@ def recipe_for(model: str, method: str, options: dict[str, Any]) -> Recipe:
     )
 
 
-def output_folder(recipe: Recipe) -> str:
-    """Returns the folder of the result: as asked, or `runs/<model>-<method>`."""
-    return recipe.output or f"runs/{Path(recipe.model_name).name}-{recipe.stages[-1].method}"
+def folders(recipe: Recipe) -> list[Path]:
+    """Returns the folder of every stage: the last as asked, or `runs/<model>-<methods>`; the others beside it."""
+    methods = [stage.method for stage in recipe.stages]
+    last = Path(recipe.output or f"runs/{Path(recipe.model_name).name}-{'-'.join(methods)}")
+    beside = last.with_name(f"{last.name}.stages")
+    return [*(beside / f"{number}-{method}" for number, method in enumerate(methods[:-1], start=1)), last]

@@ -49,10 +49,13 @@ class StageSpec:
     """What is fitted to the dense model: `block`, each block once it is packed; `full`, after that all at once."""
     target_bits: float | None = None
     """Stored bits per weight, on average over all linears, that the method's bits are allotted for per linear."""
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the recipe's calibration in which this stage differs."""
 
     def __post_init__(self) -> None:
         if self.tune not in (None, *TUNINGS):
             raise RecipeError(unknown("tuning", str(self.tune), TUNINGS), allowed=", ".join(TUNINGS))
+        _refuse_unknown("calibration key", self.calibration, {f.name for f in dataclasses.fields(CalibrationSpec)})
         if self.target_bits is not None and not 0 < self.target_bits <= 16:
             raise RecipeError(f"target_bits={self.target_bits}", allowed="more than 0, at most 16")
 
@@ -133,8 +136,21 @@ class Recipe:
         """The model without the place where it lies: a hub id as it is, of a folder its last part."""
         return self.model if not Path(self.model).is_dir() else Path(self.model).resolve().name
 
+    def step(self, number: int, model: str, output: str) -> Recipe:
+        """Returns the recipe of stage `number` (from 0) alone, over the checkpoint `model` that the one before left."""
+        stage = self.stages[number]
+        return dataclasses.replace(
+            self,
+            model=model,
+            revision=self.revision if number == 0 else None,
+            output=output,
+            stages=(dataclasses.replace(stage, calibration={}),),
+            calibration=dataclasses.replace(self.calibration, **stage.calibration),
+        )
+
     def identity(self) -> dict[str, Any]:
         """Returns what determines the bytes of the result, as JSON values (not where it goes nor how it is tested)."""
+        assert len(self.stages) == 1, "a checkpoint is the result of one stage; see `step`"
         return {
             "stages": [stage.identity() for stage in self.stages],
             "calibration": dataclasses.asdict(self.calibration),

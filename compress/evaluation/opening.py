@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from compress.errors import EvaluationError
-from compress.format.manifest import MANIFEST
+from compress.format.manifest import MANIFEST, fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,7 +49,8 @@ def open_subject(model: Model, tokenizer: PreTrainedTokenizerBase | None = None)
     from compress.models.source import ModelSource
 
     if isinstance(model, ModelSource):
-        return _dense(model, tokenizer)
+        stock = not model.unpacked and model.structure is None
+        return _dense(model, tokenizer) if stock else _compressed(model.path, tokenizer)
     if isinstance(model, str | Path):
         folder = Path(model)
         is_ours = (folder / MANIFEST).is_file()
@@ -59,11 +59,6 @@ def open_subject(model: Model, tokenizer: PreTrainedTokenizerBase | None = None)
         raise EvaluationError("a loaded model without its tokenizer", do="Give tokenizer= too")
     name = str(getattr(model, "name_or_path", "")) or type(model).__name__
     return Subject(model.eval(), tokenizer, Path(name).name, _kind(model), None)
-
-
-def fingerprint(folder: Path) -> str:
-    """Returns the fingerprint of a folder of ours: the sha256 of its manifest, which holds that of every shard."""
-    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
 
 
 def _compressed(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> Subject:

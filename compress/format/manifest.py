@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -67,6 +68,11 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     check_tensors(manifest["tensors"])
     _check_shards(manifest["shards"])
     return manifest
+
+
+def fingerprint(folder: str | Path) -> str:
+    """Returns the fingerprint of a folder of ours: the sha256 of its manifest, which holds that of every shard."""
+    return hashlib.sha256((Path(folder) / MANIFEST).read_bytes()).hexdigest()
 
 
 def check_version(version: object) -> None:

@@ -123,10 +123,13 @@ def _check_index(folder: Path, files: dict[str, str]) -> None:
 def _check_config(folder: Path, content: dict[str, Any]) -> None:
     """Raises FormatError unless config.json, from which transformers learns the schemes, agrees with the manifest."""
     quantization = manifest.read_json(folder / manifest.CONFIG).get("quantization_config")
-    stated = quantization.get("tensors") if isinstance(quantization, dict) else None
+    stated = quantization.get("tensors") if isinstance(quantization, dict) else {}
+    structure = quantization.get("structure") if isinstance(quantization, dict) else None
     needed = {name: {key: entry[key] for key in manifest.TENSOR_REQUIRED} for name, entry in content["tensors"].items()}
     if stated != needed:
         raise FormatError(f"{folder / manifest.CONFIG} and {manifest.MANIFEST} do not agree on the packed linears")
+    if structure != content.get("structure"):
+        raise FormatError(f"{folder / manifest.CONFIG} and {manifest.MANIFEST} do not agree on the structure")
 
 
 def _open(path: Path) -> Any:

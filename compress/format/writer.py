@@ -88,7 +88,7 @@ class CheckpointWriter:
     ) -> None:
         """Writes copies of `auxiliary`, the index, config.json and last of all the manifest.
 
-        `config` is the source model's config.json; `quantization_config` is added here. Of `manifest`,
+        `config` is the model's config.json; `quantization_config` is added here where it needs one. Of `manifest`,
         `tensors` must be given; `format_version` and `shards` are added here. Raises FormatError when records and
         manifest do not fit together, OutputError when the disk does not take the files.
         """
@@ -122,11 +122,14 @@ def _finish(
     needed = {
         name: {field: entry[field] for field in manifest.TENSOR_REQUIRED} for name, entry in content["tensors"].items()
     }
-    config["quantization_config"] = {
-        "quant_method": manifest.QUANT_METHOD,
-        "format_version": manifest.FORMAT_VERSION,
-        "tensors": needed,
-    }
+    # without this entry the folder is what any loader of the architecture takes
+    if needed or content.get("structure"):
+        config["quantization_config"] = {
+            "quant_method": manifest.QUANT_METHOD,
+            "format_version": manifest.FORMAT_VERSION,
+            "tensors": needed,
+            **({"structure": content["structure"]} if content.get("structure") else {}),
+        }
     for source, name in _auxiliary_names(auxiliary):
         files.copy(source, folder / name)
     total = sum(record.size_bytes for record in records)

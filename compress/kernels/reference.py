@@ -1,6 +1,8 @@
 """The reference kernel: decode with `layouts.unpack`, then a dense product. Every layout, dtype and device.
 
-Shape letters: N out features, K in features.
+A weight that is a product runs as two products.
+
+Shape letters: N out features, K in features, r rank of a low-rank weight.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from compress.format import layouts
+from compress.format.layouts import low_rank
 from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
 
@@ -20,11 +23,17 @@ def reject(scheme: Scheme, shape: tuple[int, int], device: torch.device) -> str 
 def prepare(packed: PackedTensor, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     """Returns what `linear` works on: the weight [N, K] in the dtype of the inputs, on the device of the planes.
 
-    It costs N·K elements of `dtype`; who keeps it pays the memory of the dense layer beside the planes.
+    It costs N·K elements of `dtype`; who keeps it pays the memory of the dense layer beside the planes. Of a low-rank
+    weight it is both factors, [r, K] and [N, r].
     """
-    return (layouts.unpack(packed).to(dtype),)
+    parts = layouts.parts(packed) if packed.scheme.layout == low_rank.LAYOUT else {}
+    factors = (parts["right"], parts["left"]) if parts else (packed,)
+    return tuple(layouts.unpack(factor).to(dtype) for factor in factors)
 
 
 def linear(x: torch.Tensor, operands: tuple[torch.Tensor, ...], bias: torch.Tensor | None) -> torch.Tensor:
     """Returns x [..., K] times the prepared weight, plus `bias` [N]: [..., N] in the dtype of `x`."""
-    return torch.nn.functional.linear(x, operands[0], bias)
+    *first, last = operands
+    for weight in first:
+        x = torch.nn.functional.linear(x, weight)
+    return torch.nn.functional.linear(x, last, bias)

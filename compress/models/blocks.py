@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from compress.errors import ModelError, RecipeError
-from compress.models import skeleton
+from compress.models import skeleton, structure
 from compress.models.arguments import BlockArguments, Listener, same
 from compress.models.embedding import embedding_name, rows_present
 from compress.models.head import head_name, head_present
@@ -49,6 +49,8 @@ class BlockWalker:
         assert dtype == torch.float32, "statistics and solvers are defined in float32"
         self.source, self.device = source, torch.device(device)
         self.model = skeleton.build(deepcopy(source.config))
+        if source.structure is not None:
+            structure.apply(self.model, source.structure)
         self.block_names = skeleton.find_blocks(self.model)
         self._weights = Weights(source, self.model)
         self._computed = skeleton.computed_buffers(self.model)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import ModelError
+from compress.format.manifest import QUANT_METHOD
 from compress.models.locate import locate
 from compress.models.safetensors_header import TensorEntry
 from compress.models.shards import list_tensors, read_json
@@ -17,6 +19,8 @@ from compress.models.tensor_files import TensorFiles, bytes_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+    from compress.format.packed import PackedTensor
 
 _AUXILIARY = (
     "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json", "merges.txt",
@@ -43,7 +47,39 @@ class ModelSource(TensorFiles):
         path = locate(model, revision)
         # a local folder goes by its own name: what is written about a model must not depend on where it lay
         name = path.resolve().name if Path(model).expanduser() == path else str(model)
-        return cls(path, name, _config(path), list_tensors(path))
+        config, tensors = _config(path), list_tensors(path)
+        if getattr(config, "quantization_config", None) is None:
+            return cls(path, name, config, tensors)
+        from compress.format.reader import open_checkpoint
+        from compress.models.own import OwnSource
+
+        checkpoint = open_checkpoint(path)
+        del config.quantization_config
+        return OwnSource(name, config, checkpoint, tensors)
+
+    @property
+    def unpacked(self) -> frozenset[str]:
+        """Names of the tensors that are packed on disk: none, but for a checkpoint of ours."""
+        return frozenset()
+
+    @property
+    def structure(self) -> Mapping[str, Any] | None:
+        """What of the model has another shape than its config.json says: nothing, but for a checkpoint of ours."""
+        return None
+
+    def part(self, name: str) -> PackedTensor | None:
+        """Returns the linear `name` as it is packed on disk, or None when it is dense."""
+        return None
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that the model computes with; of a packed linear, those of the weight that it means."""
+        return sum(math.prod(entry.shape) for entry in self.tensors.values())
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(entry.end - entry.start for entry in self.tensors.values())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -102,12 +138,10 @@ def _config(path: Path) -> PreTrainedConfig:
     quantization = raw.get("quantization_config") or raw.get("compression_config")
     if quantization:
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
-        if method == "compress":
+        if method != QUANT_METHOD:
             raise ModelError(
-                f"{path} is already a compressed checkpoint of this package",
-                do="Give the dense model that it was made from",
+                f"{path} is already quantised ({method})", do="Give the model in float32, bfloat16 or float16"
             )
-        raise ModelError(f"{path} is already quantised ({method})", do="Give the model in float32, bfloat16 or float16")
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:

@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 class _LazyTensor:
     """What the loader takes for a slice of a safetensors file."""
 
-    def __init__(self, source: ModelSource, name: str):
-        self._source, self._name = source, name
+    def __init__(self, source: ModelSource, name: str, *, transposed: bool = False):
+        self._source, self._name, self._transposed = source, name, transposed
 
     def __getitem__(self, everything: EllipsisType) -> torch.Tensor:
-        return self._source.read(self._name)
+        tensor = self._source.read(self._name)
+        return tensor.T.contiguous() if self._transposed else tensor
 
 
 class Weights:
@@ -66,9 +67,11 @@ class Weights:
             )
 
     def plain(self, name: str) -> str | None:
-        """Returns the checkpoint tensor that is the model tensor `name` as it stands, or None when it is converted."""
+        """Returns the checkpoint tensor that is the model tensor `name` as it stands, or None when it is made."""
         origins = self.origins[name]
-        if name in self.rules or len(origins) != 1 or self._source.tensors[origins[0]].shape != self._shapes[name]:
+        if name in self.rules or len(origins) != 1 or origins[0] in self._source.unpacked:
+            return None
+        if self._source.tensors[origins[0]].shape != self._shapes[name]:
             return None
         return origins[0]
 
@@ -88,7 +91,9 @@ class Weights:
 
         names = set(names)
         state = {
-            name if name in self._swapped else origin: _LazyTensor(self._source, origin)
+            name if name in self._swapped else origin: _LazyTensor(
+                self._source, origin, transposed=origin in self._source.unpacked and self._is_transposed(name)
+            )
             for name in names
             for origin in self.origins[name]
         }
@@ -110,6 +115,12 @@ class Weights:
             raise ModelError(f"cannot be converted: {text.strip().splitlines()[-1]}", layer=name)
         for name in names:
             check_finite(self._model.get_parameter_or_buffer(name), name)
+
+    def _is_transposed(self, name: str) -> bool:
+        """Whether the model keeps this weight as [K, N]: a packed linear is [N, K] whatever holds it."""
+        from transformers.pytorch_utils import Conv1D
+
+        return isinstance(self._model.get_submodule(name.rpartition(".")[0]), Conv1D)
 
     def _plan(self) -> None:
         from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key

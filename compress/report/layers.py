@@ -68,7 +68,10 @@ def _shown(value: float | None, form: str) -> str:
 def remarks(manifest: Mapping[str, Any]) -> list[str]:
     """Returns what must be known beside the figures: the coverage, what was left dense, and every warning."""
     lines = []
-    if coverage := manifest.get("coverage"):
+    coverage = manifest.get("coverage") or {}
+    if removed := coverage.get("removed_parameters"):
+        lines.append(f"removed: {removed:,} parameters, {percent(coverage['share_removed'])} of all")
+    if "share_of_linears" in coverage:
         left = ", ".join(f"{reason} {count:,}" for reason, count in coverage["left_dense"].items())
         lines.append(
             f"compressed: {percent(coverage['share_of_linears'])} of the decoder's linear parameters, "

@@ -41,10 +41,11 @@ def of_checkpoint(checkpoint: Path | None, manifest: Mapping[str, Any], evaluati
         sections += [_text(evaluation), _families(evaluation)]
         header, notes = (*header[:3], _difference(evaluation), "lost/gained"), [_legend(evaluation), *notes]
     where = (f"result: {checkpoint}", f"load it: compress.load({str(checkpoint)!r})") if checkpoint else ()
-    stages = manifest.get("recipe", {}).get("stages", [])
+    recipes = [*(stage["recipe"] for stage in manifest.get("history", ())), manifest.get("recipe", {})]
+    stages = [stage for recipe in recipes for stage in recipe.get("stages", [])]
     methods = " → ".join(" ".join([stage["method"], *_options(stage)]) for stage in stages)
     return Overview(
-        title=f"{manifest.get('source', {}).get('model', 'model')}: dense vs compressed ({methods})",
+        title=f"{_origin(manifest).get('model', 'model')}: dense vs compressed ({methods})",
         header=header,
         sections=tuple(sections),
         remarks=(*notes, *where),
@@ -73,11 +74,12 @@ def of_evaluation(evaluation: EvalResult) -> Overview:
 
 def _sizes(manifest: Mapping[str, Any]) -> tuple[Cells, ...]:
     compressed = sum(shard["size_bytes"] for shard in manifest["shards"])
-    dense = manifest.get("source", {}).get("size_bytes")
-    parameters = manifest.get("coverage", {}).get("total_parameters")
-    linears = manifest.get("bits_per_weight")
+    origin = _origin(manifest)
+    dense, linears = origin.get("size_bytes"), manifest.get("bits_per_weight")
+    left = manifest.get("coverage", {}).get("total_parameters")
+    before = origin.get("parameters", left)
 
-    def bits(size_bytes: int | None) -> str:
+    def bits(size_bytes: int | None, parameters: int | None) -> str:
         return NOTHING if size_bytes is None or not parameters else f"{8 * size_bytes / parameters:.2f}"
 
     return (
@@ -88,9 +90,24 @@ def _sizes(manifest: Mapping[str, Any]) -> tuple[Cells, ...]:
             "" if dense is None else f"{dense / compressed:.1f}× smaller",
             "",
         ),
-        ("bits/weight, linears", bits(dense), NOTHING if linears is None else f"{linears:.2f}", "", ""),
-        ("bits/weight, model", bits(dense), bits(compressed), "", ""),
+        *_parameters(before, left),
+        ("bits/weight, linears", bits(dense, before), NOTHING if linears is None else f"{linears:.2f}", "", ""),
+        ("bits/weight, model", bits(dense, before), bits(compressed, left), "", ""),
     )
+
+
+def _parameters(before: int | None, left: int | None) -> tuple[Cells, ...]:
+    """The row of a model that was cut."""
+    if before is None or left is None or left == before:
+        return ()
+    return (("parameters", f"{before:,}", f"{left:,}", f"{signed(100 * (left / before - 1))} %", ""),)
+
+
+def _origin(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the manifest says of the model that the first stage began with."""
+    first = (*manifest.get("history", ()), manifest)[0]
+    origin: Mapping[str, Any] = first.get("source") or {}
+    return origin
 
 
 def _text(evaluation: EvalResult) -> tuple[Cells, ...]:

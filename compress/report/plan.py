@@ -17,19 +17,27 @@ def render(plan: Mapping[str, Any]) -> str:
     facts = {
         "model": f"{plan['model']}, {plan['blocks']} blocks, {size(plan['source_bytes'])}",
         "method": f"{plan['method']} ({options})",
-        "linears": f"{plan['linears']}, {percent(coverage['share_of_linears'])} of the decoder's linear parameters, "
-        f"{percent(coverage['share_of_model'])} of all",
+        "linears": f"{plan['linears']}{_share(coverage)}",
         "calibration": f"{data['source']}, {data['samples']} × {data['seq_len']} tokens" if data else "none needed",
         "bits/weight": _bits(plan),
         "output": f"{plan['output']}, about {size(plan['output_bytes'])}{smaller}",
         "peak memory": f"about {size(plan['peak_memory_bytes'])}{batches}",
-        "time": f"about {span(plan['seconds'])}, without the evaluation",
+        "time": None if plan["seconds"] is None else f"about {span(plan['seconds'])}, without the evaluation",
     }
-    return "\n".join(f"{name:<13}{value}" for name, value in facts.items())
+    return "\n".join(f"{name:<13}{value}" for name, value in facts.items() if value is not None)
 
 
-def _bits(plan: Mapping[str, Any]) -> str:
+def _share(coverage: Mapping[str, Any] | None) -> str:
+    if coverage is None:
+        return ""
+    linears, model = percent(coverage["share_of_linears"]), percent(coverage["share_of_model"])
+    return f", {linears} of the decoder's linear parameters, {model} of all"
+
+
+def _bits(plan: Mapping[str, Any]) -> str | None:
     allotted = plan["allotted"]
+    if plan["bits_per_weight"] is None:
+        return None
     if allotted is None:
         return f"about {plan['bits_per_weight']:.2f}"
     return (

@@ -13,20 +13,24 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from compress.format import manifest
+from compress.models import structure
 from compress.runtime import skeleton
 from compress.runtime.experts import PackedExperts
 
 
 class CompressConfig(QuantizationConfigMixin):  # type: ignore[misc]
-    """`quantization_config` of a checkpoint: format version and {linear: {scheme, shape, bias}}."""
+    """`quantization_config` of a checkpoint: format version, {linear: {scheme, shape, bias}}, and its structure."""
 
-    def __init__(self, format_version: int, tensors: dict[str, Any], **unknown: Any):
+    def __init__(
+        self, format_version: int, tensors: dict[str, Any], structure: dict[str, Any] | None = None, **unknown: Any
+    ):
         """Unknown fields are kept for save_pretrained; what matters raises the format version."""
         unknown.pop("quant_method", None)
         self.__dict__.update(unknown)
         self.quant_method = manifest.QUANT_METHOD
         self.format_version = format_version
         self.tensors = tensors
+        self.structure = structure
 
     def __repr__(self) -> str:
         """Returns one line, since a model has hundreds of linears."""
@@ -45,6 +49,8 @@ class CompressQuantizer(HfQuantizer):  # type: ignore[misc]
         manifest.check_tensors(self.quantization_config.tensors)
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        if self.quantization_config.structure:
+            structure.apply(model, self.quantization_config.structure)
         skeleton.install(model, self.quantization_config.tensors)
         return model
 

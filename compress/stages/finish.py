@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from compress import __version__
 from compress.errors import CompressError
 from compress.format.files import write_json
-from compress.format.manifest import MANIFEST
+from compress.format.manifest import MANIFEST, fingerprint, read_manifest
 from compress.format.writer import CheckpointWriter
 from compress.methods import registry
 from compress.recipe import digest
 from compress.stages import allocation, shards
+from compress.stages.reference import of_folder
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
     from compress.models.source import ModelSource
     from compress.progress import Progress
     from compress.recipe import Recipe
-    from compress.stages.coverage import Coverage
     from compress.stages.workspace import Workspace
 
 EVALUATION = "eval.json"
@@ -30,9 +32,29 @@ _REFERENCE = "reference.safetensors"
 _LIBRARIES = ("torch", "transformers", "safetensors")
 
 
-def recipe_hash(recipe: Recipe) -> str:
-    """Returns the hash of what determines the bytes; a default that is written out is the same recipe."""
-    return digest(with_defaults(recipe).identity())
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a stage made, beside the shards that lie in the workspace."""
+
+    coverage: Mapping[str, Any]
+    """The account, in its JSON form."""
+    config: Mapping[str, Any]
+    """config.json without `quantization_config`."""
+    structure: Mapping[str, Any] | None = None
+    """What of the model has another shape than its config.json says."""
+    unused: Sequence[str] = ()
+    """Tensors of the source that its architecture has no place for."""
+    report: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of the manifest, for people and reports."""
+
+
+def identity(recipe: Recipe, source: ModelSource, teacher: ModelSource | None = None) -> dict[str, Any]:
+    """Returns what makes a run another one: its recipe with defaults written out, its source, its teacher."""
+    return {
+        "recipe_hash": digest(with_defaults(recipe).identity()),
+        "source": source.fingerprint,
+        **({"teacher": teacher.fingerprint} if teacher else {}),
+    }
 
 
 def with_defaults(recipe: Recipe) -> Recipe:
@@ -52,42 +74,43 @@ def write_reference(workspace: Workspace, tokens_ST: torch.Tensor, logits_TV: to
     proof.write_reference(path, tokens_ST[:1, : logits_TV.shape[0]], logits_TV[None])
 
 
-def write_manifest(
-    recipe: Recipe, source: ModelSource, workspace: Workspace, coverage: Coverage, unused: list[str]
-) -> list[str]:
-    """Finishes the folder, which is complete from here on; returns the warnings that stand in the manifest.
-
-    `unused` are the tensors of the source that its architecture has no place for.
-    """
+def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, made: Made) -> list[str]:
+    """Finishes the folder, which is complete from here on; returns the warnings that stand in the manifest."""
     entries = shards.entries(workspace)
     unseen = [name for name, entry in entries.items() if entry["tokens"] == 0]
     warnings = []
     if unseen:
         warnings.append(f"{len(unseen)} linears saw no calibration token and were solved without data: {_few(unseen)}")
-    if unused:
-        warnings.append(f"{len(unused)} tensors of the source have no place in its model, left out: {_few(unused)}")
+    if made.unused:
+        warnings.append(
+            f"{len(made.unused)} tensors of the source have no place in its model, left out: {_few(made.unused)}"
+        )
     weights = sum(entry["shape"][0] * entry["shape"][1] for entry in entries.values())
-    bits = 8 * sum(entry["size_bytes"] for entry in entries.values()) / weights
+    bits = 8 * sum(entry["size_bytes"] for entry in entries.values()) / weights if weights else None
     allotted = allocation.stored(workspace)
-    if allotted and bits > allotted["target_bits"]:
+    if allotted and bits is not None and bits > allotted["target_bits"]:
         warnings.append(f"{bits:.4f} bits per weight were stored, above the target of {allotted['target_bits']}")
     records = shards.records(workspace)
     CheckpointWriter(workspace.folder, shard_count=len(records)).finish(
         records=records,
-        config=source.raw_config,
+        config=made.config,
         manifest={
             "compress_version": __version__,
+            **workspace.identity,
             "source": {
                 "model": recipe.model_name,
                 "revision": recipe.revision,
                 "fingerprint": source.fingerprint,
-                "size_bytes": sum(entry.end - entry.start for entry in source.tensors.values()),
+                "size_bytes": source.size_bytes,
+                "parameters": source.parameters,
             },
+            "history": history(source),
             "recipe": with_defaults(recipe).identity(),
-            "recipe_hash": recipe_hash(recipe),
             "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
-            "bits_per_weight": round(bits, 6),
-            "coverage": coverage.to_dict(),
+            "bits_per_weight": None if bits is None else round(bits, 6),
+            "coverage": dict(made.coverage),
+            **({"structure": dict(made.structure)} if made.structure else {}),
+            **made.report,
             **({"allocation": allotted} if allotted else {}),
             **({"tuning": tuned} if (tuned := _tuning(recipe, workspace)) else {}),
             "warnings": warnings,
@@ -96,6 +119,14 @@ def write_manifest(
         auxiliary=source.auxiliary_files(),
     )
     return warnings
+
+
+def history(source: ModelSource) -> list[dict[str, Any]]:
+    """Returns what the stages before this one did, first to last: of each its source and its recipe."""
+    if not (source.path / MANIFEST).is_file():
+        return []
+    before = read_manifest(source.path)
+    return [*before.get("history", []), {"source": before.get("source"), "recipe": before.get("recipe")}]
 
 
 def _tuning(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
@@ -112,7 +143,7 @@ def _tuning(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
     return {"settings": settings, "did": did}
 
 
-def _few(names: list[str]) -> str:
+def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
 
 
@@ -121,8 +152,10 @@ def prove(workspace: Workspace, progress: Progress) -> None:
     from compress.runtime import proof
 
     reference = workspace.work / _REFERENCE
-    if not reference.is_file():
+    if not workspace.records():
         return  # a finished run asked for again: proven when it was finished
+    if not reference.is_file():
+        write_reference(workspace, *of_folder(workspace.folder, progress))
     with progress.stage("Proof of load", 1) as task:
         try:
             found = proof.prove_in_fresh_process(workspace.folder, reference)
@@ -142,7 +175,6 @@ def evaluate(
     """
     from compress import evaluation
     from compress.evaluation import suites
-    from compress.evaluation.opening import fingerprint
     from compress.evaluation.result import EvalResult
 
     if recipe.suite == "none":

@@ -46,16 +46,18 @@ class Plan:
     output: str
     blocks: int
     linears: int
-    coverage: dict[str, Any]
+    coverage: dict[str, Any] | None
     calibration: dict[str, Any] | None
-    bits_per_weight: float
+    bits_per_weight: float | None
+    """Of the linears; None where nothing is packed."""
     allotted: dict[str, Any] | None
     """With a target: how many candidates there are, and the least bits per weight that they can make."""
     output_bytes: int
     source_bytes: int
     peak_memory_bytes: int
     micro_batch: int
-    seconds: float
+    seconds: float | None
+    """None where it depends on what is found."""
 
 
 def make(
@@ -85,7 +87,7 @@ def make(
     bits, seconds_per_weight = _sample(method, config, narrowest) if narrowest else (0.0, 0.0)
     if stage.target_bits is not None:
         bits = stage.target_bits
-    source_bytes = sum(entry.end - entry.start for entry in source.tensors.values())
+    source_bytes = source.size_bytes
     dense_bytes = source_bytes * (1 - coverage.compressed / coverage.total)
     return (
         Plan(
@@ -146,9 +148,12 @@ def _refuse_split_experts(refs: list[LinearRef], skipped: set[str]) -> None:
             )
 
 
-def streams(stage: StageSpec, method: ModuleType) -> bool:
-    """Returns whether linears are solved one by one as they are read: no data is needed to solve or to fit them."""
-    return not method.NEEDS and stage.tune is None
+def streams(stage: StageSpec, method: ModuleType, source: ModelSource) -> bool:
+    """Returns whether linears are solved one by one as they are read: no data is needed to solve or to fit them.
+
+    Those of a packed source are not read as they are solved, but in their parts.
+    """
+    return not method.NEEDS and stage.tune is None and not source.unpacked
 
 
 def _memory(
@@ -177,7 +182,7 @@ def _memory(
             shared_inputs=not any(ref.kind == "expert" for ref in block),
         )
         plans.append(plan)
-    if streams(stage, method):
+    if streams(stage, method, source):
         converted = {ref.parameter for ref in block if not walker.stored(ref).origins}
         plan = memory.plan_streaming(
             limit=recipe.max_memory,

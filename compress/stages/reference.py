@@ -53,6 +53,23 @@ def logits(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> t
     return walker.logits(hidden_STH)[0]
 
 
+def of_folder(folder: Path, progress: Progress) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns tokens int64 [1, T] and the logits float32 [T, V] of a finished folder, walked block by block."""
+    from compress.models.blocks import BlockWalker
+    from compress.models.source import ModelSource
+
+    walker = BlockWalker(ModelSource.open(folder))
+    tokens_ST = tokens(walker)
+    hidden_STH = walker.embed(tokens_ST)
+    with progress.stage("Reference for the proof", len(walker.block_names)) as task:
+        for index, name in enumerate(walker.block_names):
+            block = walker.load_block(index)
+            hidden_STH = walker.forward(block, hidden_STH, micro_batch=1)
+            walker.free_block(block)
+            task.advance(1, name)
+    return tokens_ST, walker.logits(hidden_STH)[0]
+
+
 def _read(shard: Path, entries: dict[str, Any]) -> Any:
     """Yields name and packed weight of the linears in a shard."""
     with safe_open(shard, framework="pt") as file:

@@ -99,7 +99,8 @@ def identity_of(folder: Path) -> dict[str, Any] | None:
         return read_json(folder / _WORK / _RUN)
     if (folder / MANIFEST).is_file():
         manifest = read_json(folder / MANIFEST)
-        return {"recipe_hash": manifest.get("recipe_hash"), "source": manifest.get("source", {}).get("fingerprint")}
+        found = {"recipe_hash": manifest.get("recipe_hash"), "source": manifest.get("source", {}).get("fingerprint")}
+        return found | ({"teacher": manifest["teacher"]} if "teacher" in manifest else {})
     return None
 
 
@@ -122,7 +123,8 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
     if found is None:
         write_json(folder / _WORK / _RUN, identity)
     elif found != identity:
-        what = "recipe" if found.get("recipe_hash") != identity["recipe_hash"] else "source model"
+        differs = [key for key in ("recipe_hash", "source", "teacher") if found.get(key) != identity.get(key)]
+        what = {"recipe_hash": "recipe", "source": "source model", "teacher": "teacher"}[differs[0]]
         raise OutputError(
             f"{folder} holds a run with another {what}",
             do="Give another folder with --output, or --fresh to replace what is there",

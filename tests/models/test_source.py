@@ -262,7 +262,6 @@ def test_a_folder_without_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"quantization_config": {"quant_method": "compress"}}, "already a compressed checkpoint of this package"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"already quantised \(gptq\)"),
         ({"model_type": "no_such_thing"}, "'no_such_thing' cannot be opened"),
         ({"model_type": None}, "names no model_type"),

@@ -6,9 +6,9 @@ import signal
 import time
 
 from compress.methods import rtn
-from compress.methods.rtn import NEEDS, Config, check
+from compress.methods.rtn import KIND, NEEDS, Config, check
 
-__all__ = ["NEEDS", "Config", "check", "shared", "solve"]
+__all__ = ["KIND", "NEEDS", "Config", "check", "shared", "solve"]
 PARENT = "FAKE_METHOD_PARENT"
 WHAT = "FAKE_METHOD_WHAT"
 

@@ -135,7 +135,9 @@ def test_parts_of_the_model_give_what_the_whole_gives(kind, tmp_path, monkeypatc
     for one, two in zip(whole, parts, strict=True):
         assert one.linears == two.linears
         for a, b in zip(one.choices, two.choices, strict=True):
-            assert (a.options, a.size_bits) == (b.options, b.size_bits) and a.loss == pytest.approx(b.loss, rel=1e-3)
+            assert (a.options, a.size_bits) == (b.options, b.size_bits)
+            # divergences of 1e-5 nats and less are differences of nearly equal float32 numbers
+            assert a.loss == pytest.approx(b.loss, rel=1e-3, abs=1e-7)
 
 
 def test_measuring_leaves_the_model_as_it_was_and_goes_on(tmp_path, monkeypatch):

@@ -1,0 +1,39 @@
+"""The plan of a stage that prunes or trains: what can be said before the model is read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from compress.stages import memory
+from compress.stages.planning import Plan
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from compress.models.blocks import BlockWalker
+    from compress.models.source import ModelSource
+    from compress.recipe import Recipe
+
+
+def make(recipe: Recipe, source: ModelSource, walker: BlockWalker, method: ModuleType, config: Any) -> Plan:
+    """Returns the plan of the recipe's only stage."""
+    stage, data = recipe.stages[0], recipe.calibration
+    blocks = [walker.linears(index) for index in range(len(walker.block_names))]
+    kept = 1 - getattr(config, "ratio", 0.0) if method.KIND == "prune" else 1.0
+    return Plan(
+        model=recipe.model,
+        method=stage.method,
+        options=dict(stage.options),
+        output=str(recipe.output),
+        blocks=len(blocks),
+        linears=sum(len(refs) for refs in blocks),
+        coverage=None,
+        calibration={"source": data.source, "samples": data.samples, "seq_len": data.seq_len},
+        bits_per_weight=None,
+        allotted=None,
+        output_bytes=int(kept * source.size_bytes),
+        source_bytes=source.size_bytes,
+        peak_memory_bytes=memory.resident_bytes() + method.memory_bytes(source.parameters, config),
+        micro_batch=getattr(config, "micro_batch", 1),
+        seconds=None,
+    )
