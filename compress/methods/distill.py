@@ -70,8 +70,8 @@ class Config:
     """Share of the sequences that only judges, above 0 and below 1; at least one sequence."""
     bf16: bool = False
     """Runs teacher and student in bfloat16; what is trained stays float32."""
-    seed: int = 0
-    """Seed of the order of the sequences and of the start of LoRA, 0 or more."""
+    training_seed: int = 0
+    """Seed of the order of the sequences and of the start of LoRA, 0 or more; --seed is that of the calibration."""
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:

@@ -60,7 +60,7 @@ def train(
         steps=config.steps, rate=rate, batch=config.batch, micro_batch=config.micro_batch, warmup=config.warmup,
         weight_decay=0.0 if config.train == "packed" else config.weight_decay, clip=config.clip,
         checkpoint_every=config.checkpoint_every, evaluate_every=config.evaluate_every, held_out=config.held_out,
-        bf16=config.bf16, seed=config.seed,
+        bf16=config.bf16, seed=config.training_seed,
     )  # fmt: skip
     device = Accelerator().device
     teacher_model = teacher_model.to(device).eval()

@@ -112,7 +112,7 @@ class OfUpdates:
             target_modules=targets, fan_in_fan_out=conv1d, task_type="CAUSAL_LM",
         )  # fmt: skip
         with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
+            torch.manual_seed(config.training_seed)
             self._model: Any = get_peft_model(student.float(), lora)  # type: ignore[arg-type]
         self.module: nn.Module = self._model.eval()
         self._masters: dict[str, nn.Parameter] = {
