@@ -54,7 +54,7 @@ def divergence(model: nn.Module, student: nn.Module, chosen_S: torch.Tensor) -> 
     return float((wanted.exp() * (wanted - found)).sum(-1).mean())
 
 
-HELD_S = held_out(24, QUICK.held_out, QUICK.seed)[1]
+HELD_S = held_out(24, QUICK.held_out, QUICK.training_seed)[1]
 
 
 @pytest.mark.parametrize("train", ["all", "lora"])
