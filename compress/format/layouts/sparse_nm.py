@@ -175,4 +175,5 @@ def _columns(packed: PackedTensor) -> torch.Tensor:
     n, m = (packed.scheme.options[name] for name in ("n", "m"))
     places_NJ = _places(packed)
     first_J = torch.arange(places_NJ.shape[1], device=places_NJ.device) // n * m
-    return first_J + places_NJ
+    columns_NJ: torch.Tensor = first_J + places_NJ
+    return columns_NJ
