@@ -102,37 +102,44 @@ class _Distillation(trainer.Lesson):
         tokens_BT = self._tokens_ST[chosen_B].to(next(iter(self.masters().values())).device)
         wanted = self._asked(chosen_B)
         output = self._pupil(tokens_BT, hidden=config.hidden_weight > 0)
-        lost = combined(output, wanted, tokens_BT, config)
+        lost = combined(
+            output, wanted, tokens_BT,
+            loss=config.loss, temperature=config.temperature, ce_weight=config.ce_weight,
+        )  # fmt: skip
         if config.hidden_weight:
             found = teacher.after_blocks(output)
             lost = lost + config.hidden_weight * losses.hidden_distance(found, wanted.hidden) / tokens_BT.shape[1]
         return lost
 
 
-def combined(output: Any, wanted: teacher.Wanted, tokens_BT: torch.Tensor, config: Any) -> torch.Tensor:
-    """Returns the share of the divergence and that of the cross-entropy, each a mean over tokens, summed over B.
+def combined(
+    output: Any, wanted: teacher.Wanted, tokens_BT: torch.Tensor, *, loss: str, temperature: float, ce_weight: float
+) -> torch.Tensor:
+    """Returns divergence and cross-entropy by their shares, each a mean over tokens, summed over sequences.
 
-    `config` has `loss`, `temperature` and `ce_weight`.
+    Args:
+        output: of the student, with logits [B, T, V].
+        wanted: what the teacher says of the same sequences.
+        loss: `kl` or `reverse_kl`.
+        ce_weight: share of the cross-entropy, 0 to 1.
     """
-    found_BTV = output.logits
-    length = tokens_BT.shape[1]
+    found_BTV, length = output.logits, tokens_BT.shape[1]
     lost = torch.zeros((), device=found_BTV.device)
-    if config.ce_weight < 1:
-        lost = lost + (1 - config.ce_weight) * _divergence(found_BTV, wanted, config) / length
-    if config.ce_weight > 0:
+    if ce_weight < 1:
+        divergence = _divergence(found_BTV.flatten(0, 1), wanted, temperature, reverse=loss == "reverse_kl")
+        lost = lost + (1 - ce_weight) * divergence / length
+    if ce_weight > 0:
         if length < 2:
             raise MethodError("sequences of one token, which has no next one", do="Raise --seq-len to 2 or more")
         next_T = tokens_BT[:, 1:].flatten()
-        lost = lost + config.ce_weight * losses.cross_entropy(found_BTV[:, :-1].flatten(0, 1), next_T) / (length - 1)
+        lost = lost + ce_weight * losses.cross_entropy(found_BTV[:, :-1].flatten(0, 1), next_T) / (length - 1)
     return lost
 
 
-def _divergence(found_BTV: torch.Tensor, wanted: teacher.Wanted, config: Any) -> torch.Tensor:
-    reverse = config.loss == "reverse_kl"
-    found_TV = found_BTV.flatten(0, 1)
+def _divergence(found_TV: torch.Tensor, wanted: teacher.Wanted, temperature: float, *, reverse: bool) -> torch.Tensor:
     if wanted.shares is not None:
         places_Tk, shares_Tk = (tensor.flatten(0, 1) for tensor in wanted.shares)
-        return losses.top_kl(found_TV, places_Tk, shares_Tk, config.temperature, reverse=reverse)
+        return losses.top_kl(found_TV, places_Tk, shares_Tk, temperature, reverse=reverse)
     assert wanted.logits_BTV is not None
     divergence = losses.reverse_kl if reverse else losses.forward_kl
-    return divergence(found_TV, wanted.logits_BTV.flatten(0, 1), config.temperature)
+    return divergence(found_TV, wanted.logits_BTV.flatten(0, 1), temperature)

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from compress.tuning.schedule import Schedule
 
 _FILE = "training.safetensors"
+BETAS = (0.9, 0.95)
+"""Of AdamW."""
 
 
 class Lesson(nn.Module):
@@ -187,7 +189,7 @@ class _Training:
             {"params": [p for p in self.masters.values() if p.dim() <= 1], "weight_decay": 0.0},
         ]
         groups = [group for group in grouped if group["params"]]
-        self.adam = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.95), eps=1e-10)
+        self.adam = torch.optim.AdamW(groups, lr=schedule.rate, betas=BETAS, eps=1e-10)
         self.train_S, self.held_S = parts.held_out(sequences, schedule.held_out, schedule.seed)
         self.step = self.best_step = 0
         self.before = self.best = math.inf

@@ -1,0 +1,97 @@
+"""Adaptive sparse training: n:m masks that move while the model is trained to say what the dense one says.
+
+Source: Huang et al., "Pruning Large Language Models with Semi-Structured Adaptive Sparse Training", arXiv 2407.20584:
+straight-through gradients, masks from the largest weights every few steps, a decay of what is pruned that is annealed
+in (SR-STE, arXiv 2102.04010), cross-entropy and the divergence from the dense model, SLoRB.
+
+Differs from the paper in: the decay has AdamW's own second moment below it and never carries a weight beyond zero; a
+start by SparseGPT takes its corrected weights for what is kept; the parts of SLoRB are stored in bfloat16 and counted
+in every figure of bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compress.errors import MethodError
+from compress.methods import _masks, _nm
+
+KIND = "train"
+NEEDS = frozenset({"tokens"})
+TRAINER = "ast"
+STARTS = ("magnitude", "wanda", "sparsegpt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Options of adaptive sparse training."""
+
+    n: int = 2
+    """Weights kept of every m consecutive inputs of a row, 1 to m - 1."""
+    m: int = 4
+    """Inputs of a group; must divide the layer's input width."""
+    start: str = "magnitude"
+    """The method that gives the first masks: `magnitude`, `wanda` or `sparsegpt`."""
+    refresh_every: int = 10
+    """Steps between two choices of the masks by the largest weights, 1 or more; 0: the first ones stay."""
+    decay: float = 1e-4
+    """Decay of what is pruned when it has risen in full (λ of the paper), 0 or more."""
+    ramp: float = 0.5
+    """Share of the steps over which the decay rises from zero, 0 to 1."""
+    slorb: int = 0
+    """Inputs of one block of the dense product that makes up for what is pruned (k of the paper, 16); 0: none."""
+    teacher: str | None = None
+    """The dense model to learn from: atlas, a folder or a hub id. Not given: the model that the recipe began with."""
+    kl_weight: float = 0.67
+    """Share of the divergence from the teacher, 0 to 1; the cross-entropy with the text has the rest."""
+    temperature: float = 2.0
+    """Divides the logits of both before they are compared, above 0; the divergence is multiplied by its square."""
+    steps: int = 500
+    """Steps of AdamW, 0 or more."""
+    batch: int = 16
+    """Sequences of one step over all processes, 1 or more."""
+    micro_batch: int = 4
+    """Sequences in memory at once, 1 or more: bounds activations and logits, changes nothing but rounding."""
+    rate: float = 3e-4
+    """Learning rate after the warm-up, above 0."""
+    warmup: float = 0.05
+    """Share of the steps over which the rate rises, 0 to 1; after it, it falls to zero along a cosine."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of all matrices, 0 or more."""
+    clip: float = 1.0
+    """Greatest norm of the gradient, above 0; inf for none."""
+    checkpoint_every: int = 100
+    """Steps between two checkpoints that a killed run goes on from, 1 or more."""
+    evaluate_every: int = 100
+    """Steps between two looks at the held-out sequences, 1 or more."""
+    held_out: float = 0.05
+    """Share of the sequences that only judges, above 0 and below 1; at least one sequence."""
+    bf16: bool = False
+    """Runs teacher and student in bfloat16; what is trained stays float32."""
+    training_seed: int = 0
+    """Seed of the order of the sequences, 0 or more; --seed is that of the calibration."""
+
+    def __post_init__(self) -> None:
+        _nm.check_pattern(self.n, self.m)
+        if self.start not in STARTS:
+            raise MethodError(f"start={self.start!r}", allowed=", ".join(STARTS))
+        if self.refresh_every < 0:
+            raise MethodError(f"refresh_every={self.refresh_every}", allowed="0 or more")
+        if not 0 <= self.decay < float("inf"):
+            raise MethodError(f"decay={self.decay}", allowed="0 or more")
+        for name in ("ramp", "kl_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise MethodError(f"{name}={getattr(self, name)}", allowed="0 to 1")
+        if self.slorb < 0:
+            raise MethodError(f"slorb={self.slorb}", allowed="0 or more")
+        if not 0 < self.temperature < float("inf"):
+            raise MethodError(f"temperature={self.temperature}", allowed="more than 0")
+
+
+def check(shape: tuple[int, int], config: Config) -> None:
+    """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
+    _nm.check_width(shape[1], config.m)
+    if config.slorb:
+        _masks.check_blocks(shape[1], config.slorb)
+        if shape[1] // config.slorb > shape[0]:
+            raise MethodError(f"slorb={config.slorb} for a layer of {shape[0]} by {shape[1]}", do="Give larger blocks")
