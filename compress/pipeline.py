@@ -28,6 +28,7 @@ from compress.stages import (
     linear,
     outlook,
     planning,
+    ratios,
     reference,
     streaming,
     training,
@@ -155,6 +156,7 @@ def pack(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Pr
         workers=recipe.workers,
         tuning=Settings() if stage.tune else None,
     )
+    work = dataclasses.replace(work, overrides=ratios.allot(work, tokens_ST, progress))
     if stage.target_bits is not None:
         allotted = allocation.allot(work, stage.target_bits, tokens_ST, progress)
         work = dataclasses.replace(work, overrides=allotted.overrides)

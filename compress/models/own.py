@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +14,7 @@ import torch
 from compress.format import layouts, manifest, naming
 from compress.format.packed import PackedTensor
 from compress.format.reader import Checkpoint
+from compress.format.scheme import Scheme
 from compress.models.safetensors_header import TensorEntry
 from compress.models.source import ModelSource
 
@@ -62,6 +62,11 @@ class OwnSource(ModelSource):
     def part(self, name: str) -> PackedTensor | None:
         """Returns the linear `name` as it is packed, or None when it is dense."""
         return self._checkpoint.packed(name) if name in self._checkpoint.manifest["tensors"] else None
+
+    def scheme(self, name: str) -> Scheme | None:
+        """Returns how the linear `name` is packed, or None when it is dense; nothing is read."""
+        entry = self._checkpoint.manifest["tensors"].get(name)
+        return None if entry is None else Scheme.from_dict(entry["scheme"])
 
     def read(self, name: str) -> torch.Tensor:
         """Returns one tensor; a packed weight as float32 [N, K], the experts of a projection as [E, N, K]."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
     from compress.format.packed import PackedTensor
+    from compress.format.scheme import Scheme
 
 _AUXILIARY = (
     "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json", "merges.txt",
@@ -69,6 +70,10 @@ class ModelSource(TensorFiles):
 
     def part(self, name: str) -> PackedTensor | None:
         """Returns the linear `name` as it is packed on disk, or None when it is dense."""
+        return None
+
+    def scheme(self, name: str) -> Scheme | None:
+        """Returns how the linear `name` is packed on disk, or None when it is dense; nothing is read."""
         return None
 
     @property

@@ -78,7 +78,12 @@ def compress_block(stage: LinearStage, block: Block, hidden_STH: torch.Tensor, t
         configs = solving.shared_configs(stage.method, {name: stage.config_of(name) for name in weights}, weights)
         for ref in refs:
             packed[ref.name], restored_NK, record["linears"][ref.name] = solving.solve(
-                stage.method, ref, weights[ref.name](), stats.get(ref.name), configs[ref.name]
+                stage.method,
+                ref,
+                weights[ref.name](),
+                stats.get(ref.name),
+                configs[ref.name],
+                stage.walker.source.part(ref.name),
             )
             linears.set_weight(block, ref, restored_NK)
             memory.enforce(stage.memory_limit, ref.name)

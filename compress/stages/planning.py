@@ -13,7 +13,8 @@ import torch
 from compress.calibration.stats import LayerStats
 from compress.errors import CompressError, RecipeError
 from compress.format import layouts
-from compress.stages import memory
+from compress.format.layouts.dense import PART_LAYOUT
+from compress.stages import composite, memory
 from compress.stages.candidates import least_bits, offered, too_little
 from compress.stages.coverage import Coverage, account, select
 from compress.stages.jobs import one_thread
@@ -22,6 +23,7 @@ from compress.stages.sensitivity import PROBE_BYTES
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from compress.format.scheme import Scheme
     from compress.models.blocks import BlockWalker
     from compress.models.linears import LinearRef
     from compress.models.source import ModelSource
@@ -72,6 +74,10 @@ def make(
     coverage = account(shapes, dense, skipped, recipe.min_coverage)
     wanted = {name: shape for name, shape in shapes.items() if name not in coverage.skipped}
     for name, shape in wanted.items():
+        if (scheme := source.scheme(name)) is not None:
+            _refuse_packed(scheme, name)
+            composite.check(method, scheme, shape, config, layer=name)
+            continue
         try:
             method.check(shape, config)
         except CompressError as error:
@@ -146,6 +152,18 @@ def _refuse_split_experts(refs: list[LinearRef], skipped: set[str]) -> None:
                 do=f"Match all of them, e.g. with '{parameter.rpartition('.')[0]}.*'",
                 layer=parameter,
             )
+
+
+def _refuse_packed(scheme: Scheme, layer: str) -> None:
+    """A linear of the source may stand in parts, but what is quantised once is not quantised again."""
+    parts = getattr(layouts.layout_module(scheme.layout), "PARTS", ())
+    kept_as = [scheme.options[part]["layout"] for part in parts] or [scheme.layout]
+    if any(layout != PART_LAYOUT for layout in kept_as):
+        raise RecipeError(
+            f"the source holds it as {', '.join(dict.fromkeys(kept_as))}: it is quantised already",
+            do="Give the model that it was made from, or train what it holds with --method distill --train packed",
+            layer=layer,
+        )
 
 
 def streams(stage: StageSpec, method: ModuleType, source: ModelSource) -> bool:

@@ -13,6 +13,7 @@ import torch
 
 from compress.errors import CompressError
 from compress.format import layouts
+from compress.stages import composite
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -56,11 +57,22 @@ class _Weights(Sequence[torch.Tensor]):
 
 
 def solve(
-    method: ModuleType, ref: LinearRef, w_NK: torch.Tensor, stats: LayerStats | None, config: Any
+    method: ModuleType,
+    ref: LinearRef,
+    w_NK: torch.Tensor,
+    stats: LayerStats | None,
+    config: Any,
+    part: PackedTensor | None = None,
 ) -> tuple[PackedTensor, torch.Tensor, dict[str, Any]]:
-    """Returns the packed linear, the weight [N, K] that it means, and its manifest entry."""
+    """Returns the packed linear, the weight [N, K] that it means, and its manifest entry.
+
+    `part` is how the source has it packed, if it does: what is made of parts stays so.
+    """
     with naming_the_layer(ref.name):
-        packed = method.solve(w_NK, stats, config)
+        if part is not None and composite.is_composite(part):
+            packed = composite.solve(method, part, stats, config)
+        else:
+            packed = method.solve(w_NK, stats, config)
     restored_NK = layouts.unpack(packed)
     return packed, restored_NK, describe(method, ref, packed, w_NK, restored_NK, stats)
 
