@@ -1,0 +1,84 @@
+"""SparseGPT n:m: prunes input features from left to right and lets those still to come make up for what was lost.
+
+Source: Frantar and Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot",
+arXiv 2301.00774 §3: the mask of every m inputs is chosen when the sweep reaches them, from the weights as they are by
+then, by w² / U²; the error of a column is spread as in GPTQ, whose sweep this is (`_sweep`).
+
+Differs from the paper in:
+- the rounding of what is kept to bfloat16 is made up for as well;
+- inputs that were never active are pruned first, and keep their weights where the pattern leaves room, where the
+  published code sets them to zero.
+
+Shape letters: N out features, K in features, g = m columns of a group.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from compress.calibration.stats import LayerStats
+from compress.errors import MethodError
+from compress.format.packed import PackedTensor
+from compress.methods import _grid, _nm, _sweep
+
+KIND = "linear"
+NEEDS: frozenset[str] = frozenset({"gram_KK"})
+COMPOSES = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Options of SparseGPT."""
+
+    n: int = 2
+    """Weights that are kept of every `m`, 1 or more and below `m`."""
+    m: int = 4
+    """Consecutive input features that make a group, up to 256; must divide the layer's input width."""
+    damping: float = 0.01
+    """Added to the diagonal of the Gram matrix, relative to its mean; 0 or more."""
+
+    def __post_init__(self) -> None:
+        _nm.check_pattern(self.n, self.m)
+        if not 0 <= self.damping < math.inf:
+            raise MethodError(f"damping={self.damping}", allowed="0 or more")
+
+
+def check(shape: tuple[int, int], config: Config) -> None:
+    """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
+    _nm.check_width(shape[1], config.m)
+
+
+def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
+    """Returns `w_NK` (float [N, K]) as a sparse_nm.v1 tensor fitted to the inputs that `stats` describes."""
+    assert stats is not None, "SparseGPT needs the Gram matrix of the inputs"
+    _grid.check_finite(w_NK)
+    check((w_NK.shape[0], w_NK.shape[1]), config)
+    upper_KK = _sweep.inverse_factor(stats.gram_KK, None, config.damping)
+    # without a token there is no input to tell from another, so none counts as dead
+    active_K = (stats.gram_KK.diagonal() > 0) | (stats.num_tokens == 0)
+    pruner = _Pruner(w_NK, active_K, config)
+    _sweep.sweep(w_NK.float().T.contiguous(), upper_KK, config.m, pruner)
+    return _nm.pack(pruner.value_KN.T, pruner.mask_KN.T, config.n, config.m)
+
+
+class _Pruner:
+    """Masks and values [K, N] as the sweep makes them."""
+
+    def __init__(self, w_NK: torch.Tensor, active_K: torch.Tensor, config: Config) -> None:
+        self.config, self.active_K = config, active_K
+        self.value_KN = torch.empty(w_NK.shape[1], w_NK.shape[0], device=w_NK.device)
+        self.mask_KN = torch.empty(self.value_KN.shape, dtype=torch.bool, device=w_NK.device)
+
+    def start_group(self, group: int, w_gN: torch.Tensor, d_g: torch.Tensor) -> None:
+        """Chooses what is kept of a group, by what pruning each of its weights would cost."""
+        columns = slice(group * self.config.m, (group + 1) * self.config.m)
+        cost_gN = (w_gN / d_g[:, None]).square() * self.active_K[columns, None]
+        self.mask_KN[columns] = _nm.mask_nm(cost_gN.T, self.config.n, self.config.m).T
+
+    def round(self, column: int, w_N: torch.Tensor, d: float) -> torch.Tensor:
+        """Returns the stored value of a column: zero where it is pruned."""
+        self.value_KN[column] = (w_N * self.mask_KN[column]).to(torch.bfloat16)
+        return self.value_KN[column]

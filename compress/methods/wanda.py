@@ -1,0 +1,51 @@
+"""Wanda n:m: keeps the weights whose size times the size of their input is largest, and changes none of them.
+
+Source: Sun et al., "A Simple and Effective Pruning Approach for Large Language Models", arXiv 2306.11695 §3: the
+score is |w| · ‖x‖₂, compared within every m inputs of a row.
+
+Differs from the paper in: a linear that no calibration token reached is pruned by magnitude.
+
+Shape letters: N out features, K in features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from compress.calibration.stats import LayerStats
+from compress.format.packed import PackedTensor
+from compress.methods import _grid, _nm
+
+KIND = "linear"
+NEEDS: frozenset[str] = frozenset({"gram_KK"})
+COMPOSES = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Options of Wanda."""
+
+    n: int = 2
+    """Weights that are kept of every `m`, 1 or more and below `m`."""
+    m: int = 4
+    """Consecutive input features that make a group, up to 256; must divide the layer's input width."""
+
+    def __post_init__(self) -> None:
+        _nm.check_pattern(self.n, self.m)
+
+
+def check(shape: tuple[int, int], config: Config) -> None:
+    """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
+    _nm.check_width(shape[1], config.m)
+
+
+def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
+    """Returns `w_NK` (float [N, K]) as a sparse_nm.v1 tensor of the weights that matter most to these inputs."""
+    assert stats is not None, "Wanda needs the norms of the inputs"
+    _grid.check_finite(w_NK)
+    score_NK = w_NK.abs()
+    if stats.num_tokens > 0:
+        score_NK = score_NK * stats.gram_KK.diagonal().sqrt()
+    return _nm.pack(w_NK, _nm.mask_nm(score_NK, config.n, config.m), config.n, config.m)
