@@ -115,17 +115,13 @@ def describe(
         MethodError: hidden channels leave, and the configuration cannot express that.
     """
     wanted = {name: made.shape(name, tuple(tensor.shape)) for name, tensor in model.named_parameters()}
-    # numbers that an earlier structure has set stay
-    numbers: dict[str, dict[str, int]] = {path: dict(values) for path, values in made.numbers.items()}
-    for path, module in model.named_modules():
-        if source.structure and path in source.structure.get("attributes", {}):
-            have = {name: get_attribute(module, name) for name in ATTRIBUTES}
-            of_module = {name: value for name, value in have.items() if value is not None}
-            numbers[path] = of_module | numbers.get(path, {})
+    numbers = earlier_numbers(source, model)
+    for path, values in made.numbers.items():
+        numbers[path] = numbers.get(path, {}) | values
     if stock:
         raw = _stock_config(source, sets, removed)
         try:
-            implied = skeleton.build(_configured(source, raw))
+            implied = skeleton.build(configured(source, raw))
         except (ModelError, ValueError):  # an architecture whose widths depend on each other
             implied = None
         if implied is not None and not difference(implied, wanted, numbers):
@@ -140,6 +136,15 @@ def describe(
     return Outcome(dict(source.raw_config), difference(implied, wanted, numbers))
 
 
+def earlier_numbers(source: ModelSource, model: PreTrainedModel) -> dict[str, dict[str, int]]:
+    """Returns the numbers of the modules that an earlier structure of `source` has set on `model`."""
+    found: dict[str, dict[str, int]] = {}
+    for path in (source.structure or {}).get("attributes", {}):
+        have = {name: get_attribute(model.get_submodule(path), name) for name in sorted(ATTRIBUTES)}
+        found[path] = {name: value for name, value in have.items() if value is not None}
+    return found
+
+
 def _stock_config(source: ModelSource, sets: list[Coupled], removed: list[torch.Tensor]) -> dict[str, Any]:
     """config.json with the widths that all layers have, if they have one."""
     raw = dict(source.raw_config)
@@ -152,7 +157,8 @@ def _stock_config(source: ModelSource, sets: list[Coupled], removed: list[torch.
     return raw
 
 
-def _configured(source: ModelSource, raw: Mapping[str, Any]) -> Any:
+def configured(source: ModelSource, raw: Mapping[str, Any]) -> Any:
+    """Returns the configuration object of a changed config.json."""
     return type(source.config).from_dict({key: value for key, value in raw.items() if key != "quantization_config"})
 
 

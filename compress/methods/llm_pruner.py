@@ -1,0 +1,97 @@
+"""LLM-Pruner: attention heads and MLP channels that matter least to the loss leave the model, which stays dense.
+
+Source: Ma, Fang and Wang, "LLM-Pruner: On the Structural Pruning of Large Language Models" (2023), equations 3 to 5;
+activation scores and depth after Muralidharan et al., "Compact Language Models via Pruning and Knowledge Distillation"
+(Minitron, 2024), and Men et al., "ShortGPT" (2024), equation 1 (block influence).
+
+Differs from the paper in: `ratio` counts the parameters of the whole model, embeddings too; the scores of query heads
+are summed over the group that shares a key head; `global` compares scores per parameter and fills a budget of
+parameters; `uniform` gives all layers the same widths, so that the result is a plain checkpoint that any engine loads;
+biases leave with their rows, but are not scored; hidden channels are scored by the blocks, not by the embeddings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compress.errors import MethodError
+from compress.methods import _importance
+
+KIND = "prune"
+NEEDS = frozenset({"tokens"})
+
+_SCOPES = ("uniform", "local", "global")
+_UNITS = ("width", "depth")
+_ATTENTION = ("auto", "kv", "query", "none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Options of LLM-Pruner."""
+
+    ratio: float = 0.2
+    """Share of all parameters of the model that leave, above 0 and below 1."""
+    importance: str = "taylor1"
+    """taylor1, taylor2, taylor_mix (change of the loss), l1, l2 (size of the weights), activation, or random."""
+    vectorize: bool = False
+    """Sum a unit's weights times gradients before the absolute value is taken, instead of after it."""
+    reduction: str = "sum"
+    """How the projections of a unit are put together: sum, mean, max, prod, or first (its key or gate alone)."""
+    scope: str = "uniform"
+    """uniform: the same widths in all layers, a plain checkpoint. local: the same share. global: by score."""
+    units: str = "width"
+    """width: heads and channels leave. depth: whole blocks, those that change their input least."""
+    attention: str = "auto"
+    """kv: key-value heads with their query heads. query: query heads, as many of each group. none. auto: see docs."""
+    mlp: bool = True
+    """Whether channels of the MLPs and experts leave."""
+    hidden: bool = False
+    """Whether channels of the residual stream leave, the same in all layers; uniform only."""
+    by_score: bool = False
+    """With uniform widths: the scores divide the budget between heads and channels, instead of equal shares."""
+    multiple: int = 16
+    """What leaves of the channels is a multiple of this, 1 or more; group sizes of quantisers must divide the rest."""
+    protect_first: int = 0
+    """First blocks that are left as they are; not with uniform widths."""
+    protect_last: int = 0
+    """Last blocks that are left as they are; not with uniform widths."""
+    steps: int = 1
+    """In how many steps the units leave, scored anew before each."""
+    seed: int = 0
+    """Of random scores."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio < 1:
+            raise MethodError(f"ratio={self.ratio}", allowed="above 0 and below 1")
+        choices = {
+            "importance": _importance.KINDS, "reduction": _importance.REDUCTIONS, "scope": _SCOPES, "units": _UNITS,
+            "attention": _ATTENTION,
+        }  # fmt: skip
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise MethodError(f"{name}={getattr(self, name)!r}", allowed=", ".join(allowed))
+        for name, least in (("multiple", 1), ("protect_first", 0), ("protect_last", 0), ("steps", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise MethodError(f"{name}={getattr(self, name)}", allowed=f"{least} or more")
+        if self.units == "width":
+            self._check_width()
+
+    def _check_width(self) -> None:
+        if self.attention == "none" and not self.mlp and not self.hidden:
+            raise MethodError("attention=none, mlp=false, hidden=false: nothing is left to prune")
+        if self.scope == "uniform" and (self.protect_first or self.protect_last):
+            raise MethodError(
+                f"protect_first={self.protect_first}, protect_last={self.protect_last} with scope=uniform",
+                allowed="scope=local or scope=global",
+                do="Blocks that stay wide cannot be of the same width as the others",
+            )
+        if self.hidden and self.scope != "uniform":
+            raise MethodError(f"hidden=true with scope={self.scope}", allowed="scope=uniform")
+        if self.hidden and self.steps > 1:
+            raise MethodError(f"hidden=true with steps={self.steps}", allowed="steps=1")
+
+
+def memory_bytes(parameters: int, config: Config) -> int:
+    """Returns a rough size of what the stage holds beside the process: of a model of `parameters`, by far not all."""
+    gradients = sum(config.importance in kinds for kinds in (_importance.FIRST_ORDER, _importance.SECOND_ORDER))
+    return int((2 + gradients) * 4 * parameters / 4)
