@@ -14,7 +14,6 @@ import torch
 from compress.format import layouts, manifest, naming
 from compress.format.packed import PackedTensor
 from compress.format.reader import Checkpoint
-from compress.format.scheme import Scheme
 from compress.models.safetensors_header import TensorEntry
 from compress.models.source import ModelSource
 
@@ -61,12 +60,12 @@ class OwnSource(ModelSource):
 
     def part(self, name: str) -> PackedTensor | None:
         """Returns the linear `name` as it is packed, or None when it is dense."""
-        return self._checkpoint.packed(name) if name in self._checkpoint.manifest["tensors"] else None
+        return None if self.entry(name) is None else self._checkpoint.packed(name)
 
-    def scheme(self, name: str) -> Scheme | None:
-        """Returns how the linear `name` is packed, or None when it is dense; nothing is read."""
-        entry = self._checkpoint.manifest["tensors"].get(name)
-        return None if entry is None else Scheme.from_dict(entry["scheme"])
+    def entry(self, name: str) -> Mapping[str, Any] | None:
+        """Returns what the manifest says of the packed linear `name`, or None when it is dense; nothing is read."""
+        found: Mapping[str, Any] | None = self._checkpoint.manifest["tensors"].get(name)
+        return found
 
     def read(self, name: str) -> torch.Tensor:
         """Returns one tensor; a packed weight as float32 [N, K], the experts of a projection as [E, N, K]."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.errors import ModelError
 from compress.format.manifest import QUANT_METHOD
+from compress.format.scheme import Scheme
 from compress.models.locate import locate
 from compress.models.safetensors_header import TensorEntry
 from compress.models.shards import list_tensors, read_json
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
     from compress.format.packed import PackedTensor
-    from compress.format.scheme import Scheme
 
 _AUXILIARY = (
     "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json", "merges.txt",
@@ -72,9 +72,14 @@ class ModelSource(TensorFiles):
         """Returns the linear `name` as it is packed on disk, or None when it is dense."""
         return None
 
+    def entry(self, name: str) -> Mapping[str, Any] | None:
+        """Returns what the manifest says of the packed linear `name`, or None when it is dense; nothing is read."""
+        return None
+
     def scheme(self, name: str) -> Scheme | None:
         """Returns how the linear `name` is packed on disk, or None when it is dense; nothing is read."""
-        return None
+        found = self.entry(name)
+        return None if found is None else Scheme.from_dict(found["scheme"])
 
     @property
     def parameters(self) -> int:

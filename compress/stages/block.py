@@ -74,8 +74,12 @@ def compress_block(stage: LinearStage, block: Block, hidden_STH: torch.Tensor, t
     packed: dict[str, PackedTensor] = {}
     record: dict[str, Any] = {"linears": {}}
     for refs, stats in _statistics(stage, block, hidden_STH):
+        source = stage.walker.source
         weights = {ref.name: partial(linears.weight, block, ref) for ref in refs}
-        configs = solving.shared_configs(stage.method, {name: stage.config_of(name) for name in weights}, weights)
+        configs = {name: stage.config_of(name) for name in weights}
+        # what stands in parts has widths of its own: nothing is decided for it together with others
+        whole = {name: weight for name, weight in weights.items() if source.scheme(name) is None}
+        configs |= solving.shared_configs(stage.method, {name: configs[name] for name in whole}, whole)
         for ref in refs:
             packed[ref.name], restored_NK, record["linears"][ref.name] = solving.solve(
                 stage.method,
@@ -83,7 +87,7 @@ def compress_block(stage: LinearStage, block: Block, hidden_STH: torch.Tensor, t
                 weights[ref.name](),
                 stats.get(ref.name),
                 configs[ref.name],
-                stage.walker.source.part(ref.name),
+                source.part(ref.name),
             )
             linears.set_weight(block, ref, restored_NK)
             memory.enforce(stage.memory_limit, ref.name)

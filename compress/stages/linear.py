@@ -48,8 +48,10 @@ def run(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torc
             if not hidden_STH.isfinite().all():
                 raise ModelError("the outputs of the packed block are not finite", layer=walker.block_names[step - 1])
             walker.free_block(block)
-            tensors = shards.dense_tensors(stage, step - 1) | packed_block.tensors
-            _finish_step(stage, step, hidden_STH, tensors, packed_block.record)
+            tensors, entries = shards.left_alone(stage, step - 1)
+            tensors |= shards.dense_tensors(stage, step - 1) | packed_block.tensors
+            record = packed_block.record | {"linears": entries | packed_block.record["linears"]}
+            _finish_step(stage, step, hidden_STH, tensors, record)
             task.advance(1, walker.block_names[step - 1])
     return walker.logits(hidden_STH[:1, :PROOF_TOKENS])[0]
 

@@ -87,7 +87,7 @@ def make(
     samples, tokens = recipe.calibration.samples, recipe.calibration.seq_len
     with_data = needs_data(recipe, method)
     stage = recipe.stages[-1]
-    allotted = _allotted(stage, method, config, list(wanted.values()))
+    allotted = _allotted(stage, method, config, list(wanted.values()), packed=bool(source.unpacked))
     plan = _memory(recipe, source, walker, method, largest, with_allotment=allotted is not None)
     narrowest = min(wanted.values(), key=lambda shape: shape[1], default=None)
     bits, seconds_per_weight = _sample(method, config, narrowest) if narrowest else (0.0, 0.0)
@@ -123,11 +123,15 @@ def make(
 
 
 def _allotted(
-    stage: StageSpec, method: ModuleType, config: Any, shapes: list[tuple[int, int]]
+    stage: StageSpec, method: ModuleType, config: Any, shapes: list[tuple[int, int]], *, packed: bool
 ) -> dict[str, Any] | None:
     """Returns what is known of mixed precision before anything is measured; a target that is too low is an error."""
     if stage.target_bits is None:
         return None
+    if packed:
+        raise RecipeError(
+            "target_bits on a model whose linears stand in parts", do="Give the bits of the method instead"
+        )
     least = least_bits(method, config, shapes)
     if least > stage.target_bits:
         raise too_little(stage.target_bits, least)
@@ -188,7 +192,8 @@ def _memory(
     stage, plans = recipe.stages[-1], []
     base_bytes, block_bytes = memory.resident_bytes(), 4 * sum(math.prod(ref.shape) for ref in block)
     tensor_bytes = max((entry.end - entry.start for entry in source.tensors.values()), default=0)
-    if needs_data(recipe, method):
+    one_by_one = streams(stage, method, source)
+    if needs_data(recipe, method) or not one_by_one:
         plan = memory.plan(
             limit=recipe.max_memory,
             base_bytes=base_bytes + (PROBE_BYTES if with_allotment else 0),
@@ -200,7 +205,7 @@ def _memory(
             shared_inputs=not any(ref.kind == "expert" for ref in block),
         )
         plans.append(plan)
-    if streams(stage, method, source):
+    if one_by_one:
         converted = {ref.parameter for ref in block if not walker.stored(ref).origins}
         plan = memory.plan_streaming(
             limit=recipe.max_memory,

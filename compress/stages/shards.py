@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import OutputError
+from compress.format import naming
 from compress.format.writer import ShardRecord
 
 if TYPE_CHECKING:
@@ -43,5 +44,17 @@ def dense_tensors(stage: LinearStage, block: int | None) -> dict[str, torch.Tens
     own = (lambda name: not name.startswith(prefixes)) if block is None else (lambda n: n.startswith(prefixes[block]))
     tensors = {name: walker.read_dense(name) for name in walker.dense_tensors() if own(name)}
     if block is not None:
-        tensors |= walker.read_skipped([ref for ref in walker.linears(block) if ref.name in stage.skipped])
+        skipped = [ref for ref in walker.linears(block) if ref.name in stage.skipped]
+        tensors |= walker.read_skipped([ref for ref in skipped if walker.source.scheme(ref.name) is None])
     return tensors
+
+
+def left_alone(stage: LinearStage, block: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Returns planes and manifest entries of a block's skipped linears that the source has packed: they stay so."""
+    source = stage.walker.source
+    kept = {
+        ref.name: part
+        for ref in stage.walker.linears(block)
+        if ref.name in stage.skipped and (part := source.part(ref.name)) is not None
+    }
+    return naming.plane_tensors(kept), {name: source.entry(name) for name in kept}
