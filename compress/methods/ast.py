@@ -2,7 +2,8 @@
 
 Source: Huang et al., "Pruning Large Language Models with Semi-Structured Adaptive Sparse Training", arXiv 2407.20584:
 straight-through gradients, masks from the largest weights every few steps, a decay of what is pruned that is annealed
-in (SR-STE, arXiv 2102.04010), cross-entropy and the divergence from the dense model, SLoRB.
+in (SR-STE, arXiv 2102.04010), cross-entropy and the divergence from the dense model, SLoRB. With `learned`: Fang et
+al., "MaskLLM", arXiv 2409.17481, probabilities of all patterns of a group, the weights as they are.
 
 Differs from the paper in: the decay has AdamW's own second moment below it and never carries a weight beyond zero; a
 start by SparseGPT takes its corrected weights for what is kept; the parts of SLoRB are stored in bfloat16 and counted
@@ -14,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compress.errors import MethodError
-from compress.methods import _masks, _nm
+from compress.methods import _learned, _masks, _nm
 
 KIND = "train"
 NEEDS = frozenset({"tokens"})
@@ -40,6 +41,10 @@ class Config:
     """Share of the steps over which the decay rises from zero, 0 to 1."""
     slorb: int = 0
     """Inputs of one block of the dense product that makes up for what is pruned (k of the paper, 16); 0: none."""
+    learned: bool = False
+    """The masks are learned as such and the weights stay (MaskLLM); the start is the prior. No decay, no SLoRB."""
+    keep_large: float = 1e-5
+    """Reward per square of a weight that is kept, with `learned`; falls linearly to zero, 0 or more."""
     teacher: str | None = None
     """The dense model to learn from: atlas, a folder or a hub id. Not given: the model that the recipe began with."""
     kl_weight: float = 0.67
@@ -77,13 +82,16 @@ class Config:
             raise MethodError(f"start={self.start!r}", allowed=", ".join(STARTS))
         if self.refresh_every < 0:
             raise MethodError(f"refresh_every={self.refresh_every}", allowed="0 or more")
-        if not 0 <= self.decay < float("inf"):
-            raise MethodError(f"decay={self.decay}", allowed="0 or more")
+        for name in ("decay", "keep_large"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise MethodError(f"{name}={getattr(self, name)}", allowed="0 or more")
         for name in ("ramp", "kl_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise MethodError(f"{name}={getattr(self, name)}", allowed="0 to 1")
         if self.slorb < 0:
             raise MethodError(f"slorb={self.slorb}", allowed="0 or more")
+        if self.slorb and self.learned:
+            raise MethodError(f"slorb={self.slorb} with learned masks, whose weights stay", do="Leave one of them out")
         if not 0 < self.temperature < float("inf"):
             raise MethodError(f"temperature={self.temperature}", allowed="more than 0")
 
@@ -91,6 +99,8 @@ class Config:
 def check(shape: tuple[int, int], config: Config) -> None:
     """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
     _nm.check_width(shape[1], config.m)
+    if config.learned:
+        _learned.check_patterns(config.n, config.m)
     if config.slorb:
         _masks.check_blocks(shape[1], config.slorb)
         if shape[1] // config.slorb > shape[0]:

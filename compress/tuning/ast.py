@@ -15,6 +15,7 @@ from compress.errors import CompressError
 from compress.methods import _masks
 from compress.methods import ast as method
 from compress.tuning import distillation, parts, starts, teacher, trainer
+from compress.tuning.learned import Masks
 from compress.tuning.pupils import block_linears
 from compress.tuning.schedule import Schedule
 from compress.tuning.sparse import SparseModel
@@ -68,16 +69,22 @@ def train(
         steps=config.steps, rate=config.rate, batch=config.batch, micro_batch=config.micro_batch,
         warmup=config.warmup, weight_decay=config.weight_decay, clip=config.clip,
         checkpoint_every=config.checkpoint_every, evaluate_every=config.evaluate_every, held_out=config.held_out,
-        keep="last", bf16=config.bf16, seed=config.training_seed,
+        keep="best" if config.learned else "last", bf16=config.bf16, seed=config.training_seed,
     )  # fmt: skip
     device = Accelerator().device
     student_model, teacher_model = student_model.to(device).eval(), teacher_model.to(device).eval()
     train_S, _ = parts.held_out(len(tokens_ST), config.held_out, config.training_seed)
     chosen = starts.one_shot(student_model, refs, tokens_ST[train_S], config)
+    asked = teacher.Live(teacher_model, tokens_ST)
+    identity: list[str | torch.Tensor] = [repr(config), tokens_ST, *(p.detach() for p in teacher_model.parameters())]
+    if config.learned:
+        masks = Masks(student_model, chosen, asked, tokens_ST, config)
+        identity += [*masks.state_dict().values()]
+        outcome = trainer.train(masks, len(tokens_ST), schedule, work_dir, identity, progress)
+        return Trained({}, masks.packed(), outcome.report() | masks.account())
     model = SparseModel(student_model, chosen, config.slorb)
-    lesson = _Sparse(model, teacher.Live(teacher_model, tokens_ST), tokens_ST, config)
-    identity: list[str | torch.Tensor] = [repr(config), tokens_ST, *model.masters().values(), *model.masks().values()]
-    identity += [p.detach() for p in teacher_model.parameters()]
+    lesson = _Sparse(model, asked, tokens_ST, config)
+    identity += [*model.masters().values(), *model.masks().values()]
     outcome = trainer.train(lesson, len(tokens_ST), schedule, work_dir, identity, progress)
     packed = {name: layer.packed(config.n, config.m) for name, layer in model.layers.items()}
     return Trained(model.dense(), packed, outcome.report() | lesson.account())

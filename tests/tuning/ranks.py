@@ -33,9 +33,9 @@ def _distilled(folder: Path, train: str, **options: Any) -> Trained:
     return distillation.train(student, teacher, TOKENS_ST, Dense(train=train, **DENSE, **options), folder, Silent())
 
 
-def _sparse(folder: Path) -> Trained:
+def _sparse(folder: Path, **options: Any) -> Trained:
     model = tiny_model()
-    return ast.train(deepcopy(model), model, TOKENS_ST, Sparse(**SPARSE), folder, Silent())
+    return ast.train(deepcopy(model), model, TOKENS_ST, Sparse(**(SPARSE | options)), folder, Silent())
 
 
 TRAININGS: dict[str, Callable[[Path], Trained]] = {
@@ -43,6 +43,7 @@ TRAININGS: dict[str, Callable[[Path], Trained]] = {
     "lora": lambda folder: _distilled(folder, "lora"),
     "packed": lambda folder: _distilled(folder, "packed"),
     "ast": _sparse,
+    "learned": lambda folder: _sparse(folder, slorb=0, learned=True),
 }
 
 

@@ -149,6 +149,30 @@ def test_starts_see_the_inputs(tmp_path, kind, start):
     assert all(torch.equal(sparse_nm.mask(one), seen[name][1]) for name, one in made.packed.items())
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral"])
+def test_learned_masks_move_and_leave_the_weights(tmp_path, kind):
+    model = tiny_model(kind)
+    config = replace(QUICK, learned=True, kl_weight=1.0, temperature=1.0, rate=3e-3, steps=24, weight_decay=0.1)
+    made = sparsify(model, tmp_path, config)
+    assert made.report["after"] < 0.98 * made.report["before"] and made.report["moved"] > 0 and not made.dense
+    for ref in block_linears(model):
+        one = made.packed[ref.name]
+        mask_NK = sparse_nm.mask(one)
+        assert follows(mask_NK, 2, 4)
+        assert torch.equal(layouts.unpack(one), linears.weight(model, ref).bfloat16().float() * mask_NK)
+
+
+def test_learned_masks_resume_with_the_same_bytes(tmp_path):
+    model, config = tiny_model(), replace(QUICK, learned=True)
+    whole = sparsify(model, _new(tmp_path), config)
+    with pytest.raises(KilledError):
+        ast.train(deepcopy(model), model, TOKENS_ST, config, tmp_path, KillsAfter(7))
+    resumed = sparsify(model, tmp_path, config)
+    assert whole.report["losses"] == resumed.report["losses"]
+    for name, one in whole.packed.items():
+        assert all(torch.equal(plane, resumed.packed[name].planes[key]) for key, plane in one.planes.items())
+
+
 def test_what_cannot_be_is_refused(tmp_path):
     model = tiny_model()
     with pytest.raises(MethodError, match=r"layers.0.self_attn.q_proj: m=5 does not divide in_features=32"):
@@ -161,7 +185,7 @@ def test_what_cannot_be_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "wrong", [{"n": 4}, {"start": "best"}, {"refresh_every": -1}, {"decay": -1.0}, {"ramp": 2.0}, {"kl_weight": 2.0},
-              {"slorb": -1}, {"temperature": 0.0}]
+              {"slorb": -1}, {"slorb": 8, "learned": True}, {"keep_large": -1.0}, {"temperature": 0.0}]
 )  # fmt: skip
 def test_options_that_mean_nothing_are_refused(wrong):
     with pytest.raises(MethodError, match=next(iter(wrong))):
