@@ -11,6 +11,8 @@ from torch import nn
 
 from compress.errors import CalibrationError, MethodError, OutputError
 from compress.format import layouts
+from compress.format.layouts import sparse_nm
+from compress.methods import magnitude, svd_llm
 from compress.methods.distill import Config
 from compress.progress import Silent
 from compress.runtime import skeleton
@@ -68,6 +70,22 @@ def test_a_dense_student_comes_nearer_and_the_report_is_true(tmp_path, kind, tra
     assert made.report["before"] == pytest.approx(divergence(model, given, HELD_S), rel=1e-3)
     assert divergence(model, put(given, made.dense), HELD_S) == pytest.approx(made.report["after"], rel=1e-3)
     assert not made.packed
+
+
+@pytest.mark.parametrize("method,options", [(svd_llm, dict(ratio=0.4)), (magnitude, dict(n=2, m=4))])
+def test_factors_and_kept_weights_of_composite_layouts_learn(tmp_path, method, options):
+    model = tiny_model()
+    given = {
+        name: layer.packed for name, layer in skeleton.packed_layers(packed_model(model, method, **options)).items()
+    }
+    made = distil(packed_model(model, method, **options), model, tmp_path, replace(QUICK, train="packed", rate=0.02))
+    assert made.report["after"] < 0.97 * made.report["before"]
+    for name, one in made.packed.items():
+        layouts.check(one, name)
+        assert one.scheme == given[name].scheme and not torch.equal(one.planes["weight"], given[name].planes["weight"])
+        if method is magnitude:
+            assert torch.equal(sparse_nm.mask(one), sparse_nm.mask(given[name]))
+            assert bool((layouts.unpack(one)[~sparse_nm.mask(one)] == 0).all())
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
