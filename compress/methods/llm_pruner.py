@@ -42,7 +42,8 @@ class Config:
     units: str = "width"
     """width: heads and channels leave. depth: whole blocks, those that change their input least."""
     attention: str = "auto"
-    """kv: key-value heads with their query heads. query: query heads, as many of each group. none. auto: see docs."""
+    """kv: key heads with their query heads. query: query heads alone, as many of each group. none. auto: kv, or query
+    where one key head serves all."""
     mlp: bool = True
     """Whether channels of the MLPs and experts leave."""
     hidden: bool = False
@@ -92,6 +93,9 @@ class Config:
 
 
 def memory_bytes(parameters: int, config: Config) -> int:
-    """Returns a rough size of what the stage holds beside the process: of a model of `parameters`, by far not all."""
+    """Returns roughly what scoring holds: one block in float32 with its gradients, taken as a quarter of the model.
+
+    The stage itself counts exactly, once the model is open, and says so before it begins.
+    """
     gradients = sum(config.importance in kinds for kinds in (_importance.FIRST_ORDER, _importance.SECOND_ORDER))
     return int((2 + gradients) * 4 * parameters / 4)

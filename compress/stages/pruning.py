@@ -179,6 +179,13 @@ def _sets(walker: BlockWalker, config: Config) -> list[Coupled]:
     if config.attention == "auto" and all(one.units == 1 for one in found if one.kind == "kv"):
         kinds[0] = "query"  # one key head for all queries
         found = coupled(walker.model, walker.block_names, tuple(kinds))
+    heads = [one for one in found if one.kind in ("kv", "query")]
+    if config.attention in ("kv", "query") and all(one.units == 1 for one in heads):
+        what = "one key head serves all queries" if config.attention == "kv" else "every query has its own key head"
+        raise MethodError(
+            f"attention={config.attention}, but {what}: no head can leave",
+            allowed="auto, none, or the other of the two",
+        )
     last = len(walker.block_names) - config.protect_last
     return [one for one in found if one.block is None or config.protect_first <= one.block < last]
 

@@ -171,6 +171,17 @@ def test_heads_that_differ_by_their_number_stay() -> None:
 
 
 @pytest.mark.parametrize(
+    ("rows", "message"), [(24, "4 query heads are not divisible by 3"), (20, "no whole number of heads of 8")]
+)
+def test_heads_that_do_not_go_into_groups(rows: int, message: str) -> None:
+    model = tiny_model("llama")
+    model.model.layers[2].self_attn.k_proj = torch.nn.Linear(32, rows)
+    with pytest.raises(ModelError, match=message) as caught:
+        coupled(model, skeleton.find_blocks(model), ("kv",))
+    assert caught.value.layer == "model.layers.2.self_attn"
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"version": 2}, "version"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import compress
 from compress.errors import MemoryLimitError, MethodError
+from compress.format.writer import CheckpointWriter
 from compress.methods.llm_pruner import Config
 from compress.models import cutting, structure
 from compress.models.blocks import BlockWalker
@@ -241,6 +242,15 @@ def test_what_cannot_be_done_is_said(tmp_path: Path, options: dict[str, Any], me
         prune(tmp_path, **options)
 
 
+@pytest.mark.parametrize(("kind", "attention"), [("falcon-7b", "kv"), ("gpt2", "query")])
+def test_heads_that_cannot_leave_are_not_passed_over(tmp_path: Path, kind: str, attention: str) -> None:
+    with pytest.raises(MethodError, match="no head can leave"):
+        prune(tmp_path, kind, attention=attention)
+    if kind == "falcon-7b":  # left to itself it takes query heads
+        units = prune(tmp_path, kind, scope="global", multiple=1).report["units"]
+        assert {entry["kind"] for entry in units.values()} == {"query", "mlp"}
+
+
 def test_the_memory_is_estimated_before_the_work(tmp_path: Path) -> None:
     source = ModelSource.open(save_tiny(tmp_path))
     walker = BlockWalker(source)
@@ -248,12 +258,37 @@ def test_the_memory_is_estimated_before_the_work(tmp_path: Path) -> None:
         pruning.prune(walker, source, Config(), tiny_tokens(2, 8), 1 << 20, Silent())
 
 
+def packed_up(pruned: Pruned, folder: Path) -> Path:
+    """The folder as a run leaves it."""
+    writer = CheckpointWriter(folder, shard_count=pruned.blocks + 1)
+    records = [writer.write_shard(step, tensors) for step, tensors in enumerate(pruned.shards())]
+    content = {"tensors": {}} | ({"structure": pruned.structure} if pruned.structure else {})
+    writer.finish(records=records, config=pruned.config, manifest=content)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["llama-tied", "phi3", "gpt2", "mixtral"])
+def test_a_checkpoint_of_several_widths_loads_and_is_pruned_again(tmp_path: Path, kind: str) -> None:
+    first = prune(tmp_path / "dense", kind, ratio=0.1, scope="global", multiple=4, importance="random")
+    assert first.structure is not None
+    once = packed_up(first, tmp_path / "once")
+    model = compress.load(once, dtype=torch.float32)
+    expected = logits(zeroed(stock(tmp_path / "dense"), first))
+    torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
+    second = prune(once, ratio=0.1, scope="global", multiple=4, attention="none")
+    assert second.report["parameters_before"] == first.report["parameters_after"]
+    twice = compress.load(packed_up(second, tmp_path / "twice"), dtype=torch.float32)
+    assert sum(p.numel() for p in twice.parameters()) == second.report["parameters_after"]
+    torch.testing.assert_close(logits(twice), logits(zeroed(model, second)), rtol=1e-4, atol=1e-4)
+    shallow = prune(once, ratio=0.25, units="depth")
+    assert shallow.structure is not None
+    result = compress.load(packed_up(shallow, tmp_path / "shallow"), dtype=torch.float32)
+    assert sum(p.numel() for p in result.parameters()) == shallow.report["parameters_after"]
+    assert logits(result).isfinite().all()
+
+
 def test_layers_of_several_widths_are_not_made_uniform(tmp_path: Path) -> None:
     first = prune(tmp_path / "dense", ratio=0.1, scope="global", multiple=1, importance="random")
-    source = ModelSource.open(tmp_path / "dense")
-    walker = BlockWalker(source)
-    assert first.structure is not None
-    structure.apply(walker.model, first.structure)
-    sets = coupled(walker.model, walker.block_names, ("mlp",))
-    assert len({one.units for one in sets}) > 1
-    assert math.prod(len(one.members) for one in sets) == 27
+    once = packed_up(first, tmp_path / "once")
+    with pytest.raises(MethodError, match="cannot become equally wide"):
+        prune(once, ratio=0.1)
