@@ -120,7 +120,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 def _claim(folder: Path, identity: dict[str, Any]) -> None:
     found = identity_of(folder)
-    if found is None:
+    if found is None or not _anything_done(folder):
         write_json(folder / _WORK / _RUN, identity)
     elif found != identity:
         differs = [key for key in ("recipe_hash", "source", "teacher") if found.get(key) != identity.get(key)]
@@ -129,6 +129,12 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
             f"{folder} holds a run with another {what}",
             do="Give another folder with --output, or --fresh to replace what is there",
         )
+
+
+def _anything_done(folder: Path) -> bool:
+    """Returns whether an earlier run has left anything but its name: one that was refused at once has not."""
+    beside = any(path.name != _WORK for path in folder.iterdir())
+    return beside or any(path.name not in (_RUN, "lock") for path in (folder / _WORK).iterdir())
 
 
 def _empty(folder: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from compress.errors import OutputError
-from compress.stages.workspace import open_workspace
+from compress.stages.workspace import identity_of, open_workspace
 
 ME = {"recipe_hash": "a", "source": "s"}
 
@@ -78,3 +78,17 @@ def test_the_state_goes_when_the_run_is_done(tmp_path):
         workspace.finish_block(0, {})
         workspace.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_was_refused_at_once_does_not_stand_in_the_way(tmp_path):
+    with open_workspace(tmp_path / "out", {"recipe_hash": "a", "source": "s"}):
+        pass
+    other = {"recipe_hash": "b", "source": "s"}
+    with open_workspace(tmp_path / "out", other) as workspace:
+        workspace.finish_block(0, {})
+    with (
+        pytest.raises(OutputError, match="another recipe"),
+        open_workspace(tmp_path / "out", {"recipe_hash": "a", "source": "s"}),
+    ):
+        pass
+    assert identity_of(tmp_path / "out") == other
