@@ -35,7 +35,7 @@ class Config:
     """The method that gives the first masks: `magnitude`, `wanda` or `sparsegpt`."""
     refresh_every: int = 10
     """Steps between two choices of the masks by the largest weights, 1 or more; 0: the first ones stay."""
-    decay: float = 1e-4
+    decay: float = 1e-3
     """Decay of what is pruned when it has risen in full (λ of the paper), 0 or more."""
     ramp: float = 0.5
     """Share of the steps over which the decay rises from zero, 0 to 1."""
@@ -57,7 +57,7 @@ class Config:
     """Sequences of one step over all processes, 1 or more."""
     micro_batch: int = 4
     """Sequences in memory at once, 1 or more: bounds activations and logits, changes nothing but rounding."""
-    rate: float = 3e-4
+    rate: float = 5e-4
     """Learning rate after the warm-up, above 0."""
     warmup: float = 0.05
     """Share of the steps over which the rate rises, 0 to 1; after it, it falls to zero along a cosine."""

@@ -81,13 +81,13 @@ def train(
         masks = Masks(student_model, chosen, asked, tokens_ST, config)
         identity += [*masks.state_dict().values()]
         outcome = trainer.train(masks, len(tokens_ST), schedule, work_dir, identity, progress)
-        return Trained({}, masks.packed(), outcome.report() | masks.account())
+        return Trained({}, masks.packed(), outcome.report() | masks.account(), outcome.timing())
     model = SparseModel(student_model, chosen, config.slorb)
     lesson = _Sparse(model, asked, tokens_ST, config)
     identity += [*model.masters().values(), *model.masks().values()]
     outcome = trainer.train(lesson, len(tokens_ST), schedule, work_dir, identity, progress)
     packed = {name: layer.packed(config.n, config.m) for name, layer in model.layers.items()}
-    return Trained(model.dense(), packed, outcome.report() | lesson.account())
+    return Trained(model.dense(), packed, outcome.report() | lesson.account(), outcome.timing())
 
 
 class _Sparse(trainer.Lesson):

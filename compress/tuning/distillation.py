@@ -84,7 +84,7 @@ def train(
     ]
     outcome = trainer.train(lesson, len(tokens_ST), schedule, work_dir, identity, progress)
     dense, packed = pupil.result()
-    return Trained(dense, packed, outcome.report())
+    return Trained(dense, packed, outcome.report(), outcome.timing())
 
 
 class _Distillation(trainer.Lesson):

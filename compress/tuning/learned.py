@@ -17,6 +17,7 @@ from compress.methods.ast import Config
 from compress.models import linears
 from compress.models.linears import LinearRef
 from compress.tuning import distillation, teacher, trainer
+from compress.tuning.student import as_float
 
 
 class LearnedMask(nn.Module):
@@ -47,7 +48,7 @@ class Masks(trainer.Lesson):
         config: Config,
     ):
         super().__init__()
-        self._model = model.float().eval().requires_grad_(False)
+        self._model = as_float(model).eval().requires_grad_(False)
         self._asked, self._tokens_ST, self._config = asked, tokens_ST, config
         self.tokens_per_sequence = tokens_ST.shape[1]
         self._patterns_Pm = _learned.patterns(config.n, config.m, next(model.parameters()).device)

@@ -14,7 +14,7 @@ from compress.errors import MethodError
 from compress.models import linears
 from compress.models.skeleton import find_blocks
 from compress.runtime import skeleton
-from compress.tuning.student import Student
+from compress.tuning.student import Student, as_float
 
 if TYPE_CHECKING:
     from compress.format.packed import PackedTensor
@@ -73,7 +73,7 @@ class OfAll:
 
     def __init__(self, student: nn.Module):
         self._dtypes = {name: p.dtype for name, p in student.named_parameters() if p.is_floating_point()}
-        self.module = student.float().eval().requires_grad_(False)
+        self.module = as_float(student).eval().requires_grad_(False)
         self._masters: dict[str, nn.Parameter] = {}
         for name in self._dtypes:
             self._masters[name] = student.get_parameter(name)
@@ -113,7 +113,7 @@ class OfUpdates:
         )  # fmt: skip
         with torch.random.fork_rng():
             torch.manual_seed(config.training_seed)
-            self._model: Any = get_peft_model(student.float(), lora)  # type: ignore[arg-type]
+            self._model: Any = get_peft_model(as_float(student), lora)  # type: ignore[arg-type]
         self.module: nn.Module = self._model.eval()
         self._masters: dict[str, nn.Parameter] = {
             name: p for name, p in self._model.named_parameters() if p.requires_grad

@@ -19,6 +19,7 @@ from compress.methods import _masks, _nm
 from compress.models import linears
 from compress.models.linears import LinearRef
 from compress.models.skeleton import slot
+from compress.tuning.student import as_float
 
 
 class SparseLinear(nn.Module):
@@ -82,7 +83,7 @@ class SparseModel(nn.Module):
             table, key = slot(model, name)
             table[key] = nn.Parameter(torch.empty(0), requires_grad=False)
             del self._dtypes[name]
-        self.model = model.float().eval()
+        self.model = as_float(model).eval()
         self._rest = {name: model.get_parameter(name) for name in self._dtypes}
         for parameter in self._rest.values():
             parameter.requires_grad_()

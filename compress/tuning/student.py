@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from compress.runtime.linear import PackedLinear
 
 
+def as_float(model: nn.Module) -> nn.Module:
+    """Returns the model with its dense floats in float32, in place; packed planes stay as they are."""
+    # transformers refuses `.float()` where a checkpoint has a quantization_config, also one of nothing but widths
+    return nn.Module.float(model)
+
+
 class TunableLinear(nn.Module):
     """Stands for a PackedLinear: the same product, differentiable in the continuous planes of the weight."""
 
@@ -59,7 +65,7 @@ class Student(nn.Module):
         super().__init__()
         layers: dict[str, PackedLinear] = skeleton.packed_layers(model)
         stored = {name: p.detach() for name, p in model.named_parameters() if p.dim() == 1 and p.is_floating_point()}
-        model.float().requires_grad_(False)
+        as_float(model).requires_grad_(False)
         self.layers = {name: TunableLinear(layer.packed, layer.bias) for name, layer in layers.items()}
         for name, layer in self.layers.items():
             model.set_submodule(name, layer)

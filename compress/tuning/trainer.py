@@ -87,13 +87,16 @@ class Outcome:
     seconds: float
 
     def report(self) -> dict[str, Any]:
-        """Returns the account as JSON: at most 50 of the losses; what depends on the machine under `timing` alone."""
+        """Returns the account as JSON, at most 100 of the losses: what the run gives on any machine."""
         every = max(1, len(self.losses) // 50)
         return {
             "before": self.before, "after": self.after, "best_step": self.best_step, "steps": self.steps,
             "losses": [float(f"{loss:.6g}") for loss in self.losses[::every]], "losses_every": every,
-            "timing": {"tokens_per_second": round(self.tokens_per_second, 1), "seconds": round(self.seconds, 1)},
         }  # fmt: skip
+
+    def timing(self) -> dict[str, float]:
+        """Returns what this machine needed, as JSON."""
+        return {"tokens_per_second": round(self.tokens_per_second, 1), "seconds": round(self.seconds, 1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,9 @@ class Trained:
     packed: dict[str, PackedTensor] = field(repr=False)
     """Packed linears by name."""
     report: dict[str, Any]
-    """JSON: losses before and after, steps. What depends on the machine stands under `timing` alone."""
+    """JSON: losses before and after, steps; the same for the same input, recipe and seed."""
+    timing: dict[str, float]
+    """JSON: tokens per second and seconds of this run, which no manifest should hold."""
 
 
 def train(
@@ -216,6 +221,8 @@ class _Training:
         self._take(self.kept)
         seconds = time.monotonic() - started
         speed = (self.step - first) * schedule.batch * self.lesson.tokens_per_sequence / max(seconds, 1e-9)
+        lost = f"held-out loss {self.before:.4g} → {self.best:.4g}"
+        progress.note(f"Trained {self.step - first} steps at {speed:,.0f} tokens/s: {lost}")
         return Outcome(self.before, self.best, self.best_step, self.step, tuple(self.losses), speed, seconds)
 
     def _advance(self) -> None:
