@@ -45,7 +45,7 @@ def test_the_defaults_cost_little_and_beat_plain_svd(rows: int, width: int) -> N
     w_NK, x_TK = correlated_layer(rows, width)
     packed = solve(w_NK, statistics(x_TK), Config(ratio=0.4))
     least = least_error(w_NK, x_TK, packed.scheme.options["rank"])
-    assert least <= output_error(w_NK, x_TK, packed) < 1.002 * least
+    assert least <= output_error(w_NK, x_TK, packed) < 1.05 * least
     assert packed.scheme.options["rank"] % 8 == 0
     plain = solve(w_NK, statistics(x_TK), Config(ratio=0.4, whiten=False))
     assert output_error(w_NK, x_TK, packed) < 0.5 * output_error(w_NK, x_TK, plain)
