@@ -28,6 +28,7 @@ from compress.stages import (
     linear,
     outlook,
     planning,
+    ranks,
     ratios,
     reference,
     streaming,
@@ -75,23 +76,28 @@ def run(
     if output is not None:
         recipe = dataclasses.replace(recipe, output=str(output))
     check(recipe)
+    evaluation = None
     source = first = ModelSource.open(recipe.model, revision=recipe.revision)
     for number, folder in enumerate(folders(recipe)):
+        ranks.meet()
         if number:
             source = ModelSource.open(folders(recipe)[number - 1])
             progress.note(f"Stage {number + 1} of {len(recipe.stages)}: {recipe.stages[number].method}")
         step = recipe.step(number, recipe.model if number == 0 else str(source.path), str(folder))
         teacher = training.teacher_of(step, first)
+        if not ranks.first():
+            training.join(step, source, teacher, folder, fresh=fresh)
+            continue
         with open_workspace(folder, finish.identity(step, source, teacher), fresh=fresh) as workspace:
             if not workspace.finished:
                 make(step, source, teacher, workspace, progress)
             finish.prove(workspace, progress)
-            evaluation = None
             if number == len(recipe.stages) - 1:
                 evaluation = finish.evaluate(recipe, first, workspace, progress, baseline)
                 Result.read(folder, evaluation).write_report()
             workspace.close()
-    return Result.read(folder, evaluation)
+    ranks.meet()
+    return Result.read(folder, evaluation if ranks.first() else None)
 
 
 def plan(recipe: Recipe) -> Plan:

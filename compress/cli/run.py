@@ -82,6 +82,10 @@ def command(**_: Any) -> None:
         where = progress.position() or " before anything was compressed"
         click.echo(f"\nInterrupted{where}. Run the same command again: it goes on from what is finished.", err=True)
         raise
+    from compress.stages import ranks
+
+    if not ranks.first():
+        return  # the first process says it all
     parts = (result.checkpoint, result.manifest, result.evaluation)
     if "as_json" in flags:
         from compress.report import outcome

@@ -7,25 +7,30 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import RecipeError
 from compress.format import layouts, naming
+from compress.format.manifest import MANIFEST
 from compress.format.writer import CheckpointWriter
 from compress.methods import registry
 from compress.models import linears
+from compress.models.blocks import BlockWalker
 from compress.models.source import ModelSource
-from compress.stages import solving
+from compress.progress import Silent
+from compress.stages import ranks, solving
 from compress.stages.finish import Made
+from compress.stages.workspace import work_folder
 
 if TYPE_CHECKING:
     import torch
 
     from compress.format.packed import PackedTensor
-    from compress.models.blocks import BlockWalker
     from compress.progress import Progress
     from compress.recipe import Recipe
     from compress.stages.workspace import Workspace
+    from compress.tuning.trainer import Trained
 
 
 def teacher_of(recipe: Recipe, first: ModelSource) -> ModelSource | None:
@@ -39,26 +44,38 @@ def teacher_of(recipe: Recipe, first: ModelSource) -> ModelSource | None:
 
 def run(recipe: Recipe, source: ModelSource, teacher: ModelSource, workspace: Workspace, progress: Progress) -> Made:
     """Trains, and writes the shards. A killed run goes on from the trainer's last checkpoint."""
-    from compress.calibration.data import load_tokens
-    from compress.evaluation.opening import open_subject
-    from compress.models.blocks import BlockWalker
-
-    stage = recipe.stages[0]
-    method, config = registry.load(stage.method), registry.configure(stage.method, stage.options)
-    if stage.method == "distill" and source.fingerprint == teacher.fingerprint:
+    if recipe.stages[0].method == "distill" and source.fingerprint == teacher.fingerprint:
         raise RecipeError(
             "the teacher is the student itself",
             do="Name another with teacher=, or put the stage after one that compresses",
         )
     walker = BlockWalker(source)
-    tokens_ST = load_tokens(recipe.calibration, source.tokenizer(), max_seq_len=walker.max_seq_len)
-    trainer = importlib.import_module(f"compress.tuning.{method.TRAINER}")
-    trained = trainer.train(
-        open_subject(source).model, open_subject(teacher).model, tokens_ST, config, workspace.work, progress
-    )
+    trained = _train(recipe, walker, teacher, workspace.work, progress)
+    method = registry.load(recipe.stages[0].method)
     entries = write(method, walker, workspace, trained.dense, trained.packed)
     account = {"total_parameters": source.parameters, "packed_linears": len(entries)}
     return Made(account, source.raw_config, source.structure, walker.unused_tensors, {"training": trained.report})
+
+
+def join(recipe: Recipe, source: ModelSource, teacher: ModelSource | None, folder: Path, *, fresh: bool) -> None:
+    """Takes part in the training that the first process runs in `folder`, if that is what the stage does there."""
+    if teacher is not None and (fresh or not (folder / MANIFEST).is_file()):
+        _train(recipe, BlockWalker(source), teacher, work_folder(folder), Silent())
+
+
+def _train(recipe: Recipe, walker: BlockWalker, teacher: ModelSource, work_dir: Path, progress: Progress) -> Trained:
+    """Returns what the method's trainer makes of the student; every process calls it, the work folder being there."""
+    from compress.calibration.data import load_tokens
+    from compress.evaluation.opening import open_subject
+
+    stage, source = recipe.stages[0], walker.source
+    method, config = registry.load(stage.method), registry.configure(stage.method, stage.options)
+    tokens_ST = load_tokens(recipe.calibration, source.tokenizer(), max_seq_len=walker.max_seq_len)
+    trainer = importlib.import_module(f"compress.tuning.{method.TRAINER}")
+    student, dense = open_subject(source).model, open_subject(teacher).model
+    ranks.meet()
+    trained: Trained = trainer.train(student, dense, tokens_ST, config, work_dir, progress)
+    return trained
 
 
 def write(

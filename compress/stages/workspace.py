@@ -37,7 +37,7 @@ class Workspace:
     @property
     def work(self) -> Path:
         """The folder of the resume state."""
-        return self.folder / _WORK
+        return work_folder(self.folder)
 
     @property
     def finished(self) -> bool:
@@ -66,6 +66,11 @@ class Workspace:
 
     def _block(self, block: int) -> Path:
         return self.work / f"block-{block:03d}.json"
+
+
+def work_folder(folder: Path) -> Path:
+    """Returns where the resume state of the run in `folder` lies."""
+    return folder / _WORK
 
 
 @contextmanager
