@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from compress.errors import CompressError
+from compress.errors import CompressError, MethodError
 from compress.methods import _masks
 from compress.methods import ast as method
+from compress.runtime import skeleton
 from compress.tuning import distillation, parts, starts, teacher, trainer
 from compress.tuning.learned import Masks
 from compress.tuning.pupils import block_linears
@@ -50,14 +51,20 @@ def train(
     weights), and the logits of `micro_batch` sequences three times over.
 
     Raises:
-        MethodError: a linear that n:m or blocks of SLoRB do not divide (named), a teacher with another vocabulary, a
-            loss that is not finite (the step is named, the state before it is kept).
+        MethodError: a linear that is packed already, or that n:m or blocks of SLoRB do not divide (named), a teacher
+            with another vocabulary, a loss that is not finite (the step is named, the state before it is kept).
         CalibrationError: fewer than two sequences.
         OutputError: the folder holds the checkpoint of another run, or cannot be written.
     """
     from accelerate import Accelerator
 
     teacher.check_vocabularies(student_model, teacher_model)
+    if already := skeleton.packed_layers(student_model):
+        raise MethodError(
+            f"sparse training of a student with {len(already)} packed linears",
+            do="Put it before the stage that packs them",
+            layer=next(iter(already)),
+        )
     refs = block_linears(student_model)
     for ref in refs:
         try:

@@ -22,6 +22,7 @@ from compress.tuning.sparse import SparseModel
 from compress.tuning.trainer import Trained
 from tests.tiny import tiny_model, tiny_tokens
 from tests.tuning.killing import KilledError, KillsAfter
+from tests.tuning.test_full import packed_model
 
 TOKENS_ST = tiny_tokens(24, 16)
 QUICK = Config(
@@ -177,6 +178,8 @@ def test_what_cannot_be_is_refused(tmp_path):
         sparsify(model, tmp_path, replace(QUICK, m=5))
     with pytest.raises(MethodError, match=r"layers.0.mlp.down_proj: slorb=32 for in_features=48"):
         sparsify(model, tmp_path, replace(QUICK, slorb=32))
+    with pytest.raises(MethodError, match=r"layers.0.self_attn.q_proj: .* with 21 packed linears"):
+        ast.train(packed_model(model), model, TOKENS_ST, QUICK, tmp_path, Silent())
     with pytest.raises(MethodError, match="vocabulary of 104"):
         ast.train(model, tiny_model(vocab_size=104), TOKENS_ST, QUICK, tmp_path, Silent())
 
