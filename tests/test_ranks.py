@@ -1,0 +1,57 @@
+"""`accelerate launch`: two processes on the CPU train a stage together and give what one process gives."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.tiny import save_tiny, tiny_tokens
+
+RECIPE = """
+suite = "none"
+[calibration]
+source = "{folder}/tokens.safetensors"
+samples = 12
+seq_len = 16
+[[stage]]
+method = "llm_pruner"
+ratio = 0.05
+multiple = 1
+[[stage]]
+method = "distill"
+steps = 4
+batch = 4
+"""
+
+
+def run(folder: Path, output: str, *launcher: str) -> Path:
+    command = [sys.executable, *launcher, "-m", "compress", "run", "--recipe", str(folder / "recipe.toml")]
+    command += ["--model", str(folder / "model"), "--output", str(folder / output), "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    start = done.stdout.index("{")
+    assert json.JSONDecoder().raw_decode(done.stdout[start:])[0]["checkpoint"] == str(folder / output)
+    assert done.stdout.count('"checkpoint"') == 1, "one process says it all"
+    return folder / output
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_make_the_checkpoint_of_one(tmp_path):
+    save_file({"tokens": tiny_tokens(1, 3000)[0].contiguous()}, tmp_path / "tokens.safetensors")
+    save_tiny(tmp_path / "model", "llama")
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(folder=tmp_path))
+    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
+    launcher += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
+    one, two = run(tmp_path, "one"), run(tmp_path, "two", *launcher)
+    for path in sorted(one.glob("*.safetensors")):
+        expected, found = load_file(path), load_file(two / path.name)
+        assert expected.keys() == found.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
