@@ -100,7 +100,7 @@ def test_taylor_of_a_key_head_is_the_sum_over_all_that_leaves_with_it(tmp_path: 
     model = stock(tmp_path)
     model(input_ids=tokens_ST, labels=tokens_ST, use_cache=False).loss.backward()
     attention = model.model.layers[1].self_attn
-    worth = {n: (p.weight * p.weight.grad).abs() for n, p in attention.named_children() if n.endswith("_proj")}
+    worth = {n: (p.weight * p.weight.grad).abs().detach() for n, p in attention.named_children() if n.endswith("_proj")}
     for group in range(2):
         expected = sum(worth[name][8 * group : 8 * group + 8].sum() for name in ("k_proj", "v_proj"))
         heads = slice(16 * group, 16 * group + 16)
