@@ -5,6 +5,7 @@ Shape letters: B sequences, T tokens of one, V vocabulary.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -111,7 +112,9 @@ class OfUpdates:
             r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=0.0, bias="none",  # type: ignore[arg-type]
             target_modules=targets, fan_in_fan_out=conv1d, task_type="CAUSAL_LM",
         )  # fmt: skip
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            # peft 0.21 asks transformers 5.23 under a name that it is about to drop
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
             torch.manual_seed(config.training_seed)
             self._model: Any = get_peft_model(as_float(student), lora)  # type: ignore[arg-type]
         self.module: nn.Module = self._model.eval()
