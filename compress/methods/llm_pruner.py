@@ -58,8 +58,8 @@ class Config:
     """Last blocks that are left as they are; not with uniform widths."""
     steps: int = 1
     """In how many steps the units leave, scored anew before each."""
-    seed: int = 0
-    """Of random scores."""
+    random_seed: int = 0
+    """Of random scores, 0 or more; --seed is that of the calibration."""
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio < 1:
@@ -71,7 +71,7 @@ class Config:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise MethodError(f"{name}={getattr(self, name)!r}", allowed=", ".join(allowed))
-        for name, least in (("multiple", 1), ("protect_first", 0), ("protect_last", 0), ("steps", 1), ("seed", 0)):
+        for name, least in (("multiple", 1), ("protect_first", 0), ("protect_last", 0), ("steps", 1), ("random_seed", 0)):
             if getattr(self, name) < least:
                 raise MethodError(f"{name}={getattr(self, name)}", allowed=f"{least} or more")
         if self.units == "width":

@@ -60,9 +60,11 @@ class Listener:
             self._wants_tuple = True
             return self._run(tokens_BT, blocks=len(self._blocks))[1]
 
-    @torch.no_grad()
     def logits(self, hidden_BTH: torch.Tensor, tokens_BT: torch.Tensor) -> torch.Tensor:
-        """Returns the logits [B, T, V] that the model makes of the last block's output; any tokens do."""
+        """Returns the logits [B, T, V] that the model makes of the last block's output; any tokens do.
+
+        Differentiable in the output.
+        """
 
         def answer(*_: Any) -> Any:
             return (hidden_BTH,) if self._wants_tuple else hidden_BTH

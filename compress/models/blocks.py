@@ -190,12 +190,17 @@ class BlockWalker:
             place.copy_(self.call(block, part))
         return out_STH
 
+    @torch.no_grad()
     def logits(self, hidden_STH: torch.Tensor) -> torch.Tensor:
         """Returns the logits [S, T, V] (float32, on the CPU) for the last block's outputs: final norm and head."""
+        return self.differentiable_logits(hidden_STH).cpu()
+
+    def differentiable_logits(self, hidden_BTH: torch.Tensor) -> torch.Tensor:
+        """Returns what `logits` does, on the walker's device, with a gradient to the last block's outputs."""
         probe = self._probes[0]
         with self._front(torch.tensor([probe])), head_present(self.model, self.source, self._weights, self.device):
-            tokens_ST = torch.full(hidden_STH.shape[:2], probe, device=self.device)
-            return self._listener.logits(hidden_STH.to(self.device), tokens_ST).cpu()
+            tokens_BT = torch.full(hidden_BTH.shape[:2], probe, device=self.device)
+            return self._listener.logits(hidden_BTH.to(self.device), tokens_BT)
 
     def _given(self, samples: int, length: int) -> list[BlockArguments]:
         """The arguments of all blocks for a micro-batch of this shape, recorded once."""

@@ -14,7 +14,6 @@ from torch import nn
 
 from compress.errors import MethodError
 from compress.models.blocks import split
-from compress.models.head import head_present
 
 if TYPE_CHECKING:
     from compress.models.blocks import Block, BlockWalker
@@ -119,7 +118,7 @@ def of_loss(walker: BlockWalker, hidden_STH: torch.Tensor, tokens_ST: torch.Tens
         part = slice(start, start + micro_batch)
         given_BTH = hidden_STH[part].to(walker.device, copy=True).requires_grad_()
         target_BT = tokens_ST[part, 1:].to(walker.device)
-        logits_BTV = _logits(walker, given_BTH)[:, :-1]
+        logits_BTV = walker.differentiable_logits(given_BTH)[:, :-1]
         loss_BT = nn.functional.cross_entropy(logits_BTV.flatten(0, 1), target_BT.flatten(), reduction="none")
         loss = loss_BT.view(target_BT.shape).mean(1).sum()
         if not loss.isfinite():
@@ -127,17 +126,3 @@ def of_loss(walker: BlockWalker, hidden_STH: torch.Tensor, tokens_ST: torch.Tens
         (grad_BTH,) = torch.autograd.grad(loss, [given_BTH])
         grad_STH[part] = grad_BTH.cpu()
     return grad_STH
-
-
-def _logits(walker: BlockWalker, hidden_BTH: torch.Tensor) -> torch.Tensor:
-    """What `walker.logits` gives, differentiable in the hidden states."""
-    listener, probe = walker._listener, walker._probes[0]
-
-    def answer(*_: Any) -> Any:
-        return (hidden_BTH,) if listener._wants_tuple else hidden_BTH
-
-    tokens_BT = torch.full(hidden_BTH.shape[:2], probe, device=walker.device)
-    present = head_present(walker.model, walker.source, walker._weights, walker.device)
-    with walker._front(torch.tensor([probe])), present, torch.enable_grad(), listener._silenced(answer):
-        logits_BTV: torch.Tensor = walker.model(input_ids=tokens_BT, use_cache=False).logits
-    return logits_BTV

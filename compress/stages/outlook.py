@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from compress.stages import memory
+from compress.stages import memory, training
 from compress.stages.planning import Plan
 
 if TYPE_CHECKING:
@@ -19,6 +19,11 @@ def make(recipe: Recipe, source: ModelSource, walker: BlockWalker, method: Modul
     """Returns the plan of the recipe's only stage."""
     stage, data = recipe.stages[0], recipe.calibration
     blocks = [walker.linears(index) for index in range(len(walker.block_names))]
+    if method.KIND == "train":
+        training.check(recipe, walker)
+        peak = training.memory_bytes(source, training.teacher_of(recipe, source) or source)
+    else:
+        peak = memory.resident_bytes() + method.memory_bytes(source.parameters, config)
     kept = 1 - getattr(config, "ratio", 0.0) if method.KIND == "prune" else 1.0
     return Plan(
         model=recipe.model,
@@ -33,7 +38,7 @@ def make(recipe: Recipe, source: ModelSource, walker: BlockWalker, method: Modul
         allotted=None,
         output_bytes=int(kept * source.size_bytes),
         source_bytes=source.size_bytes,
-        peak_memory_bytes=memory.resident_bytes() + method.memory_bytes(source.parameters, config),
+        peak_memory_bytes=peak,
         micro_batch=getattr(config, "micro_batch", 1),
         seconds=None,
     )

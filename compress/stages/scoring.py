@@ -46,7 +46,7 @@ def scores(work: Scored, made: Cut, step: int) -> list[torch.Tensor]:
     """
     kind = work.config.importance
     if kind == "random":
-        generator = torch.Generator().manual_seed(work.config.seed + step)
+        generator = torch.Generator().manual_seed(work.config.random_seed + step)
         found = [torch.rand(one.units, generator=generator, dtype=torch.float64) for one in work.sets]
         # per parameter, so that the budget falls on large and small units alike
         return [drawn_U * _parameters(one, work) for one, drawn_U in zip(work.sets, found, strict=True)]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.errors import RecipeError
+from compress.errors import MemoryLimitError, RecipeError
 from compress.format import layouts, naming
 from compress.format.manifest import MANIFEST
 from compress.format.writer import CheckpointWriter
@@ -19,7 +19,7 @@ from compress.models import linears
 from compress.models.blocks import BlockWalker
 from compress.models.source import ModelSource
 from compress.progress import Silent
-from compress.stages import ranks, solving
+from compress.stages import memory, ranks, solving
 from compress.stages.finish import Made
 from compress.stages.workspace import work_folder
 
@@ -50,11 +50,36 @@ def run(recipe: Recipe, source: ModelSource, teacher: ModelSource, workspace: Wo
             do="Name another with teacher=, or put the stage after one that compresses",
         )
     walker = BlockWalker(source)
+    check(recipe, walker)
+    needed = memory_bytes(source, teacher)
+    if recipe.max_memory is not None and needed > recipe.max_memory:
+        raise MemoryLimitError(
+            f"training takes more than {memory.format_bytes(needed)}: teacher and student as a whole, and what AdamW keeps",
+            allowed=f"{memory.format_bytes(recipe.max_memory)} (--max-memory)",
+            do="Raise --max-memory; training is the one kind of stage that does not go block by block",
+        )
     trained = _train(recipe, walker, teacher, workspace.work, progress)
     method = registry.load(recipe.stages[0].method)
     entries = write(method, walker, workspace, trained.dense, trained.packed)
     account = {"total_parameters": source.parameters, "packed_linears": len(entries)}
     return Made(account, source.raw_config, source.structure, walker.unused_tensors, {"training": trained.report})
+
+
+def memory_bytes(source: ModelSource, teacher: ModelSource) -> int:
+    """Returns what a training holds at the least: both models in float32, and five numbers for each that is trained."""
+    return memory.resident_bytes() + 4 * teacher.parameters + (4 + 20) * source.parameters
+
+
+def check(recipe: Recipe, walker: BlockWalker) -> None:
+    """Raises MethodError for a linear that the method's options cannot treat, with its name."""
+    stage = recipe.stages[0]
+    method, config = registry.load(stage.method), registry.configure(stage.method, stage.options)
+    if not hasattr(method, "check"):
+        return
+    for index in range(len(walker.block_names)):
+        for ref in walker.linears(index):
+            with solving.naming_the_layer(ref.name):
+                method.check(ref.shape, config)
 
 
 def join(recipe: Recipe, source: ModelSource, teacher: ModelSource | None, folder: Path, *, fresh: bool) -> None:
@@ -67,14 +92,16 @@ def _train(recipe: Recipe, walker: BlockWalker, teacher: ModelSource, work_dir: 
     """Returns what the method's trainer makes of the student; every process calls it, the work folder being there."""
     from compress.calibration.data import load_tokens
     from compress.evaluation.opening import open_subject
+    from compress.tuning.teacher import check_tokenizers
 
     stage, source = recipe.stages[0], walker.source
     method, config = registry.load(stage.method), registry.configure(stage.method, stage.options)
     tokens_ST = load_tokens(recipe.calibration, source.tokenizer(), max_seq_len=walker.max_seq_len)
     trainer = importlib.import_module(f"compress.tuning.{method.TRAINER}")
-    student, dense = open_subject(source).model, open_subject(teacher).model
+    student, dense = open_subject(source), open_subject(teacher)
+    check_tokenizers(student.tokenizer, dense.tokenizer)
     ranks.meet()
-    trained: Trained = trainer.train(student, dense, tokens_ST, config, work_dir, progress)
+    trained: Trained = trainer.train(student.model, dense.model, tokens_ST, config, work_dir, progress)
     return trained
 
 
