@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import psutil
 
 from compress.errors import MemoryLimitError
+from compress.tuning.settings import FullSettings, Settings
 
 _FLOAT = 4
 _SOLVER_COPIES = 3
@@ -73,6 +74,7 @@ def plan(
     embedding_bytes: int,
     hidden: tuple[int, int, int],
     shared_inputs: bool,
+    tuned: bool = False,
 ) -> MemoryPlan:
     """Returns the plan with the largest micro-batch (at most 16 sequences) that fits below `limit`.
 
@@ -84,16 +86,22 @@ def plan(
         embedding_bytes: bytes alive while tokens are embedded and the head is read.
         hidden: samples, tokens and width of the hidden states.
         shared_inputs: False when every linear has inputs of its own (experts).
+        tuned: whether each block is fitted after packing.
     """
     samples, tokens, width = hidden
     states = 2 * samples * tokens * width * _FLOAT
     widest = max(k for _, k in linears)
     activation = tokens * (sum(n + k for n, k in linears[:16]) + 8 * width) * _FLOAT
     solver = max(solver_bytes(shape) for shape in linears)
+    fitting = 0
+    if tuned:  # what the dense block gives is kept; values, gradient and codes of all weights, activations both ways
+        states += samples * tokens * width * _FLOAT
+        fitting = int(2.75 * block_bytes) + 2 * min(Settings().micro_batch, samples) * activation
     for experts, micro_batch in ((16, 16), (16, 8), (16, 4), (16, 2), (16, 1), (4, 1), (1, 1)):
         grams = widest * widest * _FLOAT * (1 if shared_inputs else experts)
         # statistics are collected and solved in turn, never both at once
-        block = block_bytes + states + grams + max(solver, min(micro_batch, samples) * activation)
+        solving = grams + max(solver, min(micro_batch, samples) * activation)
+        block = block_bytes + states + max(solving, fitting)
         peak = int(_MARGIN * (base_bytes + max(block, embedding_bytes + states)))
         if limit is None or peak <= limit:
             break
@@ -104,6 +112,24 @@ def plan(
             do="Raise --max-memory, or lower --samples or --seq-len",
         )
     return MemoryPlan(peak, base_bytes, block_bytes, min(micro_batch, samples), experts)
+
+
+def plan_whole(
+    *, limit: int | None, base_bytes: int, block_bytes: int, parameters: int, logits: tuple[int, int]
+) -> MemoryPlan:
+    """Returns the plan of fitting all blocks at once: two models in float32, and the logits of a few sequences.
+
+    `logits` are the tokens of a sequence and the size of the vocabulary.
+    """
+    seen = 4 * FullSettings().micro_batch * logits[0] * logits[1] * _FLOAT
+    peak = int(_MARGIN * (base_bytes + 2 * parameters * _FLOAT + seen))
+    if limit is not None and peak > limit:
+        raise MemoryLimitError(
+            f"fitting all blocks at once takes about {format_bytes(peak)}, "
+            f"more than the ceiling of {format_bytes(limit)}",
+            do="Raise --max-memory, lower --seq-len, or fit block by block with --tune block",
+        )
+    return MemoryPlan(peak, base_bytes, block_bytes, micro_batch=FullSettings().micro_batch, experts_at_once=1)
 
 
 def plan_streaming(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import time
@@ -203,8 +204,19 @@ def _memory(
             embedding_bytes=3 * tensor_bytes,  # as read, and in float32 for the head
             hidden=(recipe.calibration.samples, recipe.calibration.seq_len, walker.hidden_size),
             shared_inputs=not any(ref.kind == "expert" for ref in block),
+            tuned=stage.tune is not None,
         )
         plans.append(plan)
+    if stage.tune == "full":
+        whole = memory.plan_whole(
+            limit=recipe.max_memory,
+            base_bytes=base_bytes,
+            block_bytes=block_bytes,
+            parameters=source.parameters,
+            logits=(recipe.calibration.seq_len, walker.vocab_size),
+        )
+        # how many sequences go through a block at once stays what the blocks' own plan says
+        plans.append(dataclasses.replace(whole, micro_batch=plan.micro_batch, experts_at_once=plan.experts_at_once))
     if one_by_one:
         converted = {ref.parameter for ref in block if not walker.stored(ref).origins}
         plan = memory.plan_streaming(

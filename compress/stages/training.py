@@ -54,7 +54,7 @@ def run(recipe: Recipe, source: ModelSource, teacher: ModelSource, workspace: Wo
     needed = memory_bytes(source, teacher)
     if recipe.max_memory is not None and needed > recipe.max_memory:
         raise MemoryLimitError(
-            f"training takes more than {memory.format_bytes(needed)}: teacher and student as a whole, and what AdamW keeps",
+            f"training takes more than {memory.format_bytes(needed)}: two whole models, and what AdamW keeps",
             allowed=f"{memory.format_bytes(recipe.max_memory)} (--max-memory)",
             do="Raise --max-memory; training is the one kind of stage that does not go block by block",
         )

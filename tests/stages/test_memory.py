@@ -40,3 +40,12 @@ def test_the_ceiling_is_enforced():
     memory.enforce(10**15, "x")
     with pytest.raises(MemoryLimitError, match=r"model\.layers\.0\.q: resident memory reached"):
         memory.enforce(10**6, "model.layers.0.q")
+
+
+def test_fitting_counts():
+    plain = _plan(None, embedding_bytes=0).peak_bytes
+    assert _plan(None, embedding_bytes=0, tuned=True).peak_bytes > plain + 1.5 * 240 * 10**6
+    whole = {"base_bytes": 10**8, "block_bytes": 10**7, "parameters": 10**8, "logits": (256, 32000)}
+    assert memory.plan_whole(limit=None, **whole).peak_bytes > 2 * 4 * 10**8
+    with pytest.raises(MemoryLimitError, match="--tune block"):
+        memory.plan_whole(limit=10**8, **whole)
