@@ -41,16 +41,18 @@ class CheckedLM(HFLM):  # type: ignore[misc]
 
     def tok_batch_encode(self, strings: list[str], *, left_truncate_len: int, **kwargs: Any) -> Any:
         ids_BT, mask_BT = super().tok_batch_encode(strings, **kwargs)
-        self._fits(ids_BT.shape[1], left_truncate_len)
+        self.check_room(ids_BT.shape[1], left_truncate_len)
         return ids_BT, mask_BT
 
     def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
         for _, context, continuation in requests:
-            self._fits(len(context) + len(continuation), self.max_length + 1)
+            self.check_room(len(context) + len(continuation))
         result: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, *args, **kwargs)
         return result
 
-    def _fits(self, length: int, room: int) -> None:
+    def check_room(self, length: int, room: int | None = None) -> None:
+        """Raises EvaluationError when `length` tokens are more than the model takes."""
+        room = self.max_length + 1 if room is None else room
         if length > room:
             raise EvaluationError(
                 f"a prompt of {length} tokens is longer than the {room} that the model takes",

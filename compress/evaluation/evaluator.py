@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from compress import __version__
 from compress.errors import EvaluationError
-from compress.evaluation import harness, heldout, suites
+from compress.evaluation import fitting, harness, heldout, suites
 from compress.evaluation.opening import Subject, open_subject
 from compress.evaluation.pairing import compare
 from compress.evaluation.result import Divergence, EvalResult, TextResult
@@ -100,10 +100,11 @@ def _ask(
     subject: Subject, text: TextResult | None, suite: Suite, limit: int | None, batch_size: int, progress: Progress
 ) -> EvalResult:
     assert text is not None
-    total = harness.count_requests(suite.families, limit)
+    chosen = fitting.select(suite.families, subject.tokenizer, subject.room, limit)
+    total = harness.count_requests(suite.families, chosen)
     with progress.stage(f"Knowledge, {subject.kind}", total) as task:
         families = harness.run(
-            subject.model, subject.tokenizer, suite.families, limit=limit, batch_size=batch_size, done=task.advance
+            subject.model, subject.tokenizer, suite.families, chosen=chosen, batch_size=batch_size, done=task.advance
         )
     return EvalResult(
         suite={"name": suite.name, "version": suite.version, "items_sha256": suite.items_sha256},

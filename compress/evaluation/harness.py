@@ -7,30 +7,37 @@ import json
 import logging
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from compress.errors import EvaluationError
+from compress.evaluation import fitting, lm_tasks
+from compress.evaluation.fitting import Selection
+from compress.evaluation.following import follow
 from compress.evaluation.result import FamilyResult, ItemOutcome
-from compress.evaluation.suites.base import Ask, Family, Item
+from compress.evaluation.suites.base import Ask, Chat, Family, Item
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SEEDS = {"items": 0, "random": 0, "numpy": 1234, "torch": 1234}
-_OUTPUT_TYPES = {"answer": "generate_until", "choose": "multiple_choice", "recall": "loglikelihood"}
-Row = dict[str, Any]
-"""One row of lm-eval's samples: document, arguments, responses and metrics."""
+    from compress.evaluation.checked import CheckedLM
+
+SEEDS = {"items": fitting.SEED, "random": 0, "numpy": 1234, "torch": 1234}
 
 
-def count_requests(families: Sequence[Family], limit: int | None) -> int:
+def count_requests(families: Sequence[Family], chosen: Mapping[str, Selection]) -> int:
     """Returns how many times `done` will be called by `run`."""
-    per_item = {"choose": lambda ask, item: len(item[ask.target])}
+    several = {"choose": lambda ask, item: len(item[ask.target]), "complete": lambda ask, item: len(item[ask.prompt])}
     return sum(
-        per_item.get(ask.kind, lambda ask, item: 1)(ask, item)
+        several.get(ask.kind, lambda ask, item: 1)(ask, item)
         for family in families
+        if family.name in chosen
         for ask in family.asks
-        for item in family.subset(limit, SEEDS["items"])
+        for item in chosen[family.name].items
+        if ask.needs or ask.prompt in item
     )
 
 
@@ -40,98 +47,139 @@ def run(
     families: Sequence[Family],
     *,
     limit: int | None = None,
+    chosen: Mapping[str, Selection] | None = None,
+    references: Mapping[str, FamilyResult] | None = None,
     batch_size: int = 32,
     done: Callable[[], None] = lambda: None,
 ) -> dict[str, FamilyResult]:
     """Returns the outcomes by family; `done` is called after every request.
 
+    Args:
+        chosen: the items, as `fitting.select` returns them; otherwise they are drawn here, up to `limit`.
+        references: the dense model's results: where a question is about another one's answer, its answers are taken.
+            Without them the model's own are.
+
     Raises EvaluationError for scores that are not finite and for prompts that are longer than the model takes.
     """
-    chosen = {family.name: family.subset(limit, SEEDS["items"]) for family in families}
-    tasks = [_task(family, ask, chosen[family.name]) for family in families for ask in family.asks]
+    if chosen is None:
+        chosen = fitting.select(families, tokenizer, fitting.room_of(model), limit)
+    chat = fitting.chat_form(tokenizer)
+    asked = [_Asked(family, chosen[family.name], _answers(family, references)) for family in families
+             if family.name in chosen]  # fmt: skip
     with _quiet(), _seeded():
-        from lm_eval import evaluate
-        from lm_eval.tasks import TaskManager
-
         from compress.evaluation.checked import CheckedLM
 
         lm = CheckedLM(model, tokenizer, batch_size=batch_size, done=done)
-        loaded = TaskManager(include_defaults=False).load(tasks)
-        samples: dict[str, list[Row]] = evaluate(lm, loaded, bootstrap_iters=0, log_samples=True)["samples"]
-    return {family.name: _collect(family, chosen[family.name], samples) for family in families}
+        while any(state.waiting for state in asked):
+            _round(lm, asked, chat, done)
+    return {state.family.name: state.result() for state in asked}
 
 
-def _task_name(family: Family, ask: Ask) -> str:
-    return f"{family.name}_{ask.name}"
+@dataclass
+class _Asked:
+    """A family while it is asked: questions that need answers wait until there are any."""
+
+    family: Family
+    selection: Selection
+    references: dict[str, dict[str, str]] | None
+    """The dense model's answers by item and question; None: the model's own will do."""
+    waiting: list[Ask] = field(init=False)
+    items: list[Item] = field(init=False)
+    arguments: dict[str, dict[str, Any]] = field(default_factory=dict)
+    answers: dict[str, dict[str, str | int]] = field(default_factory=dict)
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.waiting, self.items = list(self.family.asks), list(self.selection.items)
+        for item in self.items:
+            self.arguments[item["id"]], self.answers[item["id"]], self.metrics[item["id"]] = {}, {}, {}
+
+    def ready(self, chat: Chat) -> list[tuple[Ask, list[Item]]]:
+        """Takes the questions that can be asked now, with their items."""
+        open_names = set() if self.references is not None else {ask.name for ask in self.waiting}
+        now = [ask for ask in self.waiting if not open_names & set(ask.needs)]
+        self.waiting = [ask for ask in self.waiting if ask not in now]
+        if self.family.prepare is not None:
+            self.items = [self.family.prepare(item, self._reference(item["id"]), chat) for item in self.items]
+        return [(ask, items) for ask in now if (items := [item for item in self.items if ask.prompt in item])]
+
+    def _reference(self, key: str) -> dict[str, str]:
+        if self.references is None:
+            return {name: text for name, text in self.answers[key].items() if isinstance(text, str)}
+        if key not in self.references:
+            raise EvaluationError(
+                f"family {self.family.name!r}: the dense model's evaluation has no answer to item {key!r}",
+                do="Evaluate the dense model again with the same suite, data and limit",
+            )
+        return self.references[key]
+
+    def take(self, ask: Ask, key: str, arguments: Any, reply: Any, metrics: Mapping[str, float]) -> None:
+        """Notes the reply to one question about one item."""
+        self.arguments[key][ask.name] = arguments
+        self.metrics[key] |= metrics
+        if ask.kind == "answer":
+            self.answers[key][ask.name] = reply.strip()
+        elif ask.kind in ("choose", "complete"):
+            self.answers[key][ask.name] = reply.index(max(reply))
+
+    def result(self) -> FamilyResult:
+        family = self.family
+        return FamilyResult(
+            family.name,
+            family.primary,
+            family.kind,
+            fmean(item.get("chance", family.chance) for item in self.items),
+            [self._outcome(item) for item in self.items],
+            self.selection.left_out,
+        )
+
+    def _outcome(self, item: Item) -> ItemOutcome:
+        key = item["id"]
+        metrics, answers = self.metrics[key], self.answers[key]
+        if self.family.derive is not None:
+            metrics = self.family.derive(item, answers, metrics)
+        in_order = [self.arguments[key][ask.name] for ask in self.family.asks if ask.name in self.arguments[key]]
+        prompt_hash = hashlib.sha256(json.dumps(in_order, sort_keys=True).encode()).hexdigest()[:16]
+        return ItemOutcome(key, metrics[self.family.primary], answers, prompt_hash, metrics, item.get("cluster"))
 
 
-def _task(family: Family, ask: Ask, items: Sequence[Item]) -> dict[str, Any]:
-    """An lm-eval task whose documents are the items; the metrics come from `process_results`, none from a registry."""
-    by_id = {item["id"]: item for item in items}
-
-    def documents(**_: Any) -> dict[str, Any]:
-        from datasets import Dataset
-
-        return {"test": Dataset.from_list([{"id": item["id"]} for item in items])}
-
-    def process(document: Row, responses: list[Any]) -> dict[str, float]:
-        return ask.grade(by_id[document["id"]], _reply(ask, responses))
-
-    def prompt(document: Row) -> str:
-        return str(by_id[document["id"]][ask.prompt])
-
-    def target(document: Row) -> Any:
-        return by_id[document["id"]][ask.target] if ask.kind == "recall" else ""
-
-    def choices(document: Row) -> list[str]:
-        return list(by_id[document["id"]][ask.target])
-
-    config: dict[str, Any] = {
-        "task": _task_name(family, ask),
-        "custom_dataset": documents,
-        "test_split": "test",
-        "output_type": _OUTPUT_TYPES[ask.kind],
-        "doc_to_text": prompt,
-        "doc_to_target": target,
-        "target_delimiter": "",
-        "process_results": process,
-        "metric_list": [],
-        "num_fewshot": 0,
+def _answers(family: Family, references: Mapping[str, FamilyResult] | None) -> dict[str, dict[str, str]] | None:
+    if references is None or family.name not in references:
+        return None
+    return {
+        item.id: {name: text for name, text in item.answers.items() if isinstance(text, str)}
+        for item in references[family.name].items
     }
-    if ask.kind == "choose":
-        config["doc_to_choice"] = choices
-        config["doc_to_target"] = lambda document: 0
-    if ask.kind == "answer":
-        config["generation_kwargs"] = {"until": ["\n"], "max_gen_toks": ask.max_tokens, "do_sample": False}
-    return config
 
 
-def _reply(ask: Ask, responses: list[Any]) -> Any:
-    if ask.kind == "answer":
-        return responses[0]
-    log_likelihoods = [float(value) for value, _ in responses]
-    return log_likelihoods if ask.kind == "choose" else log_likelihoods[0]
+def _round(lm: CheckedLM, asked: Sequence[_Asked], chat: Chat, done: Callable[[], None]) -> None:
+    """Asks everything that can be asked by now: one call of lm-eval, and the texts to follow."""
+    now = {f"{state.family.name}_{ask.name}": (state, ask, items)
+           for state in asked for ask, items in state.ready(chat)}  # fmt: skip
+    assert now, "questions that need each other's answers"
+    tasks = [lm_tasks.task(name, ask, items, fitting.longest_answer(ask, lm.max_length))
+             for name, (_, ask, items) in now.items() if ask.kind != "follow"]  # fmt: skip
+    samples = _lm_eval(lm, tasks) if tasks else {}
+    for name, (state, ask, items) in now.items():
+        if ask.kind == "follow":
+            for item in items:
+                arguments = (item[ask.prompt], item[ask.target])
+                found = follow(lm, *arguments)
+                state.take(ask, item["id"], arguments, found, ask.grade(item, found))
+                done()
+            continue
+        for row in samples[name]:
+            metrics = {metric: float(row[metric]) for metric in row["metrics"]}
+            state.take(ask, row["doc"]["id"], row["arguments"], lm_tasks.reply(ask, row["filtered_resps"]), metrics)
 
 
-def _collect(family: Family, items: Sequence[Item], samples: dict[str, list[Row]]) -> FamilyResult:
-    rows = {ask.name: {row["doc"]["id"]: row for row in samples[_task_name(family, ask)]} for ask in family.asks}
-    outcomes = []
-    for item in items:
-        answers: dict[str, str | int] = {}
-        metrics: dict[str, float] = {}
-        asked = []
-        for ask in family.asks:
-            row = rows[ask.name][item["id"]]
-            reply = _reply(ask, row["filtered_resps"])
-            metrics |= {name: float(row[name]) for name in row["metrics"]}
-            asked.append(row["arguments"])
-            if ask.kind == "answer":
-                answers[ask.name] = reply.strip()
-            elif ask.kind == "choose":
-                answers[ask.name] = reply.index(max(reply))
-        prompt_hash = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
-        outcomes.append(ItemOutcome(item["id"], metrics[family.primary], answers, prompt_hash, metrics))
-    return FamilyResult(family.name, family.primary, family.kind, family.chance, outcomes)
+def _lm_eval(lm: CheckedLM, tasks: list[dict[str, Any]]) -> dict[str, list[lm_tasks.Row]]:
+    from lm_eval import evaluate
+    from lm_eval.tasks import TaskManager
+
+    loaded = TaskManager(include_defaults=False).load(tasks)
+    samples: dict[str, list[lm_tasks.Row]] = evaluate(lm, loaded, bootstrap_iters=0, log_samples=True)["samples"]
+    return samples
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from compress.errors import EvaluationError
+from compress.evaluation.fitting import room_of
 from compress.format.manifest import MANIFEST, fingerprint
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Subject:
     @property
     def room(self) -> int:
         """Tokens that the model takes."""
-        return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2048)
+        return room_of(self.model)
 
     def description(self) -> dict[str, Any]:
         """What eval.json says of the model."""

@@ -24,6 +24,8 @@ class ItemOutcome:
     answers: Mapping[str, str | int]
     prompt_hash: str
     metrics: Mapping[str, float]
+    cluster: str | None = None
+    """Items of one cluster (a passage, a subject) are not independent; None: on its own."""
 
     @property
     def answer(self) -> str | int:
@@ -42,6 +44,8 @@ class FamilyResult:
     """`binary` (outcomes 0 and 1) or `continuous`."""
     chance: float
     items: Sequence[ItemOutcome]
+    left_out: int = 0
+    """Items that were drawn and are too long for the model."""
 
     @property
     def score(self) -> float:
@@ -122,21 +126,59 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgedItem:
+    """One answer that a judge compared with the dense model's, in both orders, as often as `Judgement.repeats` says."""
+
+    id: str
+    question: str
+    """Name of the question asked about the item."""
+    verdicts: Sequence[str]
+    """`candidate`, `dense` or `tie`: the two orders of every repeat, the dense answer first in the first of a pair."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What another model thought of the answers. Reported, never gated."""
+
+    judge: str
+    """Name of the judging model, as its endpoint gives it."""
+    prompt_sha256: str
+    repeats: int
+    items: Sequence[JudgedItem]
+
+    @property
+    def score(self) -> float:
+        """Share of the comparisons that the candidate won, a tie counting half: 0.5 is a draw."""
+        worth = {"candidate": 1.0, "tie": 0.5, "dense": 0.0}
+        return fmean(worth[verdict] for item in self.items for verdict in item.verdicts)
+
+    @property
+    def consistent(self) -> float:
+        """Share of the pairs of orders with the same verdict twice: how far the judge is to be trusted."""
+        pairs = [pair for item in self.items for pair in zip(item.verdicts[::2], item.verdicts[1::2], strict=True)]
+        return fmean(float(one == other) for one, other in pairs)
+
+
+@dataclass(frozen=True, slots=True)
 class EvalResult:
     """Everything that one model was asked and answered."""
 
     suite: Mapping[str, Any]
-    """`name`, `version`, `items_sha256`."""
+    """`name`, `version`, `items_sha256`, and for public data `sources` (dataset -> file or hub id and revision)."""
     model: Mapping[str, Any]
     """`name`, `kind` (dense or compressed), `fingerprint` (None for a model in memory), `dtype`."""
     settings: Mapping[str, Any]
-    """`limit`, `batch_size`, `device`, `seeds`: what the outcomes may depend on beside the model."""
+    """`limit`, `batch_size`, `device`, `seeds`, and where given `tier` and `tasks`: what the outcomes may depend on
+    beside the model."""
     libraries: Mapping[str, str]
     families: Mapping[str, FamilyResult]
     text: TextResult
     divergence: Divergence | None = None
     comparison: Comparison | None = None
     baseline: EvalResult | None = field(default=None, repr=False)
+    warnings: Sequence[str] = ()
+    """What was asked for and left out, in words."""
+    judgement: Judgement | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data in the schema of docs/EVAL.md."""
@@ -145,6 +187,8 @@ class EvalResult:
             made["families"][name] |= {"n": len(family.items), "score": family.score, "metrics": family.metrics}
             made["families"][name]["items"] = made["families"][name].pop("items")  # the long part last
         made["text"]["perplexity"] = self.text.perplexity
+        if self.judgement is not None:
+            made["judgement"] |= {"score": self.judgement.score, "consistent": self.judgement.consistent}
         if self.comparison is not None:
             for name, paired in self.comparison.families.items():
                 made["comparison"]["families"][name]["flips"] = paired.flips
@@ -198,7 +242,8 @@ def _parse(data: Mapping[str, Any]) -> EvalResult:
         items = [ItemOutcome(**item) for item in family["items"]]
         if not items:
             raise EvaluationError(f"family {name!r} of the evaluation has no items")
-        families[name] = FamilyResult(name, family["primary"], family["kind"], family["chance"], items)
+        left_out = family.get("left_out", 0)  # absent before there were suites of public data
+        families[name] = FamilyResult(name, family["primary"], family["kind"], family["chance"], items, left_out)
     divergence, comparison, baseline = data["divergence"], data["comparison"], data["baseline"]
     return EvalResult(
         suite=data["suite"],
@@ -215,7 +260,16 @@ def _parse(data: Mapping[str, Any]) -> EvalResult:
         if comparison
         else None,
         baseline=EvalResult.from_dict(baseline) if baseline else None,
+        warnings=tuple(data.get("warnings", ())),
+        judgement=_judgement(data.get("judgement")),
     )
+
+
+def _judgement(data: Mapping[str, Any] | None) -> Judgement | None:
+    if data is None:
+        return None
+    items = [JudgedItem(item["id"], item["question"], tuple(item["verdicts"])) for item in data["items"]]
+    return Judgement(data["judge"], data["prompt_sha256"], data["repeats"], items)
 
 
 def _without(data: Mapping[str, Any], derived: str) -> dict[str, Any]:

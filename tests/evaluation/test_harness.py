@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from compress.errors import EvaluationError
-from compress.evaluation import harness
+from compress.evaluation import fitting, harness
 from compress.evaluation.result import FamilyResult
 from tests.evaluation import tiny
 
@@ -86,7 +86,9 @@ def test_a_limit_asks_a_subset_of_the_same_questions(answered: dict[str, FamilyR
 def test_progress_counts_every_request() -> None:
     done: list[int] = []
     ask(tiny.model(), limit=5, done=lambda: done.append(1))
-    assert len(done) == harness.count_requests(tiny.suite().families, 5) == 5 * (1 + 3 + 2)
+    families = tiny.suite().families
+    chosen = fitting.select(families, tiny.tokenizer(), 128, limit=5)
+    assert len(done) == harness.count_requests(families, chosen) == 5 * (1 + 3 + 2)
 
 
 LAYER = "model.layers.1.mlp.up_proj"

@@ -6,14 +6,39 @@ import hashlib
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Item = dict[str, Any]
-"""At least `id`, a string that is unique in its family."""
-Reply = str | list[float] | float
-"""To `answer` the text of the model, to `choose` the log-likelihoods of the choices, to `recall` that of the text."""
+"""At least `id`, a string that is unique in its family. May have `cluster`: items of one cluster are not independent
+(questions on one passage or of one subject); and `chance`: what guessing scores on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """How well a model follows a text that it is made to read, token by token."""
+
+    nll: float
+    """Nats, summed over the tokens of the text."""
+    tokens: int
+    agreed: int
+    """Tokens that the model puts first itself."""
+
+
+Reply = str | list[float] | float | Followed
+"""To `answer` the text of the model, to `choose` and `complete` the log-likelihoods of the choices, to `recall` that of
+the text, to `follow` how well the text is followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation as the model's tokenizer wants it."""
+
+    prompt: Callable[[Sequence[str]], str]
+    """Turns, the user's first -> the prompt for the next answer."""
+    gap: str
+    """What stands between that prompt and the answer."""
 
 
 @dataclass(frozen=True)
@@ -21,16 +46,21 @@ class Ask:
     """One question asked of every item of a family; it becomes one lm-eval task."""
 
     name: str
-    kind: Literal["answer", "choose", "recall"]
-    """`answer`: greedy text up to the line break. `choose`: likelihood of every choice. `recall`: that of a text."""
+    kind: Literal["answer", "choose", "complete", "recall", "follow"]
+    """`answer`: greedy text up to `stop`. `choose`: likelihood of every choice. `complete`: that of one text after each
+    of the prompts. `recall`: that of a text. `follow`: that of a text, and which of its tokens are the likeliest."""
     prompt: str
-    """Key of the item's prompt."""
+    """Key of the item's prompt (of its prompts for `complete`); an item without it is not asked."""
     grade: Callable[[Item, Any], dict[str, float]]
     """Item and reply -> metrics, the same ones for every item."""
     target: str = ""
-    """Key of the choices (`choose`) or of the text (`recall`), given as the model must write them after the prompt."""
+    """Key of the choices (`choose`) or of the text, given as the model must write them after the prompt."""
     max_tokens: int = 32
     """Longest answer, in tokens."""
+    stop: tuple[str, ...] = ("\n",)
+    """What ends an answer, beside the model's own end of text."""
+    needs: tuple[str, ...] = ()
+    """Questions whose reference answers prompt or target are made of (`Family.prepare`)."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +76,25 @@ class Family:
     """What guessing scores."""
     stratum: Callable[[Item], str] = lambda item: ""
     """What a subset keeps the proportions of."""
+    leave_out: bool = False
+    """Items that are too long for the model are left out and counted, instead of being an error."""
+    shorter: Callable[[Item], Iterable[Item]] = lambda item: (item,)
+    """The forms of an item, the longest first; the first one that fits the model is asked."""
+    prepare: Callable[[Item, Mapping[str, str], Chat], Item] | None = None
+    """Item, reference answers by question, chat form -> the item with the prompts and targets that they make."""
+    derive: Callable[[Item, Mapping[str, str | int], Mapping[str, float]], dict[str, float]] | None = None
+    """Item, its answers and the metrics of all its questions -> the metrics that the item has in the end."""
 
     def subset(self, limit: int | None, seed: int = 0) -> list[Item]:
         """Returns at most `limit` items in suite order, drawn with the proportions of the strata.
 
         A smaller subset is part of every larger one of the same seed.
         """
-        if limit is None or limit >= len(self.items):
-            return list(self.items)
+        order = self.order(seed)
+        return [self.items[index] for index in sorted(order[:limit])]
+
+    def order(self, seed: int = 0) -> list[int]:
+        """Returns the indices of all items in the order in which a subset takes them."""
         strata: dict[str, list[int]] = defaultdict(list)
         for index, item in enumerate(self.items):
             strata[self.stratum(item)].append(index)
@@ -63,7 +104,7 @@ class Family:
             rng.shuffle(members)
             offset = rng.random()
             keyed += [((place + offset) / len(members), index) for place, index in enumerate(members)]
-        return [self.items[index] for index in sorted(index for _, index in sorted(keyed)[:limit])]
+        return [index for _, index in sorted(keyed)]
 
 
 @dataclass(frozen=True)
@@ -76,6 +117,10 @@ class Suite:
     families: tuple[Family, ...]
     heldout: Callable[[], list[str]]
     """Documents for perplexity and divergence."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Where each dataset came from: a file, or a hub id with its revision. Empty for a suite of the package's own."""
+    warnings: tuple[str, ...] = ()
+    """What the suite lacks here."""
 
     @property
     def items_sha256(self) -> str:
