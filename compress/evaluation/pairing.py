@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compress.errors import EvaluationError
-from compress.evaluation.result import Comparison, EvalResult, FamilyComparison, FamilyResult
+from compress.evaluation.result import Comparison, EvalResult, FamilyComparison, FamilyResult, ItemOutcome
 from compress.evaluation.stats import bootstrap_interval, tango_interval
 
 
@@ -12,6 +12,13 @@ def compare(dense: EvalResult, compressed: EvalResult, confidence: float = 0.95)
 
     Raises EvaluationError when the suites, the items or their prompts differ: then nothing can be paired.
     """
+    check_suites(dense, compressed)
+    paired = {name: _family(dense.families[name], compressed.families[name], confidence) for name in dense.families}
+    return Comparison(paired, confidence)
+
+
+def check_suites(dense: EvalResult, compressed: EvalResult) -> None:
+    """Raises EvaluationError unless both were asked the same families of the same suite."""
     for key in ("name", "version", "items_sha256"):
         if dense.suite[key] != compressed.suite[key]:
             raise EvaluationError(
@@ -19,13 +26,26 @@ def compare(dense: EvalResult, compressed: EvalResult, confidence: float = 0.95)
                 do="Evaluate both models with the same suite and version of this package",
             )
     if dense.families.keys() != compressed.families.keys():
-        raise EvaluationError("the two evaluations cannot be paired: they hold different families")
-    paired = {name: _family(dense.families[name], compressed.families[name], confidence) for name in dense.families}
-    return Comparison(paired, confidence)
+        odd = sorted(dense.families.keys() ^ compressed.families.keys())
+        raise EvaluationError(
+            f"the two evaluations cannot be paired: they hold different families ({', '.join(odd)} in one only)",
+            do="Evaluate both models with the same suite and tasks",
+        )
 
 
-def _family(dense: FamilyResult, compressed: FamilyResult, confidence: float) -> FamilyComparison:
-    before, after = ({item.id: item for item in family.items} for family in (dense, compressed))
+def pairs(dense: FamilyResult, compressed: FamilyResult) -> list[tuple[ItemOutcome, ItemOutcome]]:
+    """Returns both outcomes of every item, in the order of `dense`.
+
+    Raises EvaluationError when an item is there twice or in one result only, when prompts differ, and when the outcomes
+    are not of one kind.
+    """
+    if (dense.kind, dense.primary) != (compressed.kind, compressed.primary):
+        raise EvaluationError(
+            f"family {dense.name!r} cannot be paired: {dense.primary!r} ({dense.kind}) of one model, "
+            f"{compressed.primary!r} ({compressed.kind}) of the other",
+            do="Evaluate both models with the same version of this package",
+        )
+    before, after = (_by_id(family) for family in (dense, compressed))
     if before.keys() != after.keys():
         odd = sorted(before.keys() ^ after.keys())
         raise EvaluationError(
@@ -37,7 +57,20 @@ def _family(dense: FamilyResult, compressed: FamilyResult, confidence: float) ->
             f"family {dense.name!r} cannot be paired: {len(changed)} prompts differ, e.g. that of {changed[0]!r}",
             do="Evaluate both models with the same version of this package",
         )
-    differences = [after[key].outcome - before[key].outcome for key in before]
+    return [(before[key], after[key]) for key in before]
+
+
+def _by_id(family: FamilyResult) -> dict[str, ItemOutcome]:
+    items = {item.id: item for item in family.items}
+    if len(items) < len(family.items):
+        twice = next(item.id for item in family.items if items[item.id] is not item)
+        raise EvaluationError(f"family {family.name!r} cannot be paired: item {twice!r} is there more than once")
+    return items
+
+
+def _family(dense: FamilyResult, compressed: FamilyResult, confidence: float) -> FamilyComparison:
+    paired = pairs(dense, compressed)
+    differences = [after.outcome - before.outcome for before, after in paired]
     lost, gained = sum(d < 0 for d in differences), sum(d > 0 for d in differences)
     if dense.kind == "binary":
         low, high = tango_interval(lost, gained, len(differences), confidence)
@@ -55,6 +88,6 @@ def _family(dense: FamilyResult, compressed: FamilyResult, confidence: float) ->
         method="tango" if dense.kind == "binary" else "bootstrap",
         lost=lost,
         gained=gained,
-        answers_changed=sum(before[key].answer != after[key].answer for key in before),
+        answers_changed=sum(before.answer != after.answer for before, after in paired),
         metrics={name: metrics[name] - dense_metrics[name] for name in metrics},
     )

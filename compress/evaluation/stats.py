@@ -2,55 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import copysign, sqrt
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from compress.evaluation import tango
+
 RESAMPLES = 2000
-_EDGE = 1e-12  # the score statistic has no value at a difference of exactly ±1
-_FAR = 1e9
 
 
 def tango_interval(lost: int, gained: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Returns the score interval of (gained − lost) / n for `n` pairs, of which `lost` fell and `gained` rose.
 
-    Tango, Statistics in Medicine 17 (1998) 891-908. Also holds without any change: then the bounds are
-    ∓z²/(n + z²).
+    Two-sided: each end is a one-sided bound of `tango` at (1 + confidence) / 2.
     """
-    from scipy.stats import norm
-
-    z = float(norm.ppf((1 + confidence) / 2))
-    estimate = (gained - lost) / n
-
-    def above(difference: float) -> float:
-        return _score(difference, lost, gained, n) - z
-
-    def below(difference: float) -> float:
-        return _score(difference, lost, gained, n) + z
-
-    return _root(above, -1 + _EDGE, estimate), _root(below, estimate, 1 - _EDGE)
-
-
-def _score(difference: float, lost: int, gained: int, n: int) -> float:
-    """Tango's statistic, falling in `difference`; the rate of losses is the likeliest one at that difference."""
-    linear = (2 * n - gained + lost) * difference - gained - lost
-    constant = -lost * difference * (1 - difference)
-    rate = (sqrt(max(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)
-    variance = n * (2 * rate + difference * (1 - difference))
-    distance = gained - lost - n * difference
-    if variance <= 0:  # by rounding, next to ±1
-        return copysign(_FAR, distance) if distance else 0.0
-    return distance / sqrt(variance)
-
-
-def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    from scipy.optimize import brentq
-
-    if low >= high:  # the estimate itself is ±1
-        return max(-1.0, min(1.0, round(low)))
-    return float(brentq(function, low, high, xtol=1e-12))
+    return tango.bounds(lost, gained, n, (1 + confidence) / 2)
 
 
 def bootstrap_interval(

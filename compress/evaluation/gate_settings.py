@@ -1,0 +1,179 @@
+"""GateSettings and GateJob: what the gate asks, from flags, Python or compress.toml. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compress.errors import EvaluationError, unknown
+
+FILE = "compress.toml"
+TABLE = "gate"
+_BY_ITEMS = ((4000, 1.0), (1500, 2.0), (0, 5.0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateSettings:
+    """What a candidate must show. A point is 0.01 of the outcome: one item of a hundred."""
+
+    margin: Mapping[str, float] = field(default_factory=dict)
+    """Loss in points that is tolerated, by family, above 0 and below 100; `default` stands for all others. Without one:
+    1 from 4,000 items on, 2 from 1,500, else 5."""
+    floor: Mapping[str, float] = field(default_factory=dict)
+    """Points that the dense model must reach, by family, 0 to 100; without one: chance and the margin. Below it nothing
+    could be lost."""
+    report_only: tuple[str, ...] | None = None
+    """Families that are shown and not judged; None: those that the suite is too small for."""
+    confidence: float = 0.95
+    """Of each one-sided bound: 1 − the rate at which a candidate that lost as much as the margin passes. 0.5 to 1."""
+    max_empty: float = 5.0
+    """Points by which the share of empty answers may rise, 0 to 100."""
+    max_kl: float | None = None
+    """Mean divergence from the dense model, in nats per token, that is tolerated; not judged when not given."""
+
+    def __post_init__(self) -> None:
+        for name, value in self.margin.items():
+            _check(f"margin of {name}", value, 0 < _number(value) < 100, "more than 0 and less than 100 points")
+        for name, value in self.floor.items():
+            _check(f"floor of {name}", value, 0 <= _number(value) <= 100, "0 to 100 points")
+        _check("confidence", self.confidence, 0.5 < _number(self.confidence) < 1, "more than 0.5 and less than 1")
+        _check("max_empty", self.max_empty, 0 <= _number(self.max_empty) <= 100, "0 to 100 points")
+        if self.max_kl is not None:
+            _check("max_kl", self.max_kl, _number(self.max_kl) > 0, "nats per token, more than 0")
+
+    def margin_of(self, family: str, items: int) -> float:
+        """Returns the margin of a family with so many items, as a share of 1."""
+        given = self.margin.get(family, self.margin.get("default"))
+        usual = next(points for least, points in _BY_ITEMS if items >= least)
+        return (usual if given is None else given) / 100
+
+    def given_margin(self, family: str) -> bool:
+        """Returns whether somebody chose the margin of this family."""
+        return family in self.margin or "default" in self.margin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateJob:
+    """What compress.toml says under `[gate]`: which models, asked what, judged how."""
+
+    dense: str | None = None
+    """Model, or the eval.json of one."""
+    candidate: str | None = None
+    """Model, or the eval.json of one."""
+    suite: str | None = None
+    """`kick-atlas` when not given."""
+    data_dir: str | None = None
+    """Folder with the data of a public suite."""
+    tier: str | None = None
+    """`pr` or `release`, of a suite that has tiers."""
+    limit: int | None = None
+    """Items per family; all when not given."""
+    batch_size: int | None = None
+    """Sequences at a time."""
+    output: str | None = None
+    """Folder of gate.md, gate.json and junit.xml; none are written when not given."""
+    inconclusive_ok: bool = False
+    """Whether an inconclusive gate exits with 0."""
+    settings: GateSettings = field(default_factory=GateSettings)
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> GateJob:
+        """Reads the table `[gate]`; an unknown key is an error with a suggestion. Paths are relative to the file."""
+        path = Path(path)
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise EvaluationError(f"no file {path}") from error
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise EvaluationError(f"{path} is not valid TOML: {error}") from error
+        _refuse_unknown("table", data, {TABLE}, path)
+        if TABLE not in data:
+            raise EvaluationError(f"{path} has no table [{TABLE}]", do=f"Write [{TABLE}] with dense and candidate")
+        return cls.from_dict(data[TABLE], path)
+
+    @classmethod
+    def from_dict(cls, data: Any, path: Path) -> GateJob:
+        """Builds the job from the table of the file `path`."""
+        own, settings = (
+            {field.name for field in dataclasses.fields(kind)} - {"settings"} for kind in (cls, GateSettings)
+        )
+        _refuse_unknown("key", data, own | settings, path)
+        for key in ("margin", "floor"):
+            if isinstance(data.get(key), int | float) and key == "margin":
+                data = {**data, key: {"default": data[key]}}
+            if not isinstance(data.get(key, {}), Mapping):
+                raise EvaluationError(f"{path}: {key} = {data[key]!r}", allowed="a table of families and points")
+        if "report_only" in data:
+            data = {**data, "report_only": _texts("report_only", data["report_only"], path)}
+        for key, kind in _KINDS.items():
+            if key in data and (not isinstance(data[key], kind) or (kind is int and isinstance(data[key], bool))):
+                raise EvaluationError(f"{path}: {key} = {data[key]!r}", allowed=f"a value of type {kind.__name__}")
+        job = cls(
+            **{key: value for key, value in data.items() if key in own},
+            settings=GateSettings(**{key: value for key, value in data.items() if key in settings}),
+        )
+        return job._beside(path.parent)
+
+    def _beside(self, folder: Path) -> GateJob:
+        """The same with paths that are there relative to `folder`; hub ids and names stay."""
+
+        def placed(value: str | None) -> str | None:
+            return str(folder / value) if value is not None and (folder / value).exists() else value
+
+        output = None if self.output is None else str(folder / self.output)
+        return dataclasses.replace(
+            self,
+            dense=placed(self.dense),
+            candidate=placed(self.candidate),
+            suite=placed(self.suite),
+            data_dir=placed(self.data_dir),
+            output=output,
+        )
+
+
+_KINDS: Mapping[str, type] = {
+    **dict.fromkeys(("dense", "candidate", "suite", "data_dir", "tier", "output"), str),
+    **dict.fromkeys(("limit", "batch_size"), int),
+    "inconclusive_ok": bool,
+}
+
+
+def points(pairs: Iterable[str], what: str) -> dict[str, float]:
+    """Returns `factoid=2` and a bare `2` (for all others: `default`) as numbers by family."""
+    made = {}
+    for pair in pairs:
+        name, _, number = pair.rpartition("=")
+        try:
+            made[name.strip() or "default"] = float(number)
+        except ValueError as error:
+            raise EvaluationError(f"{what} {pair!r}", allowed="FAMILY=POINTS, such as factoid=2, or POINTS") from error
+    return made
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return float("nan")  # outside of every range
+    return float(value)
+
+
+def _check(what: str, value: Any, right: bool, allowed: str) -> None:
+    if not right:
+        raise EvaluationError(f"{what}: {value!r}", allowed=allowed)
+
+
+def _texts(key: str, value: Any, path: Path) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise EvaluationError(f"{path}: {key} = {value!r}", allowed="a list of names")
+    return tuple(value)
+
+
+def _refuse_unknown(kind: str, data: Any, known: set[str], path: Path) -> None:
+    if not isinstance(data, Mapping):
+        raise EvaluationError(f"{path}: [{TABLE}] is {data!r}", allowed="a table")
+    for key in data:
+        if key not in known:
+            raise EvaluationError(f"{path}: {unknown(kind, key, known)}", allowed=", ".join(sorted(known)))

@@ -1,0 +1,94 @@
+"""Score bounds of the difference of two paired proportions, and of what a few items can tell at all.
+
+T. Tango, Statistics in Medicine 17 (1998) 891-908. Differences are (gained − lost) / n. Counts may be fractions: that of
+clustered items is divided by a design effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import copysign
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_EDGE = 1e-12  # the score statistic has no value at a difference of exactly ±1
+_FAR = 1e9
+
+Array = NDArray[np.float64]
+
+
+def score(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, difference: ArrayLike) -> Array:
+    """Returns Tango's statistic against a true `difference`, element by element; it falls with `difference`.
+
+    The rate of losses is the likeliest one at that difference. Where its variance vanishes by rounding, next to ±1, the
+    result is ±1e9, or 0 if the estimate is the difference itself.
+    """
+    lost, gained, n, difference = (np.asarray(value, dtype=np.float64) for value in (lost, gained, n, difference))
+    linear = (2 * n - gained + lost) * difference - gained - lost
+    constant = -lost * difference * (1 - difference)
+    rate = (np.sqrt(np.maximum(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)
+    variance = n * (2 * rate + difference * (1 - difference))
+    distance = gained - lost - n * difference
+    with np.errstate(divide="ignore", invalid="ignore"):
+        made = distance / np.sqrt(variance)
+    return np.asarray(np.where(variance > 0, made, np.sign(distance) * _FAR))
+
+
+def bounds(lost: float, gained: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Returns the lower and the upper score bound, each one-sided at `confidence`.
+
+    Also holds without any change: then they are ∓z²/(n + z²).
+    """
+    from scipy.stats import norm
+
+    z = float(norm.ppf(confidence))
+    estimate = (gained - lost) / n
+
+    def above(difference: float) -> float:
+        return float(score(lost, gained, n, difference)) - z
+
+    def below(difference: float) -> float:
+        return float(score(lost, gained, n, difference)) + z
+
+    return _root(above, -1 + _EDGE, estimate), _root(below, estimate, 1 - _EDGE)
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    from scipy.optimize import brentq
+
+    if low >= high:  # the estimate itself is ±1
+        return copysign(1.0, low)
+    return float(brentq(function, low, high, xtol=1e-12))
+
+
+def guarded_bounds(lost: float, gained: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Returns Tango's bounds, moved outwards to what the exact binomial allows where few items changed.
+
+    Alone they let a model that loses as much as the margin and gains nothing pass in up to 6.6 % of the cases (at
+    n · margin ≈ 2.7, by exact enumeration) instead of 5 %. So the lower bound is never above gained/n − U(lost), U the
+    exact upper limit of the rate of losses, and never above −U(0), some −3/n: so rare a loss does not show in n items.
+    The upper bound is never below gained/n − L(lost). With many changed items Tango's bounds are the wider ones.
+    """
+    from scipy.stats import beta
+
+    low, high = bounds(lost, gained, n, confidence)
+    rarest = 1 - (1 - confidence) ** (1 / n)
+    most = float(beta.ppf(confidence, lost + 1, n - lost)) if lost < n else 1.0
+    least = float(beta.ppf(1 - confidence, lost, n - lost + 1)) if lost > 0 else 0.0
+    return max(-1.0, min(low, gained / n - most, -rarest)), min(1.0, max(high, gained / n - least))
+
+
+def mcnemar_mid_p(lost: int, gained: int) -> float:
+    """Returns the two-sided mid-p value of McNemar's test; 1.0 when nothing changed.
+
+    M. Fagerland, S. Lydersen, P. Laake, BMC Medical Research Methodology 13 (2013) 91. Shown, never judged by: that a
+    difference is not significant does not make two models equal.
+    """
+    from scipy.stats import binom
+
+    changed = lost + gained
+    if lost == gained:
+        return 1.0
+    fewer = min(lost, gained)
+    return float(2 * binom.cdf(fewer, changed, 0.5) - binom.pmf(fewer, changed, 0.5))
