@@ -113,9 +113,11 @@ def plan(recipe: Recipe) -> Plan:
     stage = step.stages[0]
     source = ModelSource.open(recipe.model, revision=recipe.revision)
     method, config = registry.load(stage.method), registry.configure(stage.method, stage.options)
-    if method.KIND != "linear":
-        return outlook.make(step, source, BlockWalker(source), method, config)
-    return planning.make(step, source, BlockWalker(source), method, config, str(step.output))[0]
+    if method.KIND == "linear":
+        made = planning.make(step, source, BlockWalker(source), method, config, str(step.output))[0]
+    else:
+        made = outlook.make(step, source, BlockWalker(source), method, config)
+    return dataclasses.replace(made, then=tuple(stage.method for stage in recipe.stages[1:]))
 
 
 def make(

@@ -26,4 +26,5 @@ def command(ctx: click.Context, name: str | None) -> None:
 
 def _summary(name: str) -> str:
     info = registry.describe(name)
-    return f"{info.summary} {'Reads calibration statistics.' if info.needs_data else 'Needs no data.'}"
+    reads = {"linear": "Reads calibration statistics.", "prune": "Reads text.", "train": "Trains on text."}[info.kind]
+    return f"{info.summary} {reads if info.needs_data else 'Needs no data.'}"

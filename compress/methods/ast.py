@@ -12,6 +12,7 @@ in every figure of bits.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from compress.errors import MethodError
@@ -94,6 +95,11 @@ class Config:
             raise MethodError(f"slorb={self.slorb} with learned masks, whose weights stay", do="Leave one of them out")
         if not 0 < self.temperature < float("inf"):
             raise MethodError(f"temperature={self.temperature}", allowed="more than 0")
+
+
+def stored_bits(config: Config) -> float:
+    """Returns the stored bits per weight: what is kept, in bfloat16, and where it stands; without SLoRB."""
+    return config.n / config.m * (16 + math.ceil(math.log2(config.m)))
 
 
 def check(shape: tuple[int, int], config: Config) -> None:

@@ -52,13 +52,41 @@ def layer_table(manifest: Mapping[str, Any]) -> Table:
         table.add_row(
             row["layer"],
             "{}×{}".format(*row["shape"]),
-            f"{row['bits']}b g{row['group_size']}",
+            _code(manifest["tensors"][row["layer"]]["scheme"]),
             _shown(row["bits_per_weight"], ".3f"),
             _shown(row["outliers"], ","),
             _shown(row["relative_error"], ".1e"),
             "" if row["size_bytes"] is None else size(row["size_bytes"]),
         )
     return table
+
+
+def pruned_table(manifest: Mapping[str, Any]) -> Table | None:
+    """Returns the rich table of what left each layer; None for a checkpoint that was not pruned."""
+    units = (manifest.get("pruning") or {}).get("units")
+    if not units:
+        return None
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("layer", overflow="fold")
+    for name in ("before", "after", "importance lost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, unit in units.items():
+        lost = unit.get("importance_lost")
+        table.add_row(name, f"{unit['before']:,}", f"{unit['after']:,}", "" if lost is None else percent(lost))
+    return table
+
+
+def _code(scheme: Mapping[str, Any]) -> str:
+    """Returns how a linear is coded, in a few characters; of one in parts, how its parts are."""
+    options = scheme["options"]
+    if "rank" in options:
+        left, right = (_code(options[part]) for part in ("left", "right"))
+        return f"rank {options['rank']} · {left if left == right else f'{left} · {right}'}"
+    if "values" in options:
+        return f"{options['n']}:{options['m']} · {_code(options['values'])}"
+    if scheme["layout"].startswith("dense"):
+        return f"{options['dtype']}"
+    return f"{scheme['bits']}b g{scheme['group_size']}"
 
 
 def _shown(value: float | None, form: str) -> str:

@@ -22,6 +22,7 @@ def render(plan: Mapping[str, Any]) -> str:
         "bits/weight": _bits(plan),
         "output": f"{plan['output']}, about {size(plan['output_bytes'])}{smaller}",
         "peak memory": f"about {size(plan['peak_memory_bytes'])}{batches}",
+        "then": ", then ".join(plan["then"]) or None,
         "time": None if plan["seconds"] is None else f"about {span(plan['seconds'])}, without the evaluation",
     }
     return "\n".join(f"{name:<13}{value}" for name, value in facts.items() if value is not None)

@@ -24,7 +24,13 @@ def make(recipe: Recipe, source: ModelSource, walker: BlockWalker, method: Modul
         peak = training.memory_bytes(source, training.teacher_of(recipe, source) or source)
     else:
         peak = memory.resident_bytes() + method.memory_bytes(source.parameters, config)
-    kept = 1 - getattr(config, "ratio", 0.0) if method.KIND == "prune" else 1.0
+    output_bytes = float(source.size_bytes)
+    if method.KIND == "prune":
+        output_bytes *= 1 - config.ratio
+    elif hasattr(method, "stored_bits"):
+        weights = sum(ref.shape[0] * ref.shape[1] for refs in blocks for ref in refs)
+        output_bytes *= 1 - weights / source.parameters
+        output_bytes += weights * method.stored_bits(config) / 8
     return Plan(
         model=recipe.model,
         method=stage.method,
@@ -36,9 +42,10 @@ def make(recipe: Recipe, source: ModelSource, walker: BlockWalker, method: Modul
         calibration={"source": data.source, "samples": data.samples, "seq_len": data.seq_len},
         bits_per_weight=None,
         allotted=None,
-        output_bytes=int(kept * source.size_bytes),
+        output_bytes=int(output_bytes),
         source_bytes=source.size_bytes,
         peak_memory_bytes=peak,
         micro_batch=getattr(config, "micro_batch", 1),
+        then=(),
         seconds=None,
     )

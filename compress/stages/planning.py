@@ -59,6 +59,8 @@ class Plan:
     source_bytes: int
     peak_memory_bytes: int
     micro_batch: int
+    then: tuple[str, ...]
+    """Methods of the stages that follow: what they do depends on what this one leaves."""
     seconds: float | None
     """None where it depends on what is found."""
 
@@ -114,6 +116,7 @@ def make(
             source_bytes=source_bytes,
             peak_memory_bytes=plan.peak_bytes,
             micro_batch=plan.micro_batch,
+            then=(),
             seconds=_seconds(list(wanted.values()), samples * tokens, allotted["candidates"] if allotted else 0)
             if with_data
             else _streaming_seconds(coverage.compressed, source_bytes, seconds_per_weight, recipe.workers),
