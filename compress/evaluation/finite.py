@@ -13,9 +13,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def not_finite(model: PreTrainedModel, tokens_BT: torch.Tensor, where: str) -> EvaluationError:
+class NotFiniteError(EvaluationError):
+    """A model whose scores are not finite numbers."""
+
+
+def not_finite(model: PreTrainedModel, tokens_BT: torch.Tensor, where: str) -> NotFiniteError:
     """Returns the error for a model whose scores on `tokens_BT` (without padding) are not finite numbers."""
-    return EvaluationError(
+    return NotFiniteError(
         f"{where} the model's scores are not finite numbers",
         do="Check the weights; `compress inspect` shows how each layer was packed",
         layer=first_bad_layer(model, tokens_BT),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from compress.errors import EvaluationError
 from compress.evaluation.result import Comparison, EvalResult, FamilyComparison, FamilyResult, ItemOutcome
 from compress.evaluation.stats import bootstrap_interval, tango_interval
@@ -12,25 +15,30 @@ def compare(dense: EvalResult, compressed: EvalResult, confidence: float = 0.95)
 
     Raises EvaluationError when the suites, the items or their prompts differ: then nothing can be paired.
     """
-    check_suites(dense, compressed)
+    check_questions(dense, compressed)
     paired = {name: _family(dense.families[name], compressed.families[name], confidence) for name in dense.families}
     return Comparison(paired, confidence)
 
 
-def check_suites(dense: EvalResult, compressed: EvalResult) -> None:
+def check_questions(dense: EvalResult, compressed: EvalResult) -> None:
     """Raises EvaluationError unless both were asked the same families of the same suite."""
-    for key in ("name", "version", "items_sha256"):
-        if dense.suite[key] != compressed.suite[key]:
-            raise EvaluationError(
-                f"the two evaluations cannot be paired: suite {key} {dense.suite[key]!r} and {compressed.suite[key]!r}",
-                do="Evaluate both models with the same suite and version of this package",
-            )
+    check_suites(dense.suite, compressed.suite)
     if dense.families.keys() != compressed.families.keys():
         odd = sorted(dense.families.keys() ^ compressed.families.keys())
         raise EvaluationError(
             f"the two evaluations cannot be paired: they hold different families ({', '.join(odd)} in one only)",
             do="Evaluate both models with the same suite and tasks",
         )
+
+
+def check_suites(dense: Mapping[str, Any], compressed: Mapping[str, Any]) -> None:
+    """Raises EvaluationError unless both were asked the same suite, of the same version, with the same items."""
+    for key in ("name", "version", "items_sha256"):
+        if dense[key] != compressed[key]:
+            raise EvaluationError(
+                f"the two evaluations cannot be paired: suite {key} {dense[key]!r} and {compressed[key]!r}",
+                do="Evaluate both models with the same suite, data and version of this package",
+            )
 
 
 def pairs(dense: FamilyResult, compressed: FamilyResult) -> list[tuple[ItemOutcome, ItemOutcome]]:
