@@ -1,0 +1,98 @@
+"""SVG charts that take the width they are given: places across are per cent, sizes are pixels, so text never shrinks.
+
+Colours are CSS classes, so a chart follows the page from light to dark. Every chart has a title that says what it
+shows; the figures themselves stand in a table beside it.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Sequence
+
+_STEPS = (1.0, 2.0, 5.0)
+
+
+def element(name: str, content: str = "", **attributes: object) -> str:
+    """Returns one SVG element; an underscore at the end of an attribute's name is left out, others become hyphens."""
+    told = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"' for key, value in attributes.items()
+    )
+    return f"<{name}{told}>{content}</{name}>"
+
+
+def text(content: str, x: float, y: float, *, anchor: str = "start", class_: str = "quiet") -> str:
+    """Returns text at `x` per cent and `y` pixels."""
+    return element("text", html.escape(content), x=percent(x), y=f"{y:g}", text_anchor=anchor, class_=class_)
+
+
+def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:
+    """Returns a line, across in per cent, down in pixels."""
+    return element("line", x1=percent(x1), y1=f"{y1:.1f}", x2=percent(x2), y2=f"{y2:.1f}", class_=class_)
+
+
+def svg(content: str, height: float, title: str) -> str:
+    """Returns a chart as wide as its place and `height` pixels high, with a name for those who cannot see it."""
+    name = element("title", html.escape(title))
+    return element(
+        "svg", name + content, class_="chart", width="100%", height=f"{height:g}", role="img", aria_label=title
+    )
+
+
+def percent(value: float) -> str:
+    """Returns a place across, as SVG writes it."""
+    return f"{value:.2f}%"
+
+
+class Scale:
+    """A range of values mapped to a range of places, linearly or by the logarithm."""
+
+    def __init__(self, low: float, high: float, start: float, end: float, *, log: bool = False) -> None:
+        if log and low <= 0:
+            raise ValueError(f"a logarithmic scale from {low}")
+        self.low, self.high, self.log = low, high, log
+        self._map: Callable[[float], float] = math.log10 if log else float
+        a, b = self._map(low), self._map(high)
+        self._factor = (end - start) / (b - a) if b > a else 0.0
+        self._start, self._first = start, a
+
+    def __call__(self, value: float) -> float:
+        return self._start + (self._map(value) - self._first) * self._factor
+
+    def ticks(self, most: int = 6) -> list[float]:
+        """Returns round values within the range, at most so many."""
+        return _log_ticks(self.low, self.high, most) if self.log else _ticks(self.low, self.high, most)
+
+
+def around(values: Sequence[float], *, log: bool = False, room: float = 0.08) -> tuple[float, float]:
+    """Returns a range that holds the values with `room` (a share of it) at both ends, never of no width."""
+    low, high = min(values), max(values)
+    if log:
+        span = max(math.log10(high / low), 0.3)
+        return low / 10 ** (room * span), high * 10 ** (room * span)
+    span = max(high - low, 0.1 * abs(high), 1e-9)
+    return low - room * span, high + room * span
+
+
+def number(value: float) -> str:
+    """Returns a tick's value without needless digits, with a true minus."""
+    return f"{value:.4g}".replace("-", "−")
+
+
+def _ticks(low: float, high: float, most: int) -> list[float]:
+    raw = (high - low) / max(most - 1, 1)
+    if raw <= 0:
+        return [low]
+    base = 10.0 ** math.floor(math.log10(raw))
+    step = next((base * s for s in (*_STEPS, 10.0) if base * s >= raw * (1 - 1e-9)), base * 10)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def _log_ticks(low: float, high: float, most: int) -> list[float]:
+    for steps in (_STEPS, (1.0, 3.0), (1.0,)):
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        found = [s * 10.0**p for p in powers for s in steps if low <= s * 10.0**p <= high]
+        if len(found) <= most:
+            break
+    return found or [low, high]

@@ -1,0 +1,67 @@
+"""What each bit buys: true bits per weight against the divergence, one point per run."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from compress.report import charts
+from compress.report.charts import element, percent
+from compress.report.page_palette import RUNS
+
+_HEIGHT, _TOP, _BOTTOM = 330, 26, 40
+_LEFT, _RIGHT = 9.0, 97.0
+_RADIUS = 6
+Point = Mapping[str, Any]
+
+
+def scatter(points: Sequence[Point]) -> str:
+    """Returns the chart of points with `label`, `curve`, `mark`, `bits`, `kl`, `low` and `high` (nats per token).
+
+    Points of one curve are joined. `mark` is a letter that stands in the point, or nothing.
+    """
+    xs = charts.Scale(*charts.around([p["bits"] for p in points]), _LEFT, _RIGHT)
+    floor = min(p["kl"] for p in points if p["kl"] > 0) if any(p["kl"] > 0 for p in points) else 1e-6
+    heights = [max(value, floor / 2) for p in points for value in (p["kl"], p["low"], p["high"])]
+    ys = charts.Scale(*charts.around(heights, log=True), _HEIGHT - _BOTTOM, _TOP, log=True)
+    parts = [*_axes(xs, ys)]
+    for curve, at in places(points).items():
+        class_ = f"run-{at % RUNS}"
+        on = sorted((p for p in points if p["curve"] == curve), key=lambda p: p["bits"])
+        spots = [(xs(p["bits"]), ys(max(p["kl"], floor / 2))) for p in on]
+        parts += [charts.line(*a, *b, f"curve {class_}") for a, b in pairwise(spots)]
+        for point, (x, y) in zip(on, spots, strict=True):
+            low, high = (ys(max(point[end], floor / 2)) for end in ("low", "high"))
+            parts += [charts.line(x, low, x, high, f"whisker {class_}"), _spot(point, x, y, class_)]
+    listed = "; ".join(f"{p['label']}: {p['bits']:.2f} bits, KL {p['kl']:.4f}" for p in points)
+    return charts.svg("".join(parts), _HEIGHT, f"Divergence against true bits per weight. {listed}")
+
+
+def places(points: Sequence[Point]) -> dict[str, int]:
+    """Returns the curves in the order in which they appear, with their numbers: what a legend lists."""
+    return {curve: at for at, curve in enumerate(dict.fromkeys(p["curve"] for p in points))}
+
+
+def _spot(point: Point, x: float, y: float, class_: str) -> str:
+    told = element("title", html.escape(f"{point['label']}: {point['bits']:.3f} bits per weight, KL {point['kl']:.4f}"))
+    mark = point["mark"]
+    radius = 9 if mark else _RADIUS if point.get("best") else _RADIUS - 2
+    drawn = element("circle", told, cx=percent(x), cy=f"{y:.1f}", r=radius, class_=f"spot {class_}")
+    if mark:
+        drawn += element("text", html.escape(mark), x=percent(x), y=f"{y + 4:.1f}", text_anchor="middle", class_="mark")
+    return drawn
+
+
+def _axes(xs: charts.Scale, ys: charts.Scale) -> list[str]:
+    bottom = _HEIGHT - _BOTTOM
+    parts = [charts.text("KL to the dense model, nats per token (log)", 0, 12, class_="axis")]
+    for tick in ys.ticks():
+        parts += [charts.line(0, ys(tick), 100, ys(tick), "grid"), charts.text(charts.number(tick), 0, ys(tick) - 4)]
+    for tick in xs.ticks(7):
+        parts += [charts.line(xs(tick), bottom, xs(tick), bottom + 4, "tick")]
+        parts.append(charts.text(charts.number(tick), xs(tick), bottom + 18, anchor="middle"))
+    parts.append(charts.line(0, bottom, 100, bottom, "tick"))
+    parts.append(charts.text("stored bits per weight of the linears", 100, bottom + 34, anchor="end", class_="axis"))
+    return parts

@@ -1,0 +1,96 @@
+"""What a report is made from: folders of runs, an eval.json, the folder of a frontier. Read and checked; no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.errors import FormatError
+from compress.evaluation.result import EvalResult
+from compress.format.manifest import MANIFEST, fingerprint, read_json, read_manifest
+
+EVALUATION, FRONTIER = "eval.json", "frontier.json"
+_FRONTIER_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run: a checkpoint with its manifest, an evaluation, or both."""
+
+    name: str
+    """What it is called on the page: its folder, or the file of an evaluation alone."""
+    manifest: dict[str, Any] | None
+    evaluation: EvalResult | None
+    warnings: tuple[str, ...] = ()
+    """What is wrong between the two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Everything that was asked to be reported on, in the order given."""
+
+    runs: tuple[Run, ...]
+    frontiers: tuple[dict[str, Any], ...] = ()
+    """Contents of frontier.json files."""
+
+
+def read(paths: Iterable[str | Path]) -> Sources:
+    """Returns what stands in the folders and files `paths`.
+
+    A folder holds a run (compress.json, eval.json or both) or a frontier (frontier.json); a file is an eval.json.
+
+    Raises:
+        FormatError: a path that is none of these, or named twice.
+        EvaluationError: an eval.json that cannot be read.
+    """
+    runs: list[Run] = []
+    frontiers: list[dict[str, Any]] = []
+    seen: set[Path] = set()
+    for path in map(Path, paths):
+        if path.resolve() in seen:
+            raise FormatError(f"{path} is given twice", do="Name every run once")
+        seen.add(path.resolve())
+        if (path / FRONTIER).is_file():
+            frontiers.append(_frontier(path / FRONTIER))
+        else:
+            runs.append(_run(path))
+    if not runs and not frontiers:
+        raise FormatError("no run", do="Name the folder of one, such as runs/atlas-spqr")
+    return Sources(_told_apart(runs), tuple(frontiers))
+
+
+def _run(path: Path) -> Run:
+    if path.is_file():
+        return Run(path.name, None, EvalResult.read(path))
+    if not path.is_dir():
+        raise FormatError(f"there is no folder {path}", allowed=f"a run, an {EVALUATION}, or a frontier")
+    evaluation = EvalResult.read(path / EVALUATION) if (path / EVALUATION).is_file() else None
+    if not (path / MANIFEST).is_file() and evaluation is not None:
+        return Run(path.name, None, evaluation)
+    manifest = read_manifest(path)
+    strange = evaluation is not None and evaluation.model.get("fingerprint") not in (None, fingerprint(path))
+    warnings = (f"{EVALUATION} was made of another checkpoint than the one beside it",) if strange else ()
+    return Run(path.resolve().name, manifest, evaluation, warnings)
+
+
+def _frontier(path: Path) -> dict[str, Any]:
+    data = read_json(path)
+    if (version := data.get("schema_version")) != _FRONTIER_SCHEMA:
+        raise FormatError(f"{path} has schema version {version!r}", allowed=f"{_FRONTIER_SCHEMA}")
+    if missing := [key for key in ("model", "suite", "limit", "dense", "points") if key not in data]:
+        raise FormatError(f"{path} lacks {', '.join(missing)}")
+    return data
+
+
+def _told_apart(runs: list[Run]) -> tuple[Run, ...]:
+    """Numbers the names that several runs have."""
+    names = [run.name for run in runs]
+    return tuple(
+        run
+        if names.count(run.name) == 1
+        else dataclasses.replace(run, name=f"{run.name} ({names[: i + 1].count(run.name)})")
+        for i, run in enumerate(runs)
+    )
