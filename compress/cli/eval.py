@@ -3,27 +3,65 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from compress.evaluation.judge import Judge
+
+_KEY = "COMPRESS_JUDGE_KEY"
 
 
 @click.command("eval")
 @click.argument("model")
-@click.option("--suite", metavar="NAME", default="kick-atlas", help="Evaluation suite.")
+@click.option("--suite", metavar="NAME", default="kick-atlas", show_default=True, help="Evaluation suite.")
+@click.option("--data-dir", metavar="DIR", help="Folder with the data of `--suite kick`.  [default: the hub]")
+@click.option("--tasks", metavar="NAMES", default="", help="lm-eval tasks to ask too, with commas between them.")
 @click.option("--baseline", metavar="MODEL", help="Model to pair every item with, or the eval.json of one.")
+@click.option("--tier", metavar="NAME", help="`pr` (400 items per family) or `release` (all), instead of --limit.")
 @click.option("--limit", type=click.IntRange(min=1), help="Items per family of the suite.  [default: all]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, help="Sequences at a time.")
+@click.option("--no-cache", is_flag=True, help="Ask the baseline again even if its answers are known.")
+@click.option("--judge", metavar="URL", help=f"OpenAI-compatible endpoint that compares answers; key in ${_KEY}.")
+@click.option("--judge-model", metavar="NAME", help="Model of the judge, with its version.")
 @click.option("-o", "--output", metavar="FILE", type=click.Path(dir_okay=False), help="Write eval.json there too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON instead of a table.")
 def command(
-    model: str, suite: str, baseline: str | None, limit: int | None, batch_size: int, output: str | None, as_json: bool
+    model: str,
+    suite: str,
+    data_dir: str | None,
+    tasks: str,
+    baseline: str | None,
+    tier: str | None,
+    limit: int | None,
+    batch_size: int,
+    no_cache: bool,
+    judge: str | None,
+    judge_model: str | None,
+    output: str | None,
+    as_json: bool,
 ) -> None:
     """Ask MODEL (atlas, a folder, compressed or not, or a hub id) the knowledge suite."""
     from compress.evaluation import evaluate
+    from compress.evaluation.cache import default_folder
     from compress.report.progress import watch
 
-    result = evaluate(model, suite=suite, baseline=baseline, limit=limit, batch_size=batch_size, progress=watch())
+    result = evaluate(
+        model,
+        suite=suite,
+        data_dir=data_dir,
+        tasks=[name.strip() for name in tasks.split(",") if name.strip()],
+        baseline=baseline,
+        tier=tier,
+        limit=limit,
+        batch_size=batch_size,
+        cache=None if no_cache else default_folder(),
+        judge=_judge(judge, judge_model),
+        progress=watch(),
+    )
     if output:
         Path(output).write_text(result.to_json() + "\n", encoding="utf-8")
     if as_json:
@@ -35,3 +73,15 @@ def command(
     from compress.report.console import console
 
     console().print(terminal.render(overview.of_evaluation(result)))
+
+
+def _judge(endpoint: str | None, model: str | None) -> Judge | None:
+    from compress.errors import EvaluationError
+
+    if endpoint is None and model is None:
+        return None
+    if endpoint is None or model is None:
+        raise EvaluationError("--judge and --judge-model belong together", do="Give both")
+    from compress.evaluation.judge import Judge
+
+    return Judge(endpoint, model, key=os.environ.get(_KEY))

@@ -117,7 +117,7 @@ def _fits(family: Family, item: Item, tokenizer: PreTrainedTokenizerBase, room: 
         text = _longest(item[ask.prompt]) + (_longest(item[ask.target]) if ask.target else "")
         needed = _SPARE + answers.get(ask.name, 0) + sum(answers[name] for name in ask.needs)
         # no token is longer than its text in bytes: short texts need no tokenizer
-        if len(text.encode()) + needed > room and len(tokenizer(text)["input_ids"]) + needed > room:
+        if len(text.encode()) + needed > room and len(tokenizer(text, verbose=False)["input_ids"]) + needed > room:
             return False
     return True
 

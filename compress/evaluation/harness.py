@@ -37,7 +37,7 @@ def count_requests(families: Sequence[Family], chosen: Mapping[str, Selection]) 
         if family.name in chosen
         for ask in family.asks
         for item in chosen[family.name].items
-        if ask.needs or ask.prompt in item
+        if family.prepare is not None or ask.prompt in item
     )
 
 
@@ -66,7 +66,7 @@ def run(
     chat = fitting.chat_form(tokenizer)
     asked = [_Asked(family, chosen[family.name], _answers(family, references)) for family in families
              if family.name in chosen]  # fmt: skip
-    with _quiet(), _seeded():
+    with calm():
         from compress.evaluation.checked import CheckedLM
 
         lm = CheckedLM(model, tokenizer, batch_size=batch_size, done=done)
@@ -85,6 +85,7 @@ class _Asked:
     """The dense model's answers by item and question; None: the model's own will do."""
     waiting: list[Ask] = field(init=False)
     items: list[Item] = field(init=False)
+    by_id: dict[str, Item] = field(default_factory=dict)
     arguments: dict[str, dict[str, Any]] = field(default_factory=dict)
     answers: dict[str, dict[str, str | int]] = field(default_factory=dict)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -101,6 +102,7 @@ class _Asked:
         self.waiting = [ask for ask in self.waiting if ask not in now]
         if self.family.prepare is not None:
             self.items = [self.family.prepare(item, self._reference(item["id"]), chat) for item in self.items]
+        self.by_id = {item["id"]: item for item in self.items}
         return [(ask, items) for ask in now if (items := [item for item in self.items if ask.prompt in item])]
 
     def _reference(self, key: str) -> dict[str, str]:
@@ -120,7 +122,7 @@ class _Asked:
         if ask.kind == "answer":
             self.answers[key][ask.name] = reply.strip()
         elif ask.kind in ("choose", "complete"):
-            self.answers[key][ask.name] = reply.index(max(reply))
+            self.answers[key][ask.name] = ask.pick(self.by_id[key], reply)
 
     def result(self) -> FamilyResult:
         family = self.family
@@ -180,6 +182,13 @@ def _lm_eval(lm: CheckedLM, tasks: list[dict[str, Any]]) -> dict[str, list[lm_ta
     loaded = TaskManager(include_defaults=False).load(tasks)
     samples: dict[str, list[lm_tasks.Row]] = evaluate(lm, loaded, bootstrap_iters=0, log_samples=True)["samples"]
     return samples
+
+
+@contextmanager
+def calm() -> Iterator[None]:
+    """Surroundings for lm-eval: quiet, and with the same random numbers for every model."""
+    with _quiet(), _seeded():
+        yield
 
 
 @contextmanager

@@ -30,13 +30,19 @@ def check(name: str) -> None:
         raise EvaluationError(unknown("suite", name, names()), allowed=f"{', '.join(names())}, or a {_FILE} file")
 
 
-def load(name: str) -> Suite:
-    """Returns the suite called `name`; EvaluationError when there is none."""
+def load(name: str, data_dir: str | Path | None = None) -> Suite:
+    """Returns the suite called `name`, its public data from `data_dir` or, where it is None, from the hub.
+
+    Raises EvaluationError when there is no such suite, and for a folder of data that the suite has no use for.
+    """
     check(name)
-    if name.endswith(_FILE):
+    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}") if not name.endswith(_FILE) else None
+    if data_dir is not None and not getattr(module, "TAKES_DATA", False):
+        raise EvaluationError(f"the suite {name} has its own data: --data-dir {data_dir} is of no use", allowed="kick")
+    if module is None:
         from compress.evaluation.suites import _file
 
         return _file.suite(Path(name))
-    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-    suite: Suite = module.suite()
+    folder = Path(data_dir) if data_dir is not None else None
+    suite: Suite = module.suite(folder) if getattr(module, "TAKES_DATA", False) else module.suite()
     return suite

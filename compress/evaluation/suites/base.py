@@ -59,6 +59,8 @@ class Ask:
     """Longest answer, in tokens."""
     stop: tuple[str, ...] = ("\n",)
     """What ends an answer, beside the model's own end of text."""
+    pick: Callable[[Item, list[float]], int] = lambda item, log_likelihoods: log_likelihoods.index(max(log_likelihoods))
+    """Item and log-likelihoods -> the choice taken."""
     needs: tuple[str, ...] = ()
     """Questions whose reference answers prompt or target are made of (`Family.prepare`)."""
 

@@ -1,0 +1,71 @@
+"""Evaluations of dense models, kept: the same model is not asked the same questions again for every candidate.
+
+One JSON file per evaluation, named by the hash of all that the outcomes depend on; the file says what that was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.errors import EvaluationError
+from compress.evaluation.result import EvalResult, TextResult
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SAME_TEXT = 1e-6  # relative; threads may add up in another order
+
+
+def default_folder() -> Path:
+    """Returns `$COMPRESS_CACHE`, else `compress` in the user's cache folder."""
+    if given := os.environ.get("COMPRESS_CACHE"):
+        return Path(given) / "evaluations"
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "compress" / "evaluations"
+
+
+def key_of(result_parts: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
+    """Returns what the outcomes depend on, as plain data; None for a model in memory, whose weights have no hash."""
+    if result_parts["model"]["fingerprint"] is None:
+        return None
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    words = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
+    template = str(getattr(tokenizer, "chat_template", None))
+    return {**result_parts, "tokenizer": hashlib.sha256(f"{words}\n{template}".encode()).hexdigest()}
+
+
+def find(folder: Path, key: Mapping[str, Any], text: TextResult) -> EvalResult | None:
+    """Returns the evaluation kept under `key`, if the model still reads held-out text as it did then.
+
+    The fingerprint of a large model sees samples of its weights; the text, which is read anyway, sees all of them. A
+    file that cannot be read, or is of another schema, is none.
+    """
+    try:
+        kept = json.loads(_path(folder, key).read_text(encoding="utf-8"))
+        if kept["key"] != json.loads(json.dumps(key)):
+            return None
+        found = EvalResult.from_dict(kept["evaluation"])
+    except (OSError, ValueError, KeyError, TypeError, EvaluationError):
+        return None
+    same = math.isclose(found.text.nll_per_token, text.nll_per_token, rel_tol=_SAME_TEXT)
+    return found if same and (found.text.tokens, found.text.bytes) == (text.tokens, text.bytes) else None
+
+
+def keep(folder: Path, key: Mapping[str, Any], evaluation: EvalResult) -> None:
+    """Writes the evaluation; a reader sees all of it or nothing."""
+    path = _path(folder, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps({"key": key, "evaluation": evaluation.to_dict()}, ensure_ascii=False), "utf-8")
+    partial.replace(path)
+
+
+def _path(folder: Path, key: Mapping[str, Any]) -> Path:
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return folder / f"{digest[:32]}.json"

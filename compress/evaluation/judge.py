@@ -1,0 +1,138 @@
+"""A judge: another model, behind an OpenAI-compatible endpoint, compares answers with the dense model's. Optional.
+
+Every pair is shown in both orders, since judges favour a place; the judging model is named with its version and has to
+name itself the same in every reply; a reply that holds no verdict fails the run instead of leaving an item out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from compress.errors import EvaluationError
+from compress.evaluation.result import EvalResult, FamilyResult, ItemOutcome, JudgedItem, Judgement
+from compress.evaluation.suites.base import Item, Suite
+from compress.progress import Progress
+
+_FAMILY = "instruction"
+_PROMPT = """Two assistants answered the same request. Judge which answer helps the user more: is it right, does it do \
+what was asked, is it clear? Neither length nor order counts.
+
+[Request]
+{request}
+
+[Answer A]
+{first}
+
+[Answer B]
+{second}
+
+Explain in two sentences at most. Then end with one of these lines:
+VERDICT: A
+VERDICT: B
+VERDICT: TIE"""
+_VERDICT = re.compile(r"^\W*VERDICT:\s*(A|B|TIE)\W*$", re.MULTILINE | re.IGNORECASE)
+_MAX_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How to reach the judge."""
+
+    endpoint: str
+    """Base address, such as http://localhost:8000/v1; `/chat/completions` is appended."""
+    model: str
+    """Name of the judging model, with its version."""
+    key: str | None = field(default=None, repr=False)
+    """Sent as bearer token."""
+    repeats: int = 1
+    """How often both orders are asked: two or more show how far the judge agrees with itself."""
+    timeout: float = 120.0
+    """Seconds for one reply."""
+
+    def __post_init__(self) -> None:
+        if urlsplit(self.endpoint).scheme not in ("http", "https"):
+            raise EvaluationError(f"judge {self.endpoint!r}", allowed="an address that begins with http:// or https://")
+        if self.repeats < 1:
+            raise EvaluationError(f"repeats={self.repeats} of the judge", allowed="1 or more")
+
+    def compare(self, suite: Suite, dense: EvalResult, candidate: EvalResult, progress: Progress) -> Judgement:
+        """Returns the verdicts on every answer to an instruction.
+
+        Raises EvaluationError when the suite has no instructions, when the endpoint fails, names another model, or
+        gives a reply without a verdict.
+        """
+        family = next((family for family in suite.families if family.name == _FAMILY), None)
+        if family is None or _FAMILY not in candidate.families or not all("turns" in item for item in family.items):
+            raise EvaluationError(f"the suite {suite.name} has no instructions to judge answers to", allowed="kick")
+        items = {item["id"]: item for item in family.items}
+        pairs = _pairs(dense.families[_FAMILY], candidate.families[_FAMILY])
+        judged = []
+        with progress.stage("Judge", len(pairs) * 2 * self.repeats) as task:
+            for before, after, question in pairs:
+                request = _request(items[before.id], question, before)
+                verdicts = []
+                for seed in range(self.repeats):
+                    for dense_first in (True, False):
+                        verdicts.append(self._verdict(request, before, after, question, dense_first, seed))
+                        task.advance()
+                judged.append(JudgedItem(before.id, question, tuple(verdicts)))
+        return Judgement(self.model, hashlib.sha256(_PROMPT.encode()).hexdigest(), self.repeats, tuple(judged))
+
+    def _verdict(
+        self, request: str, before: ItemOutcome, after: ItemOutcome, question: str, dense_first: bool, seed: int
+    ) -> str:
+        answers = [str(before.answers[question]), str(after.answers[question])]
+        first, second = answers if dense_first else reversed(answers)
+        reply = self._ask(_PROMPT.format(request=request, first=first, second=second), seed)
+        found = _VERDICT.findall(reply)
+        if len(found) != 1:
+            raise EvaluationError(
+                f"the judge's reply on {before.id}, {question}, has {len(found)} verdicts: {reply[-200:]!r}",
+                allowed="one line VERDICT: A, VERDICT: B or VERDICT: TIE",
+                do="Use another judge, or evaluate without one; a missing verdict is not left out of a mean",
+            )
+        verdict = found[0].upper()
+        if verdict == "TIE":
+            return "tie"
+        return "dense" if (verdict == "A") == dense_first else "candidate"
+
+    def _ask(self, prompt: str, seed: int) -> str:
+        """One reply, greedy; the endpoint's error as ours."""
+        body = {"model": self.model, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "seed": seed,
+                "max_tokens": _MAX_TOKENS}  # fmt: skip
+        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
+        address = self.endpoint.rstrip("/") + "/chat/completions"
+        asked = urllib.request.Request(address, json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.urlopen(asked, timeout=self.timeout) as answered:
+                data: Any = json.load(answered)
+            named, reply = data["model"], data["choices"][0]["message"]["content"]
+        except (urllib.error.URLError, TimeoutError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise EvaluationError(f"the judge at {self.endpoint} gave no reply: {error!r}") from error
+        if named != self.model:
+            raise EvaluationError(
+                f"the judge at {self.endpoint} is {named!r}",
+                allowed=repr(self.model),
+                do=f"Ask for it by its full name: --judge-model {named}",
+            )
+        return str(reply)
+
+
+def _pairs(dense: FamilyResult, candidate: FamilyResult) -> list[tuple[ItemOutcome, ItemOutcome, str]]:
+    after = {item.id: item for item in candidate.items}
+    return [(item, after[item.id], question) for item in dense.items for question in item.answers]
+
+
+def _request(item: Item, question: str, dense: ItemOutcome) -> str:
+    """What both were asked; the second turn follows the dense answer to the first for both."""
+    turns = item["turns"]
+    if question == "turn_1":
+        return str(turns[0])
+    return f"User: {turns[0]}\n\nAssistant: {dense.answers['turn_1']}\n\nUser: {turns[1]}"

@@ -1,0 +1,158 @@
+"""Public datasets on the Hugging Face hub: where they are, pinned to a revision, their rows in the form of our files.
+
+The form of the files is that of `_rows`; a dataset that changes its columns is an error that names what is missing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from compress.errors import EvaluationError
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One split of a dataset on the hub."""
+
+    dataset: str
+    revision: str
+    """Commit."""
+    config: str | None
+    split: str
+    read: Callable[[int, Row], Row | None]
+    """Position and row of the hub -> row of our files, or None for one that is not wanted."""
+
+    def __str__(self) -> str:
+        return f"{self.dataset}@{self.revision}"
+
+
+def rows(place: Place) -> list[Row]:
+    """Returns the rows in the form of the files; EvaluationError when the hub does not have them, or not like that."""
+    from datasets import load_dataset
+    from datasets.utils.logging import disable_progress_bar, enable_progress_bar
+
+    disable_progress_bar()
+    try:
+        loaded = load_dataset(place.dataset, place.config, split=place.split, revision=place.revision)
+    except (OSError, ValueError, RuntimeError) as error:  # what `datasets` raises offline, and for ids it does not know
+        raise EvaluationError(
+            f"{place} cannot be had from the hub: {error}",
+            do="Check the connection and HF_HUB_OFFLINE, or give the data with --data-dir",
+        ) from error
+    finally:
+        enable_progress_bar()
+    return list(_read(place, loaded))
+
+
+def _read(place: Place, loaded: Iterable[Row]) -> Iterator[Row]:
+    for number, row in enumerate(loaded):
+        try:
+            made = place.read(number, row)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise EvaluationError(f"row {number} of {place} is not as expected: {error!r}") from error
+        if made is not None:
+            yield made
+
+
+def _web_questions(number: int, row: Row) -> Row:
+    return {"id": f"{number}", "question": row["question"], "aliases": list(row["answers"])}
+
+
+def _trivia_qa(number: int, row: Row) -> Row:
+    answer = row["answer"]
+    return {"id": row["question_id"], "question": row["question"], "answer": answer["value"],
+            "aliases": list(answer["aliases"])}  # fmt: skip
+
+
+def _mmlu(number: int, row: Row) -> Row:
+    kept = {key: row[key] for key in ("subject", "question", "choices", "answer")}
+    return {"id": f"{row['subject']}/{number}", **kept}
+
+
+def _lettered(stem: str) -> Callable[[int, Row], Row]:
+    """ARC and OpenBookQA: texts and labels side by side, the answer by its label."""
+
+    def read(number: int, row: Row) -> Row:
+        choices = row["choices"]
+        answer = list(choices["label"]).index(row["answerKey"])
+        query = f"Question: {row[stem]}" if stem == "question" else row[stem]
+        return {"id": row["id"], "query": query, "choices": list(choices["text"]), "answer": answer}
+
+    return read
+
+
+def _boolq(number: int, row: Row) -> Row:
+    query = f"Passage: {row['passage']}\nQuestion: {row['question']}?"
+    return {"id": f"{number}", "query": query, "choices": ["no", "yes"], "answer": int(row["answer"])}
+
+
+def _piqa(number: int, row: Row) -> Row:
+    choices = [row["sol1"], row["sol2"]]
+    return {"id": f"{number}", "query": f"Question: {row['goal']}", "choices": choices, "answer": int(row["label"])}
+
+
+def _winogrande(number: int, row: Row) -> Row:
+    before, _, after = row["sentence"].partition("_")
+    contexts = [before + row["option1"], before + row["option2"]]
+    return {"id": f"{number}", "contexts": contexts, "continuation": after.strip(), "answer": int(row["answer"]) - 1}
+
+
+def _natural_questions(number: int, row: Row) -> Row | None:
+    if row["subset"] != "NaturalQuestionsShort":
+        return None
+    passage = " ".join(re.sub(r"<[^<>]*>", " ", row["context"]).split())  # the passages keep tags such as <P>
+    return {"id": row["qid"], "question": row["question"], "aliases": list(row["answers"]), "title": "",
+            "passage": passage}  # fmt: skip
+
+
+def _cnn_dailymail(number: int, row: Row) -> Row:
+    return {"id": row["id"], "article": row["article"], "highlights": row["highlights"]}
+
+
+def _mt_bench(number: int, row: Row) -> Row:
+    return {"id": f"{row['prompt_id']}", "category": row["category"], "turns": list(row["prompt"])}
+
+
+def _wikitext(number: int, row: Row) -> Row | None:
+    return {"id": f"{number}", "text": row["text"]} if row["text"].strip() else None
+
+
+_MMLU_REVISION = "c30699e8356da336a370243923dbaf21066bb9fe"
+_ARC_REVISION = "210d026faf9955653af8916fad021475a3f00453"
+PLACES = {
+    "webquestions_test": Place(
+        "stanfordnlp/web_questions", "0e473cbe21d1e91ec18da343644498be6a3f5454", None, "test", _web_questions
+    ),
+    "triviaqa_closed": Place(
+        "mandarjoshi/trivia_qa", "0f7faf33a3908546c6fd5b73a660e0f8ff173c2f", "rc.nocontext", "validation", _trivia_qa
+    ),
+    "mmlu_dev": Place("cais/mmlu", _MMLU_REVISION, "all", "dev", _mmlu),
+    "mmlu_test": Place("cais/mmlu", _MMLU_REVISION, "all", "test", _mmlu),
+    "arc_challenge": Place("allenai/ai2_arc", _ARC_REVISION, "ARC-Challenge", "test", _lettered("question")),
+    "arc_easy": Place("allenai/ai2_arc", _ARC_REVISION, "ARC-Easy", "test", _lettered("question")),
+    "boolq": Place("google/boolq", "35b264d03638db9f4ce671b711558bf7ff0f80d5", None, "validation", _boolq),
+    "openbook_qa": Place(
+        "allenai/openbookqa", "388097ea7776314e93a529163e0fea805b8a6454", "main", "test", _lettered("question_stem")
+    ),
+    "piqa": Place("baber/piqa", "142f6d7367fd9877f0fb3b5734ea6a545f54cdd1", None, "validation", _piqa),
+    "winogrande": Place(
+        "allenai/winogrande", "01e74176c63542e6b0bcb004dcdea22d94fb67b5", "winogrande_xl", "validation", _winogrande
+    ),
+    "nq_open_oracle": Place(
+        "mrqa-workshop/mrqa", "f3178d9888471dfb2b67c93de14f0ddf499a8d9f", None, "validation", _natural_questions
+    ),
+    "cnn_dailymail": Place(
+        "abisee/cnn_dailymail", "96df5e686bee6baa90b8bee7c28b81fa3fa6223d", "3.0.0", "test", _cnn_dailymail
+    ),
+    "mt_bench": Place(
+        "HuggingFaceH4/mt_bench_prompts", "e3a795c5e9a82ee40611c416b8a7786c73198991", None, "train", _mt_bench
+    ),
+    "wikitext2_test": Place(
+        "Salesforce/wikitext", "b08601e04326c79dfdd32d625aee71d232d685c3", "wikitext-2-raw-v1", "test", _wikitext
+    ),
+}

@@ -1,0 +1,179 @@
+"""The items of the suite kick: rows of public datasets as prompts, choices and references."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from compress.evaluation.suites._rows import Data, Row
+from compress.evaluation.suites.base import Chat, Item
+
+_LETTERS = "ABCDEFGHIJ"
+_HEADING = re.compile(r"\s*= [^=].*[^=] =\s*")
+
+
+def factoid(data: Data) -> list[Item]:
+    """Questions from memory: FreebaseQA where there is one, WebQuestions, TriviaQA."""
+    named = {"freebaseqa": "freebaseqa", "webquestions": "webquestions_test", "triviaqa": "triviaqa_closed"}
+    return [
+        {"id": f"{name}/{row['id']}", "stratum": name, "prompt": _asked(row), "answers": _gold(row)}
+        for name, dataset in named.items()
+        for row in data.rows(dataset)
+    ]
+
+
+def multiple_choice(data: Data) -> list[Item]:
+    """MMLU by the letter, five examples before each question; the others by the text of the choices, without any."""
+    shots: dict[str, list[str]] = defaultdict(list)
+    for row in data.rows("mmlu_dev"):
+        shots[row["subject"]].append(f"{_lettered(row)} {_LETTERS[row['answer']]}\n\n")
+    made = [_mmlu(row, shots[row["subject"]]) for row in data.rows("mmlu_test")]
+    for name in ("arc_challenge", "arc_easy", "boolq", "openbook_qa", "piqa"):
+        made += [_texts(name, row) for row in data.rows(name)]
+    return made + [_two_contexts(row) for row in data.rows("winogrande")]
+
+
+def fewer_shots(item: Item) -> Iterator[Item]:
+    """The item with all its examples, with one less, and so on to none."""
+    shots = item.get("shots")
+    if shots is None:
+        yield item
+        return
+    bare = {key: value for key, value in item.items() if key not in ("shots", "header", "question")}
+    for count in range(len(shots), -1, -1):
+        yield {**bare, "prompt": item["header"] + "".join(shots[:count]) + item["question"]}
+
+
+def retrieval(data: Data) -> list[Item]:
+    """Natural Questions with and without the passage that answers them."""
+    made = []
+    for row in data.rows("nq_open_oracle"):
+        title, passage, question = row.get("title", ""), row["passage"], _asked(row)
+        source = title or hashlib.sha256(passage.encode()).hexdigest()[:12]
+        above = f"{title}\n" if title else ""
+        made.append(
+            {
+                "id": f"nq/{row['id']}",
+                "stratum": "nq",
+                "cluster": f"nq/{source}",
+                "open_prompt": f"{above}{passage}\n\n{question}",
+                "closed_prompt": question,
+                "answers": _gold(row),
+            }
+        )
+    return made
+
+
+def summarisation(data: Data) -> list[Item]:
+    """News articles with their highlights as reference, which some copies of the data leave standing in the article."""
+    made = []
+    for row in data.rows("cnn_dailymail"):
+        article = row["article"].partition("@highlight")[0].strip()
+        summary = " ".join(line.strip() for line in row["highlights"].splitlines() if line.strip())
+        made.append(
+            {
+                "id": f"cnn_dailymail/{row['id']}",
+                "stratum": "cnn_dailymail",
+                "prompt": f"Article: {article}\n\nSummary of the article in a few sentences:",
+                "reference": summary,
+                "reference_text": f" {summary}",
+            }
+        )
+    return made
+
+
+def instruction(data: Data) -> list[Item]:
+    """MT-Bench: an instruction and one that goes on from the answer."""
+    return [
+        {"id": f"mt_bench/{row['id']}", "stratum": row.get("category", ""), "turns": list(row["turns"][:2])}
+        for row in data.rows("mt_bench")
+    ]
+
+
+def converse(item: Item, references: Mapping[str, str], chat: Chat) -> Item:
+    """Returns the item with what can be asked so far: the second turn follows the reference answer to the first."""
+    turns = item["turns"]
+    made = {**item, "prompt_1": chat.prompt(turns[:1])}
+    if "turn_1" in references:
+        made["reference_1"] = _after(chat, references["turn_1"])
+        if len(turns) > 1:
+            made["prompt_2"] = chat.prompt([turns[0], references["turn_1"], turns[1]])
+    if "turn_2" in references and len(turns) > 1:
+        made["reference_2"] = _after(chat, references["turn_2"])
+    return made
+
+
+def documents(data: Data) -> list[str]:
+    """Text for perplexity and divergence: `heldout.txt`, else WikiText-2, else the passages, else the questions."""
+    own = data.text("heldout.txt")
+    if own is not None and own.strip():
+        return [part.strip() for part in re.split(r"\n\s*\n", own) if part.strip()]
+    if rows := data.rows("wikitext2_test"):
+        return _articles(rows)
+    for name, key in (("nq_open_oracle", "passage"), ("triviaqa_closed", "question"), ("mmlu_test", "question")):
+        if rows := data.rows(name):
+            return list(dict.fromkeys(row[key] for row in rows))
+    return [turn for row in data.rows("mt_bench") for turn in row["turns"]]
+
+
+def _asked(row: Row) -> str:
+    question = row["question"].strip()
+    return f"Question: {question if question.endswith('?') else question + '?'}\nAnswer:"
+
+
+def _gold(row: Row) -> list[str]:
+    answers = [row["answer"]] if isinstance(row.get("answer"), str) else []
+    return list(dict.fromkeys([*answers, *row["aliases"]]))
+
+
+def _lettered(row: Row) -> str:
+    choices = "".join(f"{letter}. {choice}\n" for letter, choice in zip(_LETTERS, row["choices"], strict=False))
+    return f"{row['question'].strip()}\n{choices}Answer:"
+
+
+def _mmlu(row: Row, shots: list[str]) -> Item:
+    subject = row["subject"].replace("_", " ")
+    return {
+        **_choice("mmlu", row, [f" {letter}" for letter in _LETTERS[: len(row["choices"])]], by_byte=False),
+        "stratum": f"mmlu/{row['subject']}",
+        "cluster": f"mmlu/{row['subject']}",
+        "header": f"The following are multiple choice questions (with answers) about {subject}.\n\n",
+        "shots": shots,
+        "question": _lettered(row),
+    }
+
+
+def _texts(name: str, row: Row) -> Item:
+    query = row["query"].strip()
+    prompt = f"{query}\nAnswer:" if "Question:" in query else query
+    choices = [f" {choice}" for choice in row["choices"]]
+    # yes and no are of one kind; elsewhere a longer text would lose for its length alone
+    return {**_choice(name, row, choices, by_byte=name != "boolq"), "prompt": prompt}
+
+
+def _two_contexts(row: Row) -> Item:
+    """One ending after two beginnings: the same text is scored, its length plays no part."""
+    item = _choice("winogrande", row, row["contexts"], by_byte=False)
+    return {**item, "contexts": row["contexts"], "continuation": f" {row['continuation']}"}
+
+
+def _choice(name: str, row: Row, choices: list[str], *, by_byte: bool) -> dict[str, Any]:
+    return {"id": f"{name}/{row['id']}", "stratum": name, "choices": choices, "gold": row["answer"], "by_byte": by_byte,
+            "chance": 1 / len(choices)}  # fmt: skip
+
+
+def _after(chat: Chat, answer: str) -> str:
+    return chat.gap + answer if answer else ""
+
+
+def _articles(rows: list[Row]) -> list[str]:
+    """Lines between two headings of the first level."""
+    made: list[list[str]] = [[]]
+    for row in rows:
+        if _HEADING.fullmatch(row["text"]) and made[-1]:
+            made.append([])
+        made[-1].append(row["text"].strip("\n"))
+    return ["\n".join(lines) for lines in made]

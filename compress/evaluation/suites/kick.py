@@ -1,0 +1,99 @@
+"""kick: the five families on public data, from the hub or a folder. The idea is that of LLM-KICK (arXiv 2310.01382).
+
+Differs from it in: likelihood of the letter, not a generated one; answers matched one way on whole words and never
+empty; references that stand in no prompt; greedy answers; agreement with the dense model instead of a judge's opinion.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from compress.errors import EvaluationError
+from compress.evaluation.suites import _grades, _questions
+from compress.evaluation.suites._rows import Data
+from compress.evaluation.suites.base import Ask, Family, Item, Suite
+
+VERSION = 1
+TAKES_DATA = True
+_OPTIONAL = {"freebaseqa", "arc_easy", "wikitext2_test"}
+_ANSWER_TOKENS = 32  # more would let a model list candidates until one is right
+_SUMMARY_TOKENS = 96
+_CHAT_TOKENS = 256
+
+
+def suite(folder: Path | None = None) -> Suite:
+    """Returns the suite on the data of `folder`, or of the hub.
+
+    A dataset that the folder lacks is left out, and the suite says so in its warnings. Raises EvaluationError when
+    there is none at all, for rows that are not as documented, and when the hub cannot be reached.
+    """
+    data = Data(folder)
+    families = tuple(family for make in (_factoid, _choice, _retrieval, _summarisation, _instruction)
+                     if (family := make(data)).items)  # fmt: skip
+    if not families:
+        raise EvaluationError(
+            f"--data-dir {folder} has none of the datasets of the suite",
+            allowed=", ".join(f"{name}.jsonl" for name in data.lacking),
+        )
+    documents = _questions.documents(data)
+    names = {family.name for family in families}
+    missing = [name for name in data.lacking if name not in _OPTIONAL]
+    warnings = [f"{name}.jsonl is not in {folder}; left out" for name in missing]
+    warnings += [f"the family {name} has no data; left out" for name in _NAMES if name not in names]
+    return Suite("kick", VERSION, families, lambda: documents, dict(data.sources), tuple(warnings))
+
+
+_NAMES = ("factoid", "multiple_choice", "retrieval", "summarisation", "instruction")
+
+
+def _family(name: str, primary: str, kind: Any, items: list[Item], asks: tuple[Ask, ...], **more: Any) -> Family:
+    return Family(name, primary, kind, items, asks, leave_out=True, stratum=lambda item: str(item["stratum"]), **more)
+
+
+def _factoid(data: Data) -> Family:
+    ask = Ask("answer", "answer", "prompt", _grades.fact, max_tokens=_ANSWER_TOKENS)
+    return _family("factoid", "contains", "binary", _questions.factoid(data), (ask,))
+
+
+def _choice(data: Data) -> Family:
+    asks = (
+        Ask("choice", "choose", "prompt", _grades.choice, target="choices", pick=_grades.taken),
+        Ask("completion", "complete", "contexts", _grades.choice, target="continuation", pick=_grades.taken),
+    )
+    items = _questions.multiple_choice(data)
+    return _family("multiple_choice", "correct", "binary", items, asks, shorter=_questions.fewer_shots)
+
+
+def _retrieval(data: Data) -> Family:
+    asks = (
+        Ask("open", "answer", "open_prompt", _grades.opened, max_tokens=_ANSWER_TOKENS),
+        Ask("closed", "answer", "closed_prompt", _grades.closed, max_tokens=_ANSWER_TOKENS),
+    )
+    items = _questions.retrieval(data)
+    return _family("retrieval", "open_book", "binary", items, asks, derive=_grades.with_passage_gain)
+
+
+def _summarisation(data: Data) -> Family:
+    asks = (
+        Ask("summary", "answer", "prompt", _grades.summary, max_tokens=_SUMMARY_TOKENS, stop=("\n\n",)),
+        Ask("reference", "recall", "prompt", _grades.reference, target="reference_text"),
+    )
+    return _family("summarisation", "reference_probability", "continuous", _questions.summarisation(data), asks)
+
+
+def _instruction(data: Data) -> Family:
+    asks: list[Ask] = []
+    for turn in (1, 2):
+        earlier = ("turn_1",) if turn == 2 else ()
+        prompt, own = f"prompt_{turn}", f"turn_{turn}"
+        asks += [
+            Ask(own, "answer", prompt, lambda item, answer: {}, max_tokens=_CHAT_TOKENS, stop=("\nUser:",),
+                needs=earlier),
+            Ask(f"dense_{turn}", "follow", prompt, partial(_grades.follows, turn),
+                target=f"reference_{turn}", needs=(*earlier, own)),
+        ]  # fmt: skip
+    items = _questions.instruction(data)
+    more = {"prepare": _questions.converse, "derive": _grades.instruction}
+    return _family("instruction", "agreement", "continuous", items, tuple(asks), **more)
