@@ -1,6 +1,6 @@
 """compress: compress large language models, ship packed checkpoints, and prove what it cost.
 
-Importing this package imports nothing heavy; `run`, `load`, `evaluate` and `Recipe` are resolved on first use.
+Importing this package imports nothing heavy; `run`, `load`, `evaluate`, `gate` and `Recipe` are resolved on first use.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from compress.evaluation import evaluate as evaluate
+    from compress.evaluation.gate import gate as gate
     from compress.pipeline import run as run
     from compress.recipe import Recipe as Recipe
     from compress.runtime import load as load
@@ -20,9 +21,10 @@ _LAZY = {
     "run": "compress.pipeline",
     "load": "compress.runtime",
     "evaluate": "compress.evaluation",
+    "gate": "compress.evaluation.gate",
     "Recipe": "compress.recipe",
 }
-__all__ = ["Recipe", "__version__", "evaluate", "load", "run"]
+__all__ = ["Recipe", "__version__", "evaluate", "gate", "load", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ from compress.errors import CompressError, unknown
 COMMANDS = {
     "run": "Compress a model, load the result back and show what it cost.",
     "eval": "Ask a model the knowledge suite, alone or against a baseline.",
+    "gate": "Judge a candidate against the dense model: pass, fail, or inconclusive.",
     "frontier": "Compare methods at several widths: what each true bit buys.",
     "report": "Make one self-contained page about runs: figures, layers, lost items.",
     "inspect": "Show what a compressed checkpoint holds, layer by layer.",

@@ -1,7 +1,7 @@
 """Score bounds of the difference of two paired proportions, and of what a few items can tell at all.
 
-T. Tango, Statistics in Medicine 17 (1998) 891-908. Differences are (gained − lost) / n. Counts may be fractions: that of
-clustered items is divided by a design effect.
+T. Tango, Statistics in Medicine 17 (1998) 891-908. Differences are (gained − lost) / n. Counts may be fractions: those
+of clustered items are divided by a design effect.
 """
 
 from __future__ import annotations

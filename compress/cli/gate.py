@@ -1,0 +1,112 @@
+"""`compress gate`: may the candidate stand in for the dense model? Exit code 0 yes, 1 no, 2 unusable input, 3 open."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from compress.errors import CompressError, EvaluationError
+
+if TYPE_CHECKING:
+    from compress.evaluation.gate_result import GateReport
+    from compress.evaluation.gate_settings import GateJob
+
+
+@click.command("gate")
+@click.argument("dense", required=False)
+@click.argument("candidate", required=False)
+@click.option("--config", metavar="FILE", help="Where the rest stands.  [default: compress.toml, if it is there]")
+@click.option("--suite", metavar="NAME", help="Evaluation suite.  [default: kick-atlas]")
+@click.option("--data-dir", metavar="DIR", help="Data of a public suite.  [default: the hub]")
+@click.option("--tier", metavar="NAME", help="`pr` or `release`, instead of --limit.")
+@click.option("--limit", type=click.IntRange(min=1), help="Items per family.  [default: all]")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Sequences at a time.  [default: 32]")
+@click.option("--no-cache", is_flag=True, help="Ask the dense model again even if its answers are known.")
+@click.option(
+    "--margin", metavar="[FAMILY=]POINTS", multiple=True,
+    help="Loss that is tolerated; repeatable.  [default: 5, from 1,500 items on 2, from 4,000 on 1]",
+)  # fmt: skip
+@click.option(
+    "--floor", metavar="FAMILY=POINTS", multiple=True,
+    help="What the dense model must score; repeatable.  [default: chance and the margin]",
+)  # fmt: skip
+@click.option("--report-only", metavar="FAMILY", multiple=True, help="Show a family, do not judge it; repeatable.")
+@click.option("--confidence", type=float, help="Of each one-sided bound.  [default: 0.95]")
+@click.option("--max-empty", type=float, metavar="POINTS", help="Tolerated rise of empty answers.  [default: 5]")
+@click.option("--max-kl", type=float, metavar="NATS", help="Tolerated mean divergence.  [default: not judged]")
+@click.option("--inconclusive-ok", is_flag=True, default=None, help="Exit with 0 when the verdict is open.")
+@click.option("-o", "--output", metavar="FOLDER", help="Write gate.md, gate.json and junit.xml there.")
+@click.option("--json", "as_json", is_flag=True, help="Print gate.json instead of a table.")
+def command(config: str | None, no_cache: bool, as_json: bool, **given: Any) -> int:
+    """Judge CANDIDATE against DENSE: two models, two eval.json, or one of each.
+
+    One argument is an eval.json that carries its baseline. Without arguments compress.toml names both. Flags go before
+    what stands there.
+    """
+    job = _job(config, given)
+    asked = ("suite", "data_dir", "tier", "limit", "batch_size")
+    report: GateReport
+    try:
+        report = _hold(job, {name: getattr(job, name) for name in asked}, no_cache)
+    except CompressError as error:
+        if job.output is not None:
+            from compress.evaluation.gate_result import unusable
+            from compress.report import gate_files
+
+            criteria = dataclasses.asdict(job.settings)
+            gate_files.write(unusable(str(error), criteria, str(job.dense), str(job.candidate)), job.output)
+        raise
+    if job.output is not None:
+        from compress.report import gate_files
+
+        gate_files.write(report, job.output)
+    if as_json:
+        click.echo(report.to_json())
+    else:
+        from compress.report import gate_table
+        from compress.report.console import console
+
+        console().print(gate_table.render(report))
+        if job.output is not None:
+            click.echo(f"gate.md, gate.json, junit.xml: {job.output}")
+    return report.exit_code(inconclusive_ok=job.inconclusive_ok)
+
+
+def _job(config: str | None, given: dict[str, Any]) -> GateJob:
+    """What compress.toml says, and what flags say instead of it."""
+    from compress.evaluation.gate_settings import FILE, GateJob, points
+
+    stated = GateJob.from_toml(config or FILE) if config is not None or Path(FILE).is_file() else GateJob()
+    if given["dense"] is not None and given["candidate"] is None:  # one argument is the candidate, with its baseline
+        given |= {"dense": None, "candidate": given["dense"]}
+        stated = dataclasses.replace(stated, dense=None)
+    settings = {
+        "margin": {**stated.settings.margin, **points(given.pop("margin"), "margin")},
+        "floor": {**stated.settings.floor, **points(given.pop("floor"), "floor")},
+        "report_only": given.pop("report_only") or stated.settings.report_only,
+        **{name: given.pop(name) for name in ("confidence", "max_empty", "max_kl") if given[name] is not None},
+    }
+    own = {field.name for field in dataclasses.fields(GateJob)} - {"settings"}
+    told = {name: value for name, value in given.items() if value is not None and name in own}
+    if "tier" in told or "limit" in told:  # one of them: the other one of the file does not hold
+        stated = dataclasses.replace(stated, tier=None, limit=None)
+    job = dataclasses.replace(stated, settings=dataclasses.replace(stated.settings, **settings), **told)
+    if job.candidate is None:
+        raise EvaluationError(
+            "nothing to judge", do=f"Give DENSE and CANDIDATE, or write both under [gate] into {FILE}"
+        )
+    return job
+
+
+def _hold(job: GateJob, asked: dict[str, Any], no_cache: bool) -> GateReport:
+    from compress.evaluation.cache import default_folder
+    from compress.evaluation.gate import gate
+    from compress.report.progress import watch
+
+    assert job.candidate is not None
+    settings = {field.name: getattr(job.settings, field.name) for field in dataclasses.fields(job.settings)}
+    cache = None if no_cache else default_folder()
+    return gate(job.dense, job.candidate, **settings, cache=cache, progress=watch(), **asked)
