@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F", "#000000")
 """Okabe and Ito's palette: told apart by eyes that do not see all colours."""
 _MARKERS = "osD^vPX*"
+_LINES = {"": "solid", "block": "dashed", "full": "dotted"}
+"""By how the points were tuned."""
 _HEADER = ("method", "asked", "bits/weight", "KL to dense", "95 %", "perplexity", "", "size")
 
 
@@ -136,16 +138,24 @@ def figure(data: Mapping[str, Any]) -> Figure:
         (facts, lambda p: 100 * p["scores"][family], 100 * dense["scores"][family]),
     )
     for axes, (title, value, reference) in zip(panels, quantities, strict=True):
-        for index, label in enumerate(dict.fromkeys(point["label"] for point in measured)):
+        labels = list(dict.fromkeys(point["label"] for point in measured))
+        methods = list(dict.fromkeys(label.partition("+")[0] for label in labels))
+        for label in labels:
+            # a tuned method keeps colour and marker of its method, the marker hollow
+            method, _, tuning = label.partition("+")
+            index = methods.index(method)
+            color = _COLORS[index % len(_COLORS)]
             curve = sorted((p["bits_per_weight"], value(p)) for p in measured if p["label"] == label)
             axes.plot(
                 [bits for bits, _ in curve],
                 [height for _, height in curve],
                 label=label,
-                color=_COLORS[index % len(_COLORS)],
+                color=color,
                 marker=_MARKERS[index % len(_MARKERS)],
+                markerfacecolor="white" if tuning else color,
+                linestyle=_LINES.get(tuning, "dashdot"),
                 linewidth=1.6,
-                markersize=5.5,
+                markersize=5.5 if tuning != "full" else 8,
             )
         if reference is not None:
             axes.axhline(reference, color="#555555", linewidth=1, linestyle="dashed")
