@@ -67,7 +67,8 @@ def prove_in_fresh_process(folder: str | Path, reference: str | Path, tolerance:
     command = [sys.executable, "-m", "compress.runtime.proof", str(folder)]
     command += ["--reference", str(reference), "--tolerance", str(tolerance)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode not in (0, 1):
+    # an interpreter that stops on an error of its own ends with 1 too, but has nothing to say
+    if done.returncode not in (0, 1) or not done.stdout.strip():
         raise FormatError(f"a fresh process cannot load {folder}: {done.stderr.strip()[-2000:]}")
     proof = Proof(**json.loads(done.stdout.splitlines()[-1]))
     if not proof.holds:
