@@ -28,11 +28,15 @@ class Bounds:
     """Lower bound, one-sided."""
     high: float
     """Upper bound, one-sided."""
+    method: str
+    """`tango` or `bootstrap`."""
     deviation: float
     """Standard deviation of one item's difference, raised by what items of a cluster have in common: the standard error
     of the mean is this over √n."""
-    method: str
-    """`tango` or `bootstrap`."""
+    counts: tuple[float, float, float] | None = None
+    """Lost, gained and all items, divided by `effect`; None for outcomes that are not 0 or 1."""
+    effect: float = 1.0
+    """By how many times clusters raise the variance of the mean."""
 
 
 def units(clusters: Sequence[str | None]) -> NDArray[np.intp] | None:
@@ -56,8 +60,11 @@ def binary_bounds(difference_N: ArrayLike, unit_N: NDArray[np.intp] | None, conf
     lost, gained = int((values_N < 0).sum()), int((values_N > 0).sum())
     apart, together = _error(values_N, None), _error(values_N, unit_N)
     effect = max(1.0, (together / apart) ** 2) if apart > 0 else 1.0
-    low, high = tango.guarded_bounds(lost / effect, gained / effect, n / effect, confidence)
-    return Bounds(float(values_N.mean()), low, high, float(apart * np.sqrt(effect * n)), "tango")
+    if _single(unit_N):
+        effect = float(n)
+    counts = (lost / effect, gained / effect, n / effect)
+    low, high = tango.guarded_bounds(*counts, confidence)
+    return Bounds(float(values_N.mean()), low, high, "tango", float(apart * np.sqrt(effect * n)), counts, effect)
 
 
 def continuous_bounds(
@@ -73,9 +80,9 @@ def continuous_bounds(
     sum_U, size_U = _sums(values_N, unit_N)
     mean = float(values_N.mean())
     error = _error(values_N, unit_N)
-    rarest = 1 - (1 - confidence) ** (1 / len(values_N))
+    rarest = 1 - (1 - confidence) ** (1 / (1 if _single(unit_N) else len(values_N)))
     if error == 0:
-        return Bounds(mean, mean - rarest, mean + rarest, 0.0, "bootstrap")
+        return Bounds(mean, mean - rarest, mean + rarest, "bootstrap", 0.0)
     mean_R, error_R = _resampled(sum_U, size_U, seed)
     with np.errstate(divide="ignore", invalid="ignore"):
         t_R = np.sort(np.nan_to_num((mean_R - mean) / error_R, nan=0.0, posinf=inf, neginf=-inf))
@@ -83,7 +90,12 @@ def continuous_bounds(
     mean_R = np.sort(mean_R)
     low = min(mean - t_R[index] * error, mean_R[-1 - index], -rarest)
     high = max(mean - t_R[-1 - index] * error, mean_R[index])
-    return Bounds(mean, float(low), float(high), error * float(np.sqrt(len(values_N))), "bootstrap")
+    return Bounds(mean, float(low), float(high), "bootstrap", error * float(np.sqrt(len(values_N))))
+
+
+def _single(unit_N: NDArray[np.intp] | None) -> bool:
+    """Whether all items are in one cluster: then they count as one item."""
+    return unit_N is not None and not unit_N.any()
 
 
 def _sums(values_N: Array, unit_N: NDArray[np.intp] | None) -> tuple[Array, Array]:
@@ -124,17 +136,20 @@ def _resampled(sum_U: Array, size_U: Array, seed: int) -> tuple[Array, Array]:
 def items_needed(bounds: Bounds, margin: float, n: int, confidence: float) -> int | None:
     """Returns how many items would settle an open verdict with a power of 80 %, if all else stays as these show it.
 
-    That is ((z + z') · deviation / (difference + margin))², and never fewer than would let an unchanged model pass.
-    None where no number helps: the difference is the margin itself.
+    That is ((z · s₀ + z' · s) / (difference + margin))², s the deviation that these items show, s₀ that of a candidate
+    which lost the margin; never fewer than would let an unchanged model pass. None where no number helps: the difference
+    is the margin itself.
     """
     from scipy.stats import norm
 
     distance = abs(bounds.difference + margin)
     if distance < 1e-9:
         return None
-    both = float(norm.ppf(confidence) + norm.ppf(POWER))
-    settled = (both * bounds.deviation / distance) ** 2
-    return max(n + 1, ceil(settled), least_items(margin, confidence))
+    at_margin = bounds.deviation
+    if bounds.counts is not None:
+        at_margin = float(np.sqrt(bounds.effect * tango.variance(*bounds.counts, -margin)))
+    settled = (float(norm.ppf(confidence)) * at_margin + float(norm.ppf(POWER)) * bounds.deviation) / distance
+    return max(n + 1, ceil(settled**2), least_items(margin, confidence))
 
 
 def least_items(margin: float, confidence: float) -> int:

@@ -25,14 +25,20 @@ def score(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, difference: ArrayLik
     result is ±1e9, or 0 if the estimate is the difference itself.
     """
     lost, gained, n, difference = (np.asarray(value, dtype=np.float64) for value in (lost, gained, n, difference))
+    distance = gained - lost - n * difference
+    spread = n * variance(lost, gained, n, difference)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        made = distance / np.sqrt(spread)
+    return np.asarray(np.where(spread > 0, made, np.sign(distance) * _FAR))
+
+
+def variance(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, difference: ArrayLike) -> Array:
+    """Returns the variance of one item's difference if the true one is `difference`, all else being likeliest."""
+    lost, gained, n, difference = (np.asarray(value, dtype=np.float64) for value in (lost, gained, n, difference))
     linear = (2 * n - gained + lost) * difference - gained - lost
     constant = -lost * difference * (1 - difference)
     rate = (np.sqrt(np.maximum(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)
-    variance = n * (2 * rate + difference * (1 - difference))
-    distance = gained - lost - n * difference
-    with np.errstate(divide="ignore", invalid="ignore"):
-        made = distance / np.sqrt(variance)
-    return np.asarray(np.where(variance > 0, made, np.sign(distance) * _FAR))
+    return np.asarray(2 * rate + difference * (1 - difference))
 
 
 def bounds(lost: float, gained: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
