@@ -137,8 +137,8 @@ def items_needed(bounds: Bounds, margin: float, n: int, confidence: float) -> in
     """Returns how many items would settle an open verdict with a power of 80 %, if all else stays as these show it.
 
     That is ((z · s₀ + z' · s) / (difference + margin))², s the deviation that these items show, s₀ that of a candidate
-    which lost the margin; never fewer than would let an unchanged model pass. None where no number helps: the difference
-    is the margin itself.
+    which lost the margin; never fewer than would let an unchanged model pass. None where no number helps: the
+    difference is the margin itself.
     """
     from scipy.stats import norm
 

@@ -21,7 +21,7 @@ def title(report: GateReport) -> str:
     parts = (report.candidate, report.dense)
     candidate, dense = (str(part.get("model", {}).get("name", "the model")) for part in parts)
     suite = f" on {report.suite['name']}" if report.suite else ""
-    return f"{report.verdict.upper()}: {candidate} against {dense}{suite}"
+    return printable(f"{report.verdict.upper()}: {candidate} against {dense}{suite}")
 
 
 def header(report: GateReport) -> tuple[str, ...]:
@@ -76,7 +76,12 @@ def details(report: GateReport) -> list[str]:
 
 def label(name: str) -> str:
     """Returns a family's name as people write it."""
-    return name.replace("_", " ")
+    return printable(name.replace("_", " "))
+
+
+def printable(text: str) -> str:
+    """Returns the text with blanks for what would steer a terminal: names and words come from files."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def render(report: GateReport) -> RenderableType:
@@ -96,6 +101,7 @@ def render(report: GateReport) -> RenderableType:
         for row, verdict in zip(found, verdicts, strict=True):
             table.add_row(Text(row[0], style=COLOURS[verdict]), *map(Text, row[1:]))
         parts += [table, ""]
-    parts += [Text(f"{SIGNS[report.verdict]} {reason}") for reason in report.reasons]
-    parts += [Text(line, style="dim") for line in (*details(report), *(f"note: {text}" for text in report.remarks))]
+    parts += [Text(printable(f"{SIGNS[report.verdict]} {reason}")) for reason in report.reasons]
+    notes = (*details(report), *(f"note: {text}" for text in report.remarks))
+    parts += [Text(printable(line), style="dim") for line in notes]
     return Group(*parts)
