@@ -37,18 +37,19 @@ def longest_answer(ask: Ask, room: int) -> int:
 
 def chat_form(tokenizer: PreTrainedTokenizerBase) -> Chat:
     """Returns how conversations are written: the tokenizer's chat template, or `User:` and `Assistant:` by turns."""
-    if getattr(tokenizer, "chat_template", None):
+    if not getattr(tokenizer, "chat_template", None):
+        return _plain
 
-        def prompt(turns: Sequence[str]) -> str:
-            messages = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
-            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    def templated(turns: Sequence[str]) -> str:
+        messages = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
-        return Chat(prompt, "")
-    return Chat(_plain, " ")
+    return templated
 
 
 def _plain(turns: Sequence[str]) -> str:
-    said = [f"{('User', 'Assistant')[i % 2]}: {turn}\n" for i, turn in enumerate(turns)]
+    # what a model writes after the colon begins with its own space
+    said = [f"Assistant:{turn}\n" if i % 2 else f"User: {turn}\n" for i, turn in enumerate(turns)]
     return "".join([*said, "Assistant:"])
 
 

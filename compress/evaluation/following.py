@@ -24,7 +24,10 @@ def follow(lm: CheckedLM, prompt: str, text: str) -> Followed:
     """
     if not text:
         return Followed(0.0, 0, 0)
-    before, wanted = lm._encode_pair(prompt, text)
+    before = lm.tok_encode(prompt)  # what the answer was written after
+    whole = lm.tok_encode(prompt + text)
+    together = whole[: len(before)] == before
+    wanted = whole[len(before) :] if together else lm.tok_encode(text, add_special_tokens=False)
     lm.check_room(len(before) + len(wanted))
     tokens_1T = torch.tensor([before + wanted])
     logits: Any = lm.model(tokens_1T.to(lm.device), use_cache=False).logits

@@ -120,7 +120,7 @@ class _Asked:
         self.arguments[key][ask.name] = arguments
         self.metrics[key] |= metrics
         if ask.kind == "answer":
-            self.answers[key][ask.name] = reply.strip()
+            self.answers[key][ask.name] = reply if self.family.prepare is not None else reply.strip()
         elif ask.kind in ("choose", "complete"):
             self.answers[key][ask.name] = ask.pick(self.by_id[key], reply)
 

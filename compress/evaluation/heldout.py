@@ -60,7 +60,7 @@ def cut(
     stream: list[int] = []
     size = 0
     for document in documents:
-        ids = tokenizer(document, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
         if limit is not None and stream and len(stream) + len(ids) > limit * length:
             break
         stream += [separator, *ids]

@@ -43,6 +43,15 @@ def model(seed: int = 0, **changes: Any) -> Any:
     return made
 
 
+def plain_spoken(seed: int = 0, **changes: Any) -> Any:
+    """A model that writes printable characters only: its answers are the same text when they are read again."""
+    made = model(seed, **changes)
+    said = [i for i in range(len(tokenizer())) if not tokenizer().decode([i]).isascii() or i < 2]
+    with torch.no_grad():
+        made.lm_head.weight[said] = 0
+    return made
+
+
 def poisoned(name: str) -> Any:
     """A model whose layer `name` has one NaN weight."""
     made = model()

@@ -89,8 +89,8 @@ def instruction(item: Item, answers: Mapping[str, str | int], metrics: Mapping[s
     the model's own answers go another way; `words` the mean length of these.
     """
     turns = [turn for turn in (1, 2) if f"turn_{turn}" in answers]
-    said = [str(answers[f"turn_{turn}"]) for turn in turns]
-    dense = [item[f"reference_{turn}"].strip() for turn in turns]
+    said = [str(answers[f"turn_{turn}"]).strip() for turn in turns]
+    dense = [item[f"reference_{turn}"] for turn in turns]
     total = {key: sum(metrics[followed(turn)[key]] for turn in turns) for key in ("agreed", "tokens", "nll")}
     size = sum(len(text.encode()) for text in dense)
     mute = not any(said)  # a dense model that says nothing is followed by saying nothing

@@ -96,13 +96,13 @@ def instruction(data: Data) -> list[Item]:
 def converse(item: Item, references: Mapping[str, str], chat: Chat) -> Item:
     """Returns the item with what can be asked so far: the second turn follows the reference answer to the first."""
     turns = item["turns"]
-    made = {**item, "prompt_1": chat.prompt(turns[:1])}
+    made = {**item, "prompt_1": chat(turns[:1])}
     if "turn_1" in references:
-        made["reference_1"] = _after(chat, references["turn_1"])
+        made["reference_1"] = references["turn_1"]
         if len(turns) > 1:
-            made["prompt_2"] = chat.prompt([turns[0], references["turn_1"], turns[1]])
+            made["prompt_2"] = chat([turns[0], references["turn_1"], turns[1]])
     if "turn_2" in references and len(turns) > 1:
-        made["reference_2"] = _after(chat, references["turn_2"])
+        made["reference_2"] = references["turn_2"]
     return made
 
 
@@ -163,10 +163,6 @@ def _two_contexts(row: Row) -> Item:
 def _choice(name: str, row: Row, choices: list[str], *, by_byte: bool) -> dict[str, Any]:
     return {"id": f"{name}/{row['id']}", "stratum": name, "choices": choices, "gold": row["answer"], "by_byte": by_byte,
             "chance": 1 / len(choices)}  # fmt: skip
-
-
-def _after(chat: Chat, answer: str) -> str:
-    return chat.gap + answer if answer else ""
 
 
 def _articles(rows: list[Row]) -> list[str]:

@@ -30,15 +30,8 @@ Reply = str | list[float] | float | Followed
 """To `answer` the text of the model, to `choose` and `complete` the log-likelihoods of the choices, to `recall` that of
 the text, to `follow` how well the text is followed."""
 
-
-@dataclass(frozen=True, slots=True)
-class Chat:
-    """A conversation as the model's tokenizer wants it."""
-
-    prompt: Callable[[Sequence[str]], str]
-    """Turns, the user's first -> the prompt for the next answer."""
-    gap: str
-    """What stands between that prompt and the answer."""
+Chat = Callable[[Sequence[str]], str]
+"""Turns of a conversation, the user's first, answers as the model wrote them -> the prompt for the next answer."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +76,8 @@ class Family:
     shorter: Callable[[Item], Iterable[Item]] = lambda item: (item,)
     """The forms of an item, the longest first; the first one that fits the model is asked."""
     prepare: Callable[[Item, Mapping[str, str], Chat], Item] | None = None
-    """Item, reference answers by question, chat form -> the item with the prompts and targets that they make."""
+    """Item, reference answers by question, chat form -> the item with the prompts and targets that they make. Answers of
+    such a family are kept as the model wrote them, white space included."""
     derive: Callable[[Item, Mapping[str, str | int], Mapping[str, float]], dict[str, float]] | None = None
     """Item, its answers and the metrics of all its questions -> the metrics that the item has in the end."""
 
