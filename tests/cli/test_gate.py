@@ -1,0 +1,138 @@
+"""`compress gate`: exit codes, files, and what compress.toml and flags make of each other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.cli import invoke
+from compress.evaluation import gate_inputs
+from compress.evaluation.result import EvalResult
+from tests.evaluation.gate_results import family, result
+
+NAMES = ["gate.json", "gate.md", "junit.xml"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with evaluations of a dense model and of some candidates."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+    dense = result(family())
+    made = {
+        "dense": dense,
+        "same": result(family(), name="same", baseline=dense),
+        "worse": result(family(lost=60), name="worse"),
+        "open": result(family(lost=20, gained=4), name="open"),
+        "other": result(family(n=399), name="other"),
+        "silent": result(family(empty=320), name="silent"),
+    }
+    for name, found in made.items():
+        (tmp_path / f"{name}.json").write_text(found.to_json(), encoding="utf-8")
+    return tmp_path
+
+
+def toml(folder: Path, **keys: Any) -> None:
+    lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+    (folder / "compress.toml").write_text("\n".join(["[gate]", *lines]), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("candidate", "code"), [("same", 0), ("worse", 1), ("silent", 1), ("other", 2), ("missing", 2), ("open", 3)]
+)
+def test_the_exit_code_is_the_verdict_and_the_files_are_there_whatever_it_is(
+    candidate: str, code: int, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke(["gate", "dense.json", f"{candidate}.json", "-o", "gate"]) == code
+    assert sorted(path.name for path in (folder / "gate").iterdir()) == NAMES
+    verdict = json.loads((folder / "gate/gate.json").read_text(encoding="utf-8"))["verdict"]
+    assert verdict == {0: "pass", 1: "fail", 2: "unusable", 3: "inconclusive"}[code]
+    shown = capsys.readouterr()
+    assert ("Error:" in shown.err) == (code == 2)
+    assert verdict.upper() in shown.out or code == 2
+    assert verdict.upper() in (folder / "gate/gate.md").read_text(encoding="utf-8")
+
+
+def test_an_open_verdict_can_be_let_pass_and_a_fail_cannot() -> None:
+    assert invoke(["gate", "dense.json", "open.json", "--inconclusive-ok"]) == 0
+    assert invoke(["gate", "dense.json", "worse.json", "--inconclusive-ok"]) == 1
+
+
+def test_nothing_is_written_that_nobody_asked_for(folder: Path) -> None:
+    before = sorted(folder.iterdir())
+    assert invoke(["gate", "dense.json", "same.json"]) == 0
+    assert sorted(folder.iterdir()) == before
+
+
+def test_one_argument_is_an_evaluation_with_its_baseline(folder: Path) -> None:
+    assert invoke(["gate", "same.json"]) == 0
+    assert invoke(["gate", "worse.json"]) == 2
+    toml(folder, dense="nothing.json")
+    assert invoke(["gate", "same.json"]) == 0
+
+
+def test_json_is_the_same_as_the_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["gate", "dense.json", "open.json", "--json", "-o", "gate"]) == 3
+    assert json.loads(capsys.readouterr().out) == json.loads((folder / "gate/gate.json").read_text(encoding="utf-8"))
+
+
+def test_flags_set_the_margins(capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["gate", "dense.json", "worse.json", "--margin", "20"]) == 0
+    assert invoke(["gate", "dense.json", "worse.json", "--margin", "20", "--margin", "factoid=2"]) == 1
+    assert invoke(["gate", "dense.json", "same.json", "--margin", "factoid=two"]) == 2
+    assert "FAMILY=POINTS" in capsys.readouterr().err
+    assert invoke(["gate", "dense.json", "same.json", "--floor", "factoid=90"]) == 2
+    assert invoke(["gate", "dense.json", "same.json", "--report-only", "factoid"]) == 2
+    assert invoke(["gate", "dense.json", "same.json", "--max-kl", "0.1"]) == 2
+    assert invoke(["gate", "dense.json", "open.json", "--confidence", "0.6"]) == 0
+
+
+def test_the_file_is_enough(folder: Path) -> None:
+    toml(folder, dense="dense.json", candidate="open.json", output="out", inconclusive_ok=True)
+    assert invoke(["gate"]) == 0
+    assert sorted(path.name for path in (folder / "out").iterdir()) == NAMES
+
+
+def test_the_file_lies_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toml(folder, dense="dense.json", candidate="worse.json", output="out")
+    (folder / "deep").mkdir()
+    monkeypatch.chdir(folder / "deep")
+    assert invoke(["gate", "--config", "../compress.toml"]) == 1
+    assert (folder / "out/gate.json").is_file()
+
+
+def test_flags_go_before_the_file(folder: Path) -> None:
+    toml(folder, dense="dense.json", candidate="open.json", margin=30)
+    assert invoke(["gate"]) == 0
+    assert invoke(["gate", "--margin", "5"]) == 3
+    assert invoke(["gate", "dense.json", "worse.json", "--margin", "5"]) == 1
+
+
+def test_without_anything_to_judge(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    assert invoke(["gate"]) == 2
+    assert "compress.toml" in capsys.readouterr().err
+    (folder / "compress.toml").write_text("[gate]\nmargins = 3", encoding="utf-8")
+    assert invoke(["gate"]) == 2
+    assert "did you mean 'margin'" in capsys.readouterr().err
+
+
+def test_models_are_asked_as_the_file_and_the_flags_say(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def evaluate(model: str, **asked: Any) -> EvalResult:
+        calls.append({"model": model, **asked})
+        return result(family(), baseline=result(family()))
+
+    monkeypatch.setattr(gate_inputs, "evaluate", evaluate)
+    toml(folder, dense="atlas", candidate="runs/packed", suite="kick", data_dir="data", tier="pr", batch_size=8)
+    assert invoke(["gate"]) == 0
+    assert invoke(["gate", "--limit", "9", "--no-cache"]) == 0
+    first, second = ({k: v for k, v in call.items() if k != "progress"} for call in calls)
+    assert first == {
+        "model": "runs/packed", "baseline": "atlas", "suite": "kick", "data_dir": "data", "tier": "pr",
+        "batch_size": 8, "cache": folder / "cache/evaluations",
+    }  # fmt: skip
+    assert (second["limit"], "tier" in second, "cache" in second) == (9, False, False)
