@@ -11,7 +11,7 @@ import click
 @click.argument("folder", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print the layers and the coverage as JSON.")
 def command(folder: str, as_json: bool) -> None:
-    """Show bits, outliers, error and size of every layer of the checkpoint in FOLDER, what left it, what was left dense."""
+    """Show bits, outliers, error and size of every layer of the checkpoint in FOLDER, and what left it or is dense."""
     from compress.format.manifest import read_manifest
     from compress.report.layers import layer_rows
 

@@ -71,7 +71,8 @@ class Config:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise MethodError(f"{name}={getattr(self, name)!r}", allowed=", ".join(allowed))
-        for name, least in (("multiple", 1), ("protect_first", 0), ("protect_last", 0), ("steps", 1), ("random_seed", 0)):
+        least_of = {"multiple": 1, "protect_first": 0, "protect_last": 0, "steps": 1, "random_seed": 0}
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise MethodError(f"{name}={getattr(self, name)}", allowed=f"{least} or more")
         if self.units == "width":
