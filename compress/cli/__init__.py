@@ -17,9 +17,9 @@ from compress.errors import CompressError, unknown
 COMMANDS = {
     "run": "Compress a model, load the result back and show what it cost.",
     "eval": "Ask a model the knowledge suite, alone or against a baseline.",
-    "gate": "Judge a candidate against the dense model: pass, fail, or inconclusive.",
+    "gate": "Pass or fail a candidate against the dense model.",
     "frontier": "Compare methods at several widths: what each true bit buys.",
-    "report": "Make one self-contained page about runs: figures, layers, lost items.",
+    "report": "Make one page about runs: figures, layers, lost items.",
     "inspect": "Show what a compressed checkpoint holds, layer by layer.",
     "methods": "List the methods, or the options of one.",
     "doctor": "Show versions, hardware and which kernels can run here.",
