@@ -35,6 +35,10 @@ class CheckedLM(HFLM):  # type: ignore[misc]
         result: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return result
 
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
+        result: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
+        return result
+
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         result: list[str] = super().generate_until(requests, disable_tqdm=True)
         return result
@@ -44,10 +48,11 @@ class CheckedLM(HFLM):  # type: ignore[misc]
         self.check_room(ids_BT.shape[1], left_truncate_len)
         return ids_BT, mask_BT
 
-    def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
         for _, context, continuation in requests:
             self.check_room(len(context) + len(continuation))
-        result: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, *args, **kwargs)
+        kwargs["disable_tqdm"] = True
+        result: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, **kwargs)
         return result
 
     def check_room(self, length: int, room: int | None = None) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # The metric that a task is paired by: the first of these that it has, else the first one of which more is better.
-_PREFERRED = ("acc_norm", "acc", "exact_match", "em", "f1", "pass@1", "pass_at_1")
+_PREFERRED = ("acc_norm", "acc", "exact_match", "em", "f1", "pass@1", "pass_at_1", "bits_per_byte", "word_perplexity")
 _BINARY = frozenset({"acc_norm", "acc", "exact_match", "em"})
 Row = dict[str, Any]
 
@@ -81,12 +81,15 @@ def _one(
 
 
 def _load(name: str) -> Any:
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from lm_eval.tasks import TaskManager
 
     is_file = name.endswith((".yaml", ".yml"))
     if is_file and not Path(name).is_file():
         raise EvaluationError(f"no task file {name}")
     manager = TaskManager(include_defaults=not is_file)
+    bars = are_progress_bars_disabled()
+    disable_progress_bars()
     try:
         return manager.load([name])
     except KeyError as error:
@@ -98,6 +101,9 @@ def _load(name: str) -> Any:
         raise EvaluationError(
             f"the data of lm-eval's task {name} cannot be had: {error}", do="Check the connection and HF_HUB_OFFLINE"
         ) from error
+    finally:
+        if not bars:
+            enable_progress_bars()
 
 
 def _draw(tasks: Mapping[str, Any], limit: int | None) -> dict[str, list[int]]:

@@ -269,7 +269,7 @@ def _judgement(data: Mapping[str, Any] | None) -> Judgement | None:
     if data is None:
         return None
     items = [JudgedItem(item["id"], item["question"], tuple(item["verdicts"])) for item in data["items"]]
-    return Judgement(data["judge"], data["prompt_sha256"], data["repeats"], items)
+    return Judgement(data["judge"], data["prompt_sha256"], data["repeats"], tuple(items))
 
 
 def _without(data: Mapping[str, Any], derived: str) -> dict[str, Any]:

@@ -49,6 +49,27 @@ def test_json(asked: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -
     assert json.loads(capsys.readouterr().out)["scores"]["factoid"] == 0.6
 
 
+def test_every_option_reaches_the_evaluation(asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPRESS_CACHE", "kept")
+    monkeypatch.setenv("COMPRESS_JUDGE_KEY", "secret")
+    options = ["--suite", "kick", "--data-dir", "data", "--tier", "pr", "--tasks", "hellaswag, gsm8k"]
+    judge = ["--judge", "http://localhost:8000/v1", "--judge-model", "judge-1"]
+    assert invoke(["eval", "x", "--baseline", "atlas", *options, *judge]) == 0
+    call = asked[0]
+    assert [call[name] for name in ("suite", "data_dir", "tier", "limit")] == ["kick", "data", "pr", None]
+    assert call["tasks"] == ["hellaswag", "gsm8k"]
+    assert call["cache"] == Path("kept/evaluations")
+    assert (call["judge"].model, call["judge"].key) == ("judge-1", "secret")
+    assert invoke(["eval", "x", "--no-cache"]) == 0
+    assert (asked[1]["cache"], asked[1]["judge"], asked[1]["tasks"]) == (None, None, [])
+
+
+def test_a_judge_needs_a_name(asked: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["eval", "x", "--baseline", "atlas", "--judge", "http://localhost:8000/v1"]) == 2
+    assert "belong together" in capsys.readouterr().err
+    assert not asked
+
+
 def test_doctor_shows_versions_and_every_kernel_with_its_answer(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

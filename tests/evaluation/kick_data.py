@@ -11,9 +11,9 @@ Rows = dict[str, list[dict[str, Any]]]
 
 def rows() -> Rows:
     """Every dataset of the suite, in the form of its file."""
-    made: Rows = {name: [] for name in ("webquestions_test", "triviaqa_closed", "nq_open_oracle", "mmlu_dev", "mmlu_test",
-                                        "arc_challenge", "boolq", "openbook_qa", "piqa", "winogrande", "cnn_dailymail",
-                                        "mt_bench")}  # fmt: skip
+    names = ("webquestions_test", "triviaqa_closed", "nq_open_oracle", "mmlu_dev", "mmlu_test", "arc_challenge",
+             "boolq", "openbook_qa", "piqa", "winogrande", "cnn_dailymail", "mt_bench")  # fmt: skip
+    made: Rows = {name: [] for name in names}
     for i in range(6):
         asked = {"id": f"q{i}", "question": f"who built tower {i}", "aliases": [f"Ada {i}", f"A. {i}"]}
         made["webquestions_test"].append(asked)
@@ -27,14 +27,14 @@ def rows() -> Rows:
         choice = {"id": f"c{i}", "query": f"Question: Is tower {i} high?", "choices": ["no", "very"], "answer": i % 2}
         for name in ("arc_challenge", "openbook_qa", "piqa"):
             made[name].append(dict(choice))
-        made["boolq"].append({**choice, "query": f"Passage: High.\nQuestion: is tower {i} high?", "choices": ["no", "yes"]})
+        query = f"Passage: High.\nQuestion: is tower {i} high?"
+        made["boolq"].append({**choice, "query": query, "choices": ["no", "yes"]})
         made["winogrande"].append(
             {"id": f"w{i}", "contexts": [f"{i} towers fell, as storms", f"{i} towers fell, as cows"],
              "continuation": "blew.", "answer": 0}
         )  # fmt: skip
-        made["cnn_dailymail"].append(
-            {"id": f"n{i}", "article": f"Tower {i} fell on Monday.\n\n@highlight\n\nA leak", "highlights": f"Fell {i} .\nOn Monday ."}
-        )
+        article = f"Tower {i} fell on Monday.\n\n@highlight\n\nA leak"
+        made["cnn_dailymail"].append({"id": f"n{i}", "article": article, "highlights": f"Fell {i} .\nOn Monday ."})
         made["mt_bench"].append({"id": 80 + i, "category": "writing", "turns": [f"Describe {i}.", "Shorter."]})
     return made
 

@@ -52,7 +52,11 @@ def test_the_second_candidate_finds_the_dense_answers(dense: Path, tmp_path: Pat
     assert measure(dense, None) == first and asked.count("dense") == 2
 
 
-@pytest.mark.parametrize("change", [{"limit": 4}, {"batch_size": 2}, {"suite": replace(tiny.suite(), version=2)}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [{"limit": 4}, {"batch_size": 2}, {"suite": replace(tiny.suite(), version=2)}],
+    ids=lambda change: min(change),
+)
 def test_another_question_is_asked_anew(dense: Path, tmp_path: Path, asked: list[str], change: dict[str, Any]) -> None:
     measure(dense, tmp_path / "kept")
     measure(dense, tmp_path / "kept", **change)

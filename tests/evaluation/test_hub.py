@@ -26,10 +26,11 @@ THERE: dict[str, list[dict[str, Any]]] = {
     "allenai/winogrande": [{"sentence": "The cat sat as _ was old.", "option1": "it", "option2": "he", "answer": "2"}],
     "mrqa-workshop/mrqa": [
         {"subset": "SQuAD", "qid": "s", "question": "no", "answers": ["x"], "context": "no"},
-        {"subset": "NaturalQuestionsShort", "qid": "n1", "question": "who", "answers": ["Ada"], "context": "<P> It was Ada . </P>"},
+        {"subset": "NaturalQuestionsShort", "qid": "n1", "question": "who", "answers": ["Ada"],
+         "context": "<P> It was Ada . </P>"},
     ],
     "abisee/cnn_dailymail": [{"id": "c1", "article": "It fell.", "highlights": "Fell ."}],
-    "HuggingFaceH4/mt_bench_prompts": [{"prompt": ["Write.", "Shorter."], "prompt_id": 81, "category": "writing", "reference": []}],
+    "HuggingFaceH4/mt_bench_prompts": [{"prompt": ["Write.", "Shorter."], "prompt_id": 81, "category": "writing"}],
     "Salesforce/wikitext": [{"text": ""}, {"text": " = Towers = \n"}, {"text": " High .\n"}],
 }  # fmt: skip
 

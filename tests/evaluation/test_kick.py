@@ -49,7 +49,8 @@ def test_the_prompts(suite: Suite) -> None:
     assert item(suite, "factoid", "triviaqa/q1")["answers"] == ["Ada Lovelace 1", "Ada 1", "A. 1"]
     opened = item(suite, "retrieval", "nq/q1")
     assert opened["open_prompt"] == f"Tower 0\nAda 1 built tower 1.\n\n{opened['closed_prompt']}"
-    assert opened["cluster"] == item(suite, "retrieval", "nq/q0")["cluster"] != item(suite, "retrieval", "nq/q2")["cluster"]
+    clusters = [item(suite, "retrieval", f"nq/q{i}")["cluster"] for i in range(3)]
+    assert clusters[0] == clusters[1] != clusters[2]
     ending = item(suite, "multiple_choice", "winogrande/w2")
     assert (ending["contexts"][1], ending["continuation"]) == ("2 towers fell, as cows", " blew.")
     assert item(suite, "multiple_choice", "boolq/c0")["prompt"].endswith("Question: is tower 0 high?\nAnswer:")
@@ -74,7 +75,8 @@ def test_examples_of_mmlu_are_of_the_subject_and_become_fewer(suite: Suite) -> N
 
 
 @pytest.mark.parametrize(
-    ("answer", "right"), [("Ada 3", 1), (" it was Ada 3.", 1), ("ada 3\nBob", 1), ("", 0), ("Ada", 0), ("Bob\nAda 3", 0)]
+    ("answer", "right"),
+    [("Ada 3", 1), (" it was Ada 3.", 1), ("ada 3\nBob", 1), ("", 0), ("Ada", 0), ("Bob\nAda 3", 0)],
 )
 def test_a_fact_is_matched_one_way_on_the_first_line(suite: Suite, answer: str, right: int) -> None:
     asked = item(suite, "factoid", "webquestions/q3")
@@ -104,7 +106,6 @@ def test_retrieval_reports_what_the_passage_gains(suite: Suite) -> None:
 
 def chat(turns: Sequence[str]) -> str:
     return "|".join(turns) + ">"
-
 
 
 def conversation(suite: Suite, references: dict[str, str]) -> Item:

@@ -96,7 +96,8 @@ def test_conversations_in_the_form_of_the_tokenizer() -> None:
     )
     tokenizer = deepcopy(tiny.tokenizer())
     tokenizer.chat_template = (
-        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
     assert fitting.chat_form(tokenizer)(["Hi", "Hello.", "Go on"]) == "<user>Hi<assistant>Hello.<user>Go on<assistant>"
 

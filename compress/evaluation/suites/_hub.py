@@ -34,9 +34,10 @@ class Place:
 def rows(place: Place) -> list[Row]:
     """Returns the rows in the form of the files; EvaluationError when the hub does not have them, or not like that."""
     from datasets import load_dataset
-    from datasets.utils.logging import disable_progress_bar, enable_progress_bar
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    disable_progress_bar()
+    bars = are_progress_bars_disabled()
+    disable_progress_bars()  # our callers show progress themselves
     try:
         loaded = load_dataset(place.dataset, place.config, split=place.split, revision=place.revision)
     except (OSError, ValueError, RuntimeError) as error:  # what `datasets` raises offline, and for ids it does not know
@@ -45,7 +46,8 @@ def rows(place: Place) -> list[Row]:
             do="Check the connection and HF_HUB_OFFLINE, or give the data with --data-dir",
         ) from error
     finally:
-        enable_progress_bar()
+        if not bars:
+            enable_progress_bars()
     return list(_read(place, loaded))
 
 

@@ -76,8 +76,8 @@ class Family:
     shorter: Callable[[Item], Iterable[Item]] = lambda item: (item,)
     """The forms of an item, the longest first; the first one that fits the model is asked."""
     prepare: Callable[[Item, Mapping[str, str], Chat], Item] | None = None
-    """Item, reference answers by question, chat form -> the item with the prompts and targets that they make. Answers of
-    such a family are kept as the model wrote them, white space included."""
+    """Item, reference answers by question, chat form -> the item with the prompts and targets that they make. Its
+    answers are kept as the model wrote them, white space included."""
     derive: Callable[[Item, Mapping[str, str | int], Mapping[str, float]], dict[str, float]] | None = None
     """Item, its answers and the metrics of all its questions -> the metrics that the item has in the end."""
 
