@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, inf, log
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -140,23 +141,20 @@ def items_needed(bounds: Bounds, margin: float, n: int, confidence: float) -> in
     which lost the margin; never fewer than would let an unchanged model pass. None where no number helps: the
     difference is the margin itself.
     """
-    from scipy.stats import norm
-
     distance = abs(bounds.difference + margin)
     if distance < 1e-9:
         return None
     at_margin = bounds.deviation
     if bounds.counts is not None:
         at_margin = float(np.sqrt(bounds.effect * tango.variance(*bounds.counts, -margin)))
-    settled = (float(norm.ppf(confidence)) * at_margin + float(norm.ppf(POWER)) * bounds.deviation) / distance
+    quantile = NormalDist().inv_cdf
+    settled = (quantile(confidence) * at_margin + quantile(POWER) * bounds.deviation) / distance
     return max(n + 1, ceil(settled**2), least_items(margin, confidence))
 
 
 def least_items(margin: float, confidence: float) -> int:
     """Returns the number of items below which even a model that changed nothing cannot pass."""
-    from scipy.stats import norm
-
     if margin >= 1:
         return 1
-    square = float(norm.ppf(confidence)) ** 2
+    square = NormalDist().inv_cdf(confidence) ** 2
     return ceil(max(square * (1 - margin) / margin, log(1 - confidence) / log(1 - margin)) - 1e-9)

@@ -1,13 +1,15 @@
-"""The two evaluations that the gate judges: read where they are there, made where models were given."""
+"""The two evaluations that the gate judges: read where they are there, made where models were given.
+
+Judging two files needs no torch: what asks models is imported when there is one to ask.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress import evaluation
 from compress.errors import EvaluationError
-from compress.evaluation.evaluator import evaluate
-from compress.evaluation.finite import NotFiniteError
 from compress.evaluation.result import EvalResult
 
 if TYPE_CHECKING:
@@ -39,13 +41,15 @@ def both(
             )
         return known, found
     if found is not None:
-        return evaluate(_model(dense), progress=progress, **_like(found, asked)), found
+        return evaluation.evaluate(_model(dense), progress=progress, **_like(found, asked)), found
+    from compress.evaluation.finite import NotFiniteError
+
     asked = asked if known is None else _like(known, asked)
     try:
-        found = evaluate(_model(candidate), baseline=known or _model(dense), progress=progress, **asked)
+        found = evaluation.evaluate(_model(candidate), baseline=known or _model(dense), progress=progress, **asked)
     except NotFiniteError as error:
         if known is None:  # one of the two is broken; this raises if it is the dense model
-            known = evaluate(_model(dense), progress=progress, **asked)
+            known = evaluation.evaluate(_model(dense), progress=progress, **asked)
         return known, str(error)
     assert found.baseline is not None
     return found.baseline, found

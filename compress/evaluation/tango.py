@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import copysign
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,9 +47,7 @@ def bounds(lost: float, gained: float, n: float, confidence: float = 0.95) -> tu
 
     Also holds without any change: then they are ∓z²/(n + z²).
     """
-    from scipy.stats import norm
-
-    z = float(norm.ppf(confidence))
+    z = NormalDist().inv_cdf(confidence)
     estimate = (gained - lost) / n
 
     def above(difference: float) -> float:
@@ -76,12 +75,12 @@ def guarded_bounds(lost: float, gained: float, n: float, confidence: float = 0.9
     exact upper limit of the rate of losses, and never above −U(0), some −3/n: so rare a loss does not show in n items.
     The upper bound is never below gained/n − L(lost). With many changed items Tango's bounds are the wider ones.
     """
-    from scipy.stats import beta
+    from scipy.special import betaincinv  # the quantiles of the beta distribution, without the import of scipy.stats
 
     low, high = bounds(lost, gained, n, confidence)
     rarest = 1 - (1 - confidence) ** (1 / n)
-    most = float(beta.ppf(confidence, lost + 1, n - lost)) if lost < n else 1.0
-    least = float(beta.ppf(1 - confidence, lost, n - lost + 1)) if lost > 0 else 0.0
+    most = float(betaincinv(lost + 1, n - lost, confidence)) if lost < n else 1.0
+    least = float(betaincinv(lost, n - lost + 1, 1 - confidence)) if lost > 0 else 0.0
     return max(-1.0, min(low, gained / n - most, -rarest)), min(1.0, max(high, gained / n - least))
 
 
@@ -91,10 +90,10 @@ def mcnemar_mid_p(lost: int, gained: int) -> float:
     M. Fagerland, S. Lydersen, P. Laake, BMC Medical Research Methodology 13 (2013) 91. Shown, never judged by: that a
     difference is not significant does not make two models equal.
     """
-    from scipy.stats import binom
+    from scipy.special import bdtr
 
-    changed = lost + gained
     if lost == gained:
         return 1.0
-    fewer = min(lost, gained)
-    return float(2 * binom.cdf(fewer, changed, 0.5) - binom.pmf(fewer, changed, 0.5))
+    fewer, changed = min(lost, gained), lost + gained
+    below = float(bdtr(fewer - 1, changed, 0.5)) if fewer else 0.0
+    return below + float(bdtr(fewer, changed, 0.5))  # twice the tail, less the probability of the table itself

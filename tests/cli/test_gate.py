@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from compress import evaluation
 from compress.cli import invoke
-from compress.evaluation import gate_inputs
 from compress.evaluation.result import EvalResult
 from tests.evaluation.gate_results import family, result
+from tests.test_imports import HEAVY, loaded_by
 
 NAMES = ["gate.json", "gate.md", "junit.xml"]
 
@@ -126,7 +127,7 @@ def test_models_are_asked_as_the_file_and_the_flags_say(folder: Path, monkeypatc
         calls.append({"model": model, **asked})
         return result(family(), baseline=result(family()))
 
-    monkeypatch.setattr(gate_inputs, "evaluate", evaluate)
+    monkeypatch.setattr(evaluation, "evaluate", evaluate, raising=False)
     toml(folder, dense="atlas", candidate="runs/packed", suite="kick", data_dir="data", tier="pr", batch_size=8)
     assert invoke(["gate"]) == 0
     assert invoke(["gate", "--limit", "9", "--no-cache"]) == 0
@@ -136,3 +137,7 @@ def test_models_are_asked_as_the_file_and_the_flags_say(folder: Path, monkeypatc
         "batch_size": 8, "cache": folder / "cache/evaluations",
     }  # fmt: skip
     assert (second["limit"], "tier" in second, "cache" in second) == (9, False, False)
+
+
+def test_two_evaluations_are_judged_without_torch() -> None:
+    assert not loaded_by("gate", "dense.json", "same.json") & (HEAVY - {"numpy", "scipy"})
