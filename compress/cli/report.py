@@ -23,7 +23,8 @@ _ITEMS = 6
     "[default: report.* in the folder of the only RUN, else here]",
 )
 @click.option("--items", type=click.IntRange(min=1), default=_ITEMS, help="Lost items to show of each family.")
-def command(runs: tuple[str, ...], formats: str, output: str | None, items: int) -> None:
+@click.option("--data-dir", metavar="FOLDER", help="Public data that the suite asked, to show its questions.")
+def command(runs: tuple[str, ...], formats: str, output: str | None, items: int, data_dir: str | None) -> None:
     """Report on finished runs as one self-contained page.
 
     RUN is the folder of a run or of a frontier, or an eval.json. The page needs no network; it shows what was done,
@@ -34,7 +35,7 @@ def command(runs: tuple[str, ...], formats: str, output: str | None, items: int)
         raise RecipeError(f"--format {formats} on stdout", allowed="one format", do="Give -o a folder or a file")
     from compress.report import page_content, page_sources
 
-    content = page_content.build(page_sources.read(runs), items)
+    content = page_content.build(page_sources.read(runs), items, data_dir)
     for form in wanted:
         made = _rendered(form, content)
         if output == "-":

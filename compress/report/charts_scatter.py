@@ -11,7 +11,7 @@ from compress.report import charts
 from compress.report.charts import element, percent
 from compress.report.page_palette import RUNS
 
-_HEIGHT, _TOP, _BOTTOM = 330, 26, 40
+_HEIGHT, _TOP, _BOTTOM = 340, 44, 40
 _LEFT, _RIGHT = 9.0, 97.0
 _RADIUS = 6
 Point = Mapping[str, Any]

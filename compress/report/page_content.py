@@ -18,28 +18,31 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 
-def build(sources: Sources, items: int) -> dict[str, Any]:
+def build(sources: Sources, items: int = 6, data_dir: str | None = None) -> dict[str, Any]:
     """Returns the content: `runs` (each as `of_run` says) and `frontiers` as they stand in their files.
 
     Args:
         sources: what is reported on.
         items: how many lost items of each family are shown.
+        data_dir: folder of the public data that a suite asks, for its questions.
     """
     return {
         "schema_version": SCHEMA_VERSION,
         "compress_version": __version__,
-        "runs": [of_run(run, items) for run in sources.runs],
+        "runs": [of_run(run, items, data_dir) for run in sources.runs],
         "frontiers": [dict(frontier) for frontier in sources.frontiers],
     }
 
 
-def of_run(run: Run, items: int) -> dict[str, Any]:
+def of_run(run: Run, items: int = 6, data_dir: str | None = None) -> dict[str, Any]:
     """Returns one run: what it is (`name`, `model`, `did`), and its parts, None where it has no such thing.
 
     Parts of the manifest: `size`, `layers`, `made`. Parts of the evaluation: `text`, `families`, `lost`, `asked`.
+    `gate` is the verdict that lies beside them (docs/GATE.md).
     """
     manifest, evaluation = run.manifest, run.evaluation
-    warnings = [*run.warnings, *(manifest or {}).get("warnings", ())]
+    told = () if evaluation is None else evaluation.warnings
+    warnings = [*run.warnings, *(manifest or {}).get("warnings", ()), *told]
     return {
         "name": run.name,
         "model": _model(run),
@@ -48,8 +51,9 @@ def of_run(run: Run, items: int) -> dict[str, Any]:
         "size": None if manifest is None else _size(manifest),
         "text": None if evaluation is None else _text(evaluation),
         "families": None if evaluation is None else _families(evaluation),
-        "lost": None if evaluation is None else page_items.lost(evaluation, items),
+        "lost": None if evaluation is None else page_items.lost(evaluation, items, data_dir),
         "asked": None if evaluation is None else _asked(evaluation),
+        "gate": run.gate,
         "layers": None if manifest is None else page_layers.grid(manifest),
         "made": None if manifest is None else _made(manifest),
     }
@@ -137,6 +141,7 @@ def _family(family: FamilyResult, evaluation: EvalResult, paired: FamilyComparis
     return {
         "name": family.name,
         "items": len(family.items),
+        "left_out": family.left_out,
         "primary": family.primary,
         "kind": family.kind,
         "chance": family.chance,
@@ -162,7 +167,17 @@ def _asked(evaluation: EvalResult) -> dict[str, Any]:
         "libraries": dict(evaluation.libraries),
         "items": sum(len(family.items) for family in evaluation.families.values()),
         "confidence": None if comparison is None else comparison.confidence,
+        "judgement": _judgement(evaluation),
     }
+
+
+def _judgement(evaluation: EvalResult) -> dict[str, Any] | None:
+    """What a judging model thought, without its items."""
+    found = evaluation.judgement
+    if found is None:
+        return None
+    told = {"judge": found.judge, "repeats": found.repeats, "items": len(found.items)}
+    return {**told, "score": found.score, "consistent": found.consistent}
 
 
 def _made(manifest: Mapping[str, Any]) -> dict[str, Any]:

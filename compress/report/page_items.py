@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
-from compress.errors import EvaluationError
 from compress.evaluation import suites
 
 if TYPE_CHECKING:
     from compress.evaluation.result import EvalResult, ItemOutcome
-    from compress.evaluation.suites.base import Ask, Item, Suite
+    from compress.evaluation.suites.base import Item, Suite
 
 Piece = tuple[str, bool]
 """Words, and whether they stand in this answer alone."""
@@ -20,18 +19,20 @@ _GOLD_SHOWN = 3
 _CUE = re.compile(r"\n\w{1,20}:$")
 
 
-def lost(evaluation: EvalResult, most: int) -> list[dict[str, Any]]:
-    """Returns, for every family with items that scored below the baseline, the count and the `most` worst of them.
+def lost(evaluation: EvalResult, most: int, data_dir: str | None = None) -> dict[str, Any] | None:
+    """Returns the items that scored below the baseline: `families` and `missing`; None without a baseline.
 
-    An item has `id`, `question` (None where the suite is not at hand), `expected`, `dense`, `compressed` (answers as
-    text), `before` and `after` (outcomes). The largest losses come first; of equal ones those with the worst margin
-    where the family has one, then those that come first in the suite.
+    A family has `family`, `lost`, `of`, and the `most` worst `items`: `id`, `question`, `expected` (None where the
+    suite is not at hand; `missing` says why), `dense`, `compressed` (answers as text), `before` and `after` (outcomes).
+    The largest losses come first; of equal ones those with the worst margin, then those first in the suite.
+
+    `data_dir` holds the public data of a suite that has no items of its own.
     """
     baseline = evaluation.baseline
     if baseline is None:
-        return []
-    known = _Questions(evaluation)
-    found = []
+        return None
+    known = _Questions(evaluation, data_dir)
+    families = []
     for name, family in evaluation.families.items():
         before = {item.id: item for item in baseline.families[name].items}
         pairs = [(before[item.id], item) for item in family.items if item.outcome < before[item.id].outcome]
@@ -39,8 +40,8 @@ def lost(evaluation: EvalResult, most: int) -> list[dict[str, Any]]:
             continue
         pairs.sort(key=_badness)
         items = [_told(name, *pair, known) for pair in pairs[:most]]
-        found.append({"family": name, "lost": len(pairs), "of": len(family.items), "items": items})
-    return found
+        families.append({"family": name, "lost": len(pairs), "of": len(family.items), "items": items})
+    return {"families": families, "missing": known.missing}
 
 
 def _badness(pair: tuple[ItemOutcome, ItemOutcome]) -> tuple[float, float]:
@@ -49,21 +50,24 @@ def _badness(pair: tuple[ItemOutcome, ItemOutcome]) -> tuple[float, float]:
 
 
 def _told(family: str, dense: ItemOutcome, compressed: ItemOutcome, known: _Questions) -> dict[str, Any]:
-    item, ask = known.of(family, dense.id)
+    item = known.item(family, dense.id)
     return {
         "id": dense.id,
-        "question": None if item is None or ask is None else _question(str(item[ask.prompt])),
+        "question": None if item is None else _question(item, known.prompt(family, next(iter(dense.answers)))),
         "expected": None if item is None else _expected(item),
-        "dense": _text(dense.answer, item, ask),
-        "compressed": _text(compressed.answer, item, ask),
+        "dense": _text(dense.answer, item),
+        "compressed": _text(compressed.answer, item),
         "before": dense.outcome,
         "after": compressed.outcome,
     }
 
 
-def _question(prompt: str) -> str:
-    """What was asked, without the cue that ends a prompt (`Answer:`)."""
-    return _CUE.sub("", prompt.strip())
+def _question(item: Item, prompt: str | None) -> str | None:
+    """What was asked, without examples before it and without the cue that ends a prompt (`Answer:`)."""
+    asked = next((item[key] for key in ("question", prompt, "turns") if key is not None and key in item), None)
+    if isinstance(asked, list):
+        asked = "\n\n".join(map(str, asked))
+    return None if asked is None else _CUE.sub("", str(asked).strip())
 
 
 def _expected(item: Item) -> str | None:
@@ -75,39 +79,42 @@ def _expected(item: Item) -> str | None:
     return str(item["reference"]).strip() if "reference" in item else None
 
 
-def _text(answer: str | int, item: Item | None, ask: Ask | None) -> str:
+def _text(answer: str | int, item: Item | None) -> str:
     """The answer as text: of a choice taken its words, or its number where they are not known."""
-    if isinstance(answer, int):
-        if item is None or ask is None or ask.kind != "choose":
-            return f"choice {answer + 1}"
-        return str(item[ask.target][answer]).strip()
-    return answer.strip()
+    if isinstance(answer, str):
+        return answer.strip()
+    return f"choice {answer + 1}" if item is None or "choices" not in item else str(item["choices"][answer]).strip()
 
 
 class _Questions:
-    """The items of the suite that an evaluation was made with; none when it is not at hand or has changed since."""
+    """The items of the suite that an evaluation was made with, or in `missing` why they are not at hand."""
 
-    def __init__(self, evaluation: EvalResult) -> None:
-        self._items: dict[tuple[str, str], Item] = {}
-        self._asks: dict[str, Ask] = {}
-        suite = _suite(evaluation.suite)
-        for family in suite.families if suite else ():
-            self._asks[family.name] = family.asks[0]
-            self._items |= {(family.name, item["id"]): item for item in family.items}
+    def __init__(self, evaluation: EvalResult, data_dir: str | None) -> None:
+        suite, self.missing = _suite(evaluation.suite, data_dir)
+        families = suite.families if suite else ()
+        self._items = {(family.name, str(item["id"])): item for family in families for item in family.items}
+        self._prompts = {(family.name, ask.name): ask.prompt for family in families for ask in family.asks}
 
-    def of(self, family: str, item: str) -> tuple[Item | None, Ask | None]:
-        return self._items.get((family, item)), self._asks.get(family)
+    def item(self, family: str, name: str) -> Item | None:
+        return self._items.get((family, name))
+
+    def prompt(self, family: str, ask: str) -> str | None:
+        """The key of the prompt of a question."""
+        return self._prompts.get((family, ask))
 
 
-def _suite(asked: Mapping[str, Any]) -> Suite | None:
+def _suite(asked: Mapping[str, Any], data_dir: str | None) -> tuple[Suite | None, str | None]:
+    """The suite with the very items that were asked; or None, and why. The network is not asked for them."""
     name = str(asked["name"])
     if name not in suites.names():
-        return None
-    try:
-        found = suites.load(name)
-    except EvaluationError:  # a suite that needs data which are not here
-        return None
-    return found if found.items_sha256 == asked["items_sha256"] else None
+        return None, f"the suite {name} is not one of this package"
+    public = bool(asked.get("sources"))
+    if public and data_dir is None:
+        return None, f"the items of {name} are public data that are not kept with a run; --data-dir shows them"
+    found = suites.load(name, data_dir if public else None)
+    if found.items_sha256 != asked["items_sha256"]:
+        return None, f"the items of {name} are not those that were asked then"
+    return found, None
 
 
 def marked(dense: str, compressed: str) -> tuple[list[Piece], list[Piece]]:

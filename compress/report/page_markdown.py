@@ -35,8 +35,12 @@ def _run(run: Content, key: str | None) -> list[str]:
     lines += [f"- {name}: **{figure}** ({told})" for name, figure, told in page_phrases.cards(run)]
     if run["families"] is not None:
         lines += ["", f"{deeper} Knowledge", "", *_families(run)]
-    if run["lost"]:
-        lines += ["", f"{deeper} Lost items", "", *_lost(run["lost"])]
+    if gate := run["gate"]:
+        lines += ["", f"**Gate: {gate['verdict']}**", *(f"- {_plain(reason)}" for reason in gate["reasons"])]
+    if run["lost"] and run["lost"]["families"]:
+        missing = run["lost"]["missing"]
+        note = [f"{_plain(missing)}.", ""] if missing else []
+        lines += ["", f"{deeper} Lost items", "", *note, *_lost(run["lost"]["families"])]
     if run["layers"]:
         lines += ["", f"{deeper} Layers", ""]
         for heat in charts_heat.heats(run["layers"]):

@@ -91,6 +91,9 @@ def cards(run: Content) -> list[tuple[str, str, str]]:
         lost, gained, n = (sum(one[key] for one in paired) for key in ("lost", "gained", "n"))
         told = f"of {n:,} lost; {gained} gained, {sum(one['answers_changed'] for one in paired)} answered otherwise"
         made.append(("Items lost", f"{lost:,}", told))
+    if judged := (run["asked"] or {}).get("judgement"):
+        told = f"of {judged['judge']}; both orders agree in {percent(judged['consistent'])}"
+        made.append(("Judged wins", percent(judged["score"]), told))
     return made
 
 
@@ -105,7 +108,7 @@ def parts(run: Content) -> list[tuple[str, bool]]:
     return [
         ("Headline", True),
         ("Knowledge", run["families"] is not None),
-        ("Lost", bool(run["lost"])),
+        ("Lost", bool(run["lost"] and run["lost"]["families"])),
         ("Layers", bool(run["layers"])),
         ("Made", bool(run["made"])),
     ]

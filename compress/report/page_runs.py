@@ -51,6 +51,7 @@ def _family(family: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {
         "score": family["score"],
         "paired": interval(paired) if paired else None,
+        "ends": interval(paired).partition(" ")[2] if paired else None,
         "verdict": verdict(paired) if paired else "open",
     }
 

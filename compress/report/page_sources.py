@@ -12,8 +12,9 @@ from compress.errors import FormatError
 from compress.evaluation.result import EvalResult
 from compress.format.manifest import MANIFEST, fingerprint, read_json, read_manifest
 
-EVALUATION, FRONTIER = "eval.json", "frontier.json"
-_FRONTIER_SCHEMA = 1
+EVALUATION, FRONTIER, GATE = "eval.json", "frontier.json", "gate.json"
+_SCHEMA = 1
+"""Of frontier.json and gate.json alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +25,10 @@ class Run:
     """What it is called on the page: its folder, or the file of an evaluation alone."""
     manifest: dict[str, Any] | None
     evaluation: EvalResult | None
+    gate: dict[str, Any] | None = None
+    """Content of a gate.json."""
     warnings: tuple[str, ...] = ()
-    """What is wrong between the two."""
+    """What is wrong between manifest and evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ def read(paths: Iterable[str | Path]) -> Sources:
             raise FormatError(f"{path} is given twice", do="Name every run once")
         seen.add(path.resolve())
         if (path / FRONTIER).is_file():
-            frontiers.append(_frontier(path / FRONTIER))
+            frontiers.append(_checked(path / FRONTIER, ("model", "suite", "limit", "dense", "points")))
         else:
             runs.append(_run(path))
     if not runs and not frontiers:
@@ -68,19 +71,22 @@ def _run(path: Path) -> Run:
     if not path.is_dir():
         raise FormatError(f"there is no folder {path}", allowed=f"a run, an {EVALUATION}, or a frontier")
     evaluation = EvalResult.read(path / EVALUATION) if (path / EVALUATION).is_file() else None
+    gate = _checked(path / GATE, ("verdict", "reasons", "families")) if (path / GATE).is_file() else None
+    name = path.resolve().name
     if not (path / MANIFEST).is_file() and evaluation is not None:
-        return Run(path.name, None, evaluation)
+        return Run(name, None, evaluation, gate)
     manifest = read_manifest(path)
     strange = evaluation is not None and evaluation.model.get("fingerprint") not in (None, fingerprint(path))
     warnings = (f"{EVALUATION} was made of another checkpoint than the one beside it",) if strange else ()
-    return Run(path.resolve().name, manifest, evaluation, warnings)
+    return Run(name, manifest, evaluation, gate, warnings)
 
 
-def _frontier(path: Path) -> dict[str, Any]:
+def _checked(path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
+    """The content of a JSON file of the schema that is known here."""
     data = read_json(path)
-    if (version := data.get("schema_version")) != _FRONTIER_SCHEMA:
-        raise FormatError(f"{path} has schema version {version!r}", allowed=f"{_FRONTIER_SCHEMA}")
-    if missing := [key for key in ("model", "suite", "limit", "dense", "points") if key not in data]:
+    if (version := data.get("schema_version")) != _SCHEMA:
+        raise FormatError(f"{path} has schema version {version!r}", allowed=f"{_SCHEMA}")
+    if missing := [key for key in fields if key not in data]:
         raise FormatError(f"{path} lacks {', '.join(missing)}")
     return data
 

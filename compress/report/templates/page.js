@@ -10,10 +10,10 @@
     if (at) root.dataset.theme = themes[at]; else delete root.dataset.theme;
     button.querySelector("span").textContent = themes[at];
   });
-  // what is folded on the screen is printed, and folded again afterwards
+  // lost items that are folded on the screen are printed, and folded again afterwards; tables of all figures are not
   let folded = [];
   addEventListener("beforeprint", () => {
-    folded = [...document.querySelectorAll("details:not([open])")];
+    folded = [...document.querySelectorAll("details.group:not([open])")];
     for (const one of folded) one.open = true;
   });
   addEventListener("afterprint", () => { for (const one of folded) one.open = false; });
