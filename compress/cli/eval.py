@@ -16,7 +16,7 @@ _KEY = "COMPRESS_JUDGE_KEY"
 
 
 @click.command("eval")
-@click.argument("model")
+@click.argument("model", default="atlas")
 @click.option("--suite", metavar="NAME", default="kick-atlas", show_default=True, help="Evaluation suite.")
 @click.option("--data-dir", metavar="DIR", help="Folder with the data of `--suite kick`.  [default: the hub]")
 @click.option("--tasks", metavar="NAMES", default="", help="lm-eval tasks to ask too, with commas between them.")
@@ -44,7 +44,7 @@ def command(
     output: str | None,
     as_json: bool,
 ) -> None:
-    """Ask MODEL (atlas, a folder, compressed or not, or a hub id) the knowledge suite."""
+    """Ask MODEL (a folder, compressed or not, or a hub id; atlas when none is given) the knowledge suite."""
     from compress.evaluation import evaluate
     from compress.evaluation.cache import default_folder
     from compress.report.progress import watch

@@ -63,7 +63,7 @@ def pairs(dense: FamilyResult, compressed: FamilyResult) -> list[tuple[ItemOutco
     if changed := [key for key in before if before[key].prompt_hash != after[key].prompt_hash]:
         raise EvaluationError(
             f"family {dense.name!r} cannot be paired: {len(changed)} prompts differ, e.g. that of {changed[0]!r}",
-            do="Evaluate both models with the same version of this package",
+            do="Evaluate both models with the same version of this package, the compressed one with --baseline",
         )
     return [(before[key], after[key]) for key in before]
 

@@ -60,8 +60,8 @@ def test_every_option_reaches_the_evaluation(asked: list[dict[str, Any]], monkey
     assert call["tasks"] == ["hellaswag", "gsm8k"]
     assert call["cache"] == Path("kept/evaluations")
     assert (call["judge"].model, call["judge"].key) == ("judge-1", "secret")
-    assert invoke(["eval", "x", "--no-cache"]) == 0
-    assert (asked[1]["cache"], asked[1]["judge"], asked[1]["tasks"]) == (None, None, [])
+    assert invoke(["eval", "--no-cache"]) == 0
+    assert [asked[1][name] for name in ("model", "cache", "judge", "tasks")] == ["atlas", None, None, []]
 
 
 def test_a_judge_needs_a_name(asked: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
