@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compress.errors import EvaluationError
@@ -98,4 +99,16 @@ def _family(dense: FamilyResult, compressed: FamilyResult, confidence: float) ->
         gained=gained,
         answers_changed=sum(before.answer != after.answer for before, after in paired),
         metrics={name: metrics[name] - dense_metrics[name] for name in metrics},
+        metric_intervals={name: _interval(paired, name, confidence) for name in metrics},
     )
+
+
+def _interval(paired: Sequence[tuple[ItemOutcome, ItemOutcome]], metric: str, confidence: float) -> tuple[float, float]:
+    """The interval of the mean difference of a metric, whole clusters resampled."""
+    sums: dict[str, float] = defaultdict(float)
+    sizes: dict[str, int] = defaultdict(int)
+    for before, after in paired:
+        unit = f"item {before.id}" if before.cluster is None else f"cluster {before.cluster}"
+        sums[unit] += after.metrics[metric] - before.metrics[metric]
+        sizes[unit] += 1
+    return bootstrap_interval(list(sums.values()), list(sizes.values()), confidence)

@@ -110,6 +110,8 @@ class FamilyComparison:
     """Items answered differently, right or wrong."""
     metrics: Mapping[str, float]
     """The difference of every metric."""
+    metric_intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Ends of the interval of each of them: paired bootstrap, whole clusters of items resampled."""
 
     @property
     def flips(self) -> int:
@@ -254,7 +256,7 @@ def _parse(data: Mapping[str, Any]) -> EvalResult:
         text=TextResult(**_without(data["text"], "perplexity")),
         divergence=Divergence(**divergence) if divergence else None,
         comparison=Comparison(
-            {k: FamilyComparison(**_without(v, "flips")) for k, v in comparison["families"].items()},
+            {name: _family_comparison(family) for name, family in comparison["families"].items()},
             comparison["confidence"],
         )
         if comparison
@@ -263,6 +265,11 @@ def _parse(data: Mapping[str, Any]) -> EvalResult:
         warnings=tuple(data.get("warnings", ())),
         judgement=_judgement(data.get("judgement")),
     )
+
+
+def _family_comparison(data: Mapping[str, Any]) -> FamilyComparison:
+    intervals = {name: (low, high) for name, (low, high) in data.get("metric_intervals", {}).items()}
+    return FamilyComparison(**{**_without(data, "flips"), "metric_intervals": intervals})
 
 
 def _judgement(data: Mapping[str, Any] | None) -> Judgement | None:

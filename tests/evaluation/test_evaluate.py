@@ -74,6 +74,27 @@ def test_nothing_is_lost_against_oneself(paired: EvalResult) -> None:
         assert family.low <= 0 <= family.high
 
 
+def test_every_metric_has_its_interval_and_clusters_widen_it(paired: EvalResult) -> None:
+    assert paired.comparison is not None and paired.baseline is not None
+    recalled = paired.comparison.families["recalled"]
+    low, high = recalled.metric_intervals["nll"]
+    assert (low, high) == (recalled.low, recalled.high), "items are units of their own"
+    assert low < recalled.metrics["nll"] < high
+    dense, packed = paired.baseline.families["recalled"], paired.families["recalled"]
+    ranked = sorted(range(12), key=lambda i: packed.items[i].outcome - dense.items[i].outcome)
+    unit = {index: f"c{place // 4}" for place, index in enumerate(ranked)}  # alike items in one cluster
+
+    def clustered(result: EvalResult) -> EvalResult:
+        family = result.families["recalled"]
+        items = [replace(item, cluster=unit[i]) for i, item in enumerate(family.items)]
+        return replace(result, families={"recalled": replace(family, items=items)})
+
+    again = compare(clustered(paired.baseline), clustered(paired)).families["recalled"]
+    wide = again.metric_intervals["nll"]
+    assert wide[1] - wide[0] > 1.2 * (high - low)
+    assert again.metrics["nll"] == recalled.metrics["nll"]
+
+
 def changed(result: EvalResult, **family: Any) -> EvalResult:
     return replace(result, families={**result.families, "said": replace(result.families["said"], **family)})
 
