@@ -32,7 +32,9 @@ def test_the_same_routing_gives_the_same_output(dtype: torch.dtype) -> None:
         expected_TH = dense(hidden_TH, index_TC, weights_TC)
         found_TH = PackedExperts(dense, packed, "experts")(hidden_TH, index_TC, weights_TC)
     assert found_TH.dtype == dtype
-    torch.testing.assert_close(found_TH, expected_TH, rtol=1e-5 if dtype == torch.float32 else 2e-2, atol=1e-5)
+    # a kernel sums in float32 where the dense layer rounds on the way
+    rtol, atol = (1e-5, 1e-5) if dtype == torch.float32 else (2e-2, 1e-2)
+    torch.testing.assert_close(found_TH, expected_TH, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize(

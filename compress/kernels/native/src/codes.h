@@ -1,0 +1,209 @@
+// Codes of 1 to 8 bits with statistics of groups: WORDS [tiles, words, 16], one bit stream per lane.
+#pragma once
+#include "tiles.h"
+
+namespace {
+
+// The code at place J of a period of 32, in the low bits of each lane; what stands above them is not cleared.
+template <int BITS, int J>
+INLINE I code_of(const I* words) {
+  constexpr int kWord = J * BITS / 32, kOffset = J * BITS % 32;
+  if constexpr (kOffset == 0) return words[kWord];
+  if constexpr (kOffset + BITS <= 32) return right(words[kWord], kOffset);
+  return either(right(words[kWord], kOffset), left(words[kWord + 1], 32 - kOffset));
+}
+
+// The code at any place of a stream, for widths and groups that have no unrolled form.
+INLINE I code_at(const uint32_t* words, int64_t place, int bits) {
+  const int64_t first = place * bits, word = first / 32;
+  const int offset = int(first % 32);
+  I code = right(load(words + word * kLanes), offset);
+  if (offset + bits > 32) code = either(code, left(load(words + (word + 1) * kLanes), 32 - offset));
+  return low(code, bits);
+}
+
+struct Statistic {
+  F scale, zero;
+};
+
+// Scale and zero point of a tile's groups; the zero point is in codes, less `middle`.
+struct Integers {
+  const Header& h;
+  const void* scale;
+  const uint8_t* zero;
+  int64_t first;
+  float middle, symmetric;
+
+  Integers(const Header& header, int64_t tile, bool centred)
+      : h(header), scale(header.at<void>(kScale)), zero(header.at<uint8_t>(kZero)),
+        first(tile * header.groups() * kLanes), middle(centred ? float(1 << (header.bits - 1)) : 0.0f),
+        symmetric(float(1 << (header.bits - 1)) - middle) {}
+  INLINE bool has_zero() const { return h.stats == kScaleZero; }
+  INLINE Statistic at(int64_t g) const {
+    const int64_t i = first + g * kLanes;
+    return {load_number(scale, h.scale_type, i),
+            has_zero() ? sub(to_float(load(zero + i)), splat(middle)) : splat(symmetric)};
+  }
+};
+
+// Two-level statistics: least + step · code, the codes of scale and zero in one byte.
+struct Bilevel {
+  const uint8_t* codes;
+  const uint16_t* steps;
+  float unit;
+  Value<4, false> value;
+
+  Bilevel(const Header& h, int64_t tile, bool)
+      : codes(h.at<uint8_t>(kZero) + tile * h.groups() * kLanes),
+        steps(h.at<uint16_t>(kSteps) + tile / h.run_tiles * h.groups() * 4), unit(power_of_two(h.exponent)) {}
+  INLINE bool has_zero() const { return true; }
+  INLINE Statistic at(int64_t g) const {
+    const I both = load(codes + g * kLanes);
+    const uint16_t* s = steps + g * 4;
+    // a product and a sum, each rounded, as the layout defines it
+    const F scale = add(splat(from_half(s[1])), mul(splat(from_half(s[0])), value(both)));
+    const F zero = add(splat(from_half(s[3])), mul(splat(from_half(s[2])), value(right(both, 4))));
+    return {mul(scale, splat(unit)), zero};
+  }
+};
+
+// Statistics as real numbers, for whatever has no form of its own.
+struct Reals {
+  const float *scale, *zero;
+  Reals(const Header& h, int64_t tile, bool)
+      : scale(h.at<float>(kScale) + tile * h.groups() * kLanes),
+        zero(h.at<float>(kZero) + tile * h.groups() * kLanes) {}
+  INLINE bool has_zero() const { return true; }
+  INLINE Statistic at(int64_t g) const { return {load(scale + g * kLanes), load(zero + g * kLanes)}; }
+};
+
+INLINE const uint32_t* words_of(const Header& h, int64_t tile) {
+  const int64_t words = (h.width + kPeriod - 1) / kPeriod * h.bits;
+  return h.at<uint32_t>(kWords) + tile * words * kLanes;
+}
+
+// Writes columns `from` to `to` of the tile as [columns, 16], each value exactly as the layout's unpack makes it.
+// Groups are multiples of RUN columns; `from` is a multiple of kPeriod.
+template <int BITS, int RUN, class Groups>
+void decode_codes(const Header& h, int64_t tile, int64_t from, int64_t to, float* block) {
+  const Groups groups(h, tile, false);
+  const Value<BITS, false> value;
+  const uint32_t* words = words_of(h, tile) + from / kPeriod * BITS * kLanes;
+  for (int64_t k = from; k < to; k += kPeriod, words += BITS * kLanes, block += kPeriod * kLanes) {
+    I word[BITS];
+    each<BITS>([&](auto w) { word[w] = load(words + w * kLanes); });
+    each<kPeriod / RUN>([&](auto run) {
+      if (k + run * RUN < to) {
+        const Statistic s = groups.at((k + run * RUN) / h.group);
+        each<RUN>([&](auto j) {
+          constexpr int kPlace = decltype(run)::value * RUN + decltype(j)::value;
+          const F code = value(code_of<BITS, kPlace>(word));
+          store(block + kPlace * kLanes, mul(sub(code, s.zero), s.scale));
+        });
+      }
+    });
+  }
+}
+
+template <class Groups>
+void decode_any(const Header& h, int64_t tile, int64_t from, int64_t to, float* block) {
+  const Groups groups(h, tile, false);
+  const uint32_t* words = words_of(h, tile);
+  for (int64_t k = from; k < to;) {
+    const int64_t g = k / h.group, end = (g + 1) * h.group < to ? (g + 1) * h.group : to;
+    const Statistic s = groups.at(g);
+    for (; k < end; ++k, block += kLanes) {
+      store(block, mul(sub(to_float(code_at(words, k, int(h.bits))), s.zero), s.scale));
+    }
+  }
+}
+
+// One token: the sums of a group are made on bare codes, then scaled once:
+// y = Σ_g scale_g · (Σ_k x_k · code_k − zero_g · Σ_k x_k).
+template <int BITS, int RUN, class Groups>
+void one_token(const Product& p, int64_t tile, float* out) {
+  constexpr bool kCentred = std::is_same<Groups, Integers>::value;
+  constexpr int kChains = 4;
+  const Header& h = *p.weight;
+  const Groups groups(h, tile, kCentred);
+  const Value<BITS, kCentred> value;
+  const uint32_t* words = words_of(h, tile);
+  const float* x = p.stored;
+  const int64_t last = h.groups();
+  const bool shifted = groups.has_zero();
+  F total = splat(0), sums[kChains];
+  each<kChains>([&](auto c) { sums[c] = splat(0); });
+  int64_t g = 0, left = h.group;
+  for (; g < last; words += BITS * kLanes, x += kPeriod) {
+    I word[BITS];
+    each<BITS>([&](auto w) { word[w] = load(words + w * kLanes); });
+    each<kPeriod / RUN>([&](auto run) {
+      each<RUN>([&](auto j) {
+        constexpr int kPlace = decltype(run)::value * RUN + decltype(j)::value;
+        const F code = value(code_of<BITS, kPlace>(word));
+        sums[j % kChains] = fma(code, splat(x[kPlace]), sums[j % kChains]);
+      });
+      left -= RUN;
+      if (left == 0 && g < last) {
+        const Statistic s = groups.at(g);
+        F sum = add(add(sums[0], sums[1]), add(sums[2], sums[3]));
+        if (shifted) sum = sub(sum, mul(s.zero, splat(p.sums[g])));
+        total = fma(s.scale, sum, total);
+        each<kChains>([&](auto c) { sums[c] = splat(0); });
+        ++g, left = h.group;
+      }
+    });
+  }
+  store(out, total);
+}
+
+template <class Groups>
+void one_token_any(const Product& p, int64_t tile, float* out) {
+  const Header& h = *p.weight;
+  const Groups groups(h, tile, false);
+  const uint32_t* words = words_of(h, tile);
+  F total = splat(0);
+  for (int64_t g = 0; g < h.groups(); ++g) {
+    const Statistic s = groups.at(g);
+    for (int64_t k = g * h.group; k < (g + 1) * h.group; ++k) {
+      const F weight = mul(sub(to_float(code_at(words, k, int(h.bits))), s.zero), s.scale);
+      total = fma(weight, splat(p.stored[k]), total);
+    }
+  }
+  store(out, total);
+}
+
+using DecodeCodes = void (*)(const Header&, int64_t, int64_t, int64_t, float*);
+using OneToken = void (*)(const Product&, int64_t, float*);
+
+struct CodeKernel {
+  DecodeCodes decode;
+  OneToken one_token;
+};
+
+template <int BITS>
+CodeKernel kernel_of_width(const Header& h) {
+  if (h.stats == kBilevel) {
+    if (h.group % 16 == 0) return {decode_codes<BITS, 16, Bilevel>, one_token<BITS, 16, Bilevel>};
+    return {decode_any<Bilevel>, one_token_any<Bilevel>};
+  }
+  if (h.group % 32 == 0) return {decode_codes<BITS, 32, Integers>, one_token<BITS, 32, Integers>};
+  if (h.group % 16 == 0) return {decode_codes<BITS, 16, Integers>, one_token<BITS, 16, Integers>};
+  return {decode_any<Integers>, one_token_any<Integers>};
+}
+
+inline CodeKernel code_kernel(const Header& h) {
+  if (h.stats == kReal) return {decode_any<Reals>, one_token_any<Reals>};
+  switch (h.bits) {
+    case 1: return kernel_of_width<1>(h);
+    case 2: return kernel_of_width<2>(h);
+    case 3: return kernel_of_width<3>(h);
+    case 4: return kernel_of_width<4>(h);
+    case 5: return kernel_of_width<5>(h);
+    case 6: return kernel_of_width<6>(h);
+    case 7: return kernel_of_width<7>(h);
+    default: return kernel_of_width<8>(h);
+  }
+}
+
+}  // namespace

@@ -1,0 +1,105 @@
+#include "pool.h"
+
+#include <pthread.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace compress_native {
+namespace {
+
+// Parts are taken from a counter, since a thread may lose its core for a while. Which thread computes a row does not
+// show in the row, so the result does not depend on it.
+struct Task {
+  Work work;
+  const void* context;
+  int64_t count, part;
+  std::atomic<int64_t> next{0};
+
+  void take() {
+    for (int64_t begin; (begin = next.fetch_add(part)) < count;) {
+      work(context, begin, begin + part < count ? begin + part : count);
+    }
+  }
+};
+
+OpenMp openmp = nullptr;
+
+class Pool {
+ public:
+  void run(Task& task, int threads) {
+    std::unique_lock<std::mutex> busy(busy_, std::try_to_lock);
+    if (!busy.owns_lock()) return task.take();  // another thread of the program uses the pool: do it alone
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      while (int(workers_.size()) < threads - 1) workers_.emplace_back([this, i = workers_.size()] { serve(int(i)); });
+      task_ = &task, wanted_ = threads - 1, running_ = threads - 1, ++round_;
+    }
+    start_.notify_all();
+    task.take();
+    std::unique_lock<std::mutex> lock(mutex_);
+    done_.wait(lock, [this] { return running_ == 0; });
+  }
+
+ private:
+  [[noreturn]] void serve(int index) {
+    uint64_t seen = 0;
+    for (;;) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      start_.wait(lock, [&] { return round_ != seen; });
+      seen = round_;
+      if (index >= wanted_) continue;
+      Task* task = task_;
+      lock.unlock();
+      task->take();
+      lock.lock();
+      if (--running_ == 0) done_.notify_one();
+    }
+  }
+
+  std::mutex busy_, mutex_;
+  std::condition_variable start_, done_;
+  std::vector<std::thread> workers_;
+  Task* task_ = nullptr;
+  int wanted_ = 0, running_ = 0;
+  uint64_t round_ = 0;
+};
+
+// The pool is never destroyed: its threads wait for work until the process ends. A forked child has none of them and
+// starts with a new pool.
+std::atomic<Pool*> pool{nullptr};
+std::atomic<pid_t> owner{0};
+
+Pool& own_pool() {
+  if (owner.load() != getpid()) {
+    static std::mutex making;
+    std::lock_guard<std::mutex> lock(making);
+    if (owner.load() != getpid()) {
+      pool = new Pool;
+      owner = getpid();
+    }
+  }
+  return *pool;
+}
+
+void take(void* task) { static_cast<Task*>(task)->take(); }
+
+}  // namespace
+
+void use_openmp(OpenMp entry) { openmp = entry; }
+
+void run(Work work, const void* context, int64_t count, int threads) {
+  // eight parts for each thread: small enough to share out, large enough that taking one costs nothing
+  const int64_t part = count / (threads * 8) > 1 ? count / (threads * 8) : 1;
+  Task task{work, context, count, part};
+  if (threads > count) threads = int(count);
+  if (threads <= 1) return task.take();
+  if (openmp) return openmp(take, &task, unsigned(threads), 0);
+  own_pool().run(task, threads);
+}
+
+}  // namespace compress_native

@@ -1,0 +1,93 @@
+// Sixteen lanes as two vectors of AVX2, with FMA and F16C.
+#pragma once
+#include <immintrin.h>
+
+#include "numbers.h"
+
+namespace {
+
+constexpr int kTokensAtOnce = 4;
+
+struct F { __m256 a, b; };
+struct I { __m256i a, b; };
+
+inline F splat(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
+inline F load(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
+inline void store(float* to, F v) { _mm256_storeu_ps(to, v.a); _mm256_storeu_ps(to + 8, v.b); }
+inline F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+inline F sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+inline F mul(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+inline F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+
+inline I load(const uint32_t* from) {
+  return {_mm256_loadu_si256((const __m256i*)from), _mm256_loadu_si256((const __m256i*)(from + 8))};
+}
+inline I load(const uint8_t* from) {
+  const __m128i bytes = _mm_loadu_si128((const __m128i*)from);
+  return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
+}
+inline I right(I v, int count) {
+  const __m128i n = _mm_cvtsi32_si128(count);
+  return {_mm256_srl_epi32(v.a, n), _mm256_srl_epi32(v.b, n)};
+}
+inline I left(I v, int count) {
+  const __m128i n = _mm_cvtsi32_si128(count);
+  return {_mm256_sll_epi32(v.a, n), _mm256_sll_epi32(v.b, n)};
+}
+inline I either(I x, I y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
+inline I low(I v, int bits) {
+  const __m256i mask = _mm256_set1_epi32((1 << bits) - 1);
+  return {_mm256_and_si256(v.a, mask), _mm256_and_si256(v.b, mask)};
+}
+inline F to_float(I v) { return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
+
+inline F load_half(const uint16_t* from) {
+  return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from)),
+          _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(from + 8)))};
+}
+inline __m256 widen_bfloat(const uint16_t* from) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)from)), 16));
+}
+inline F load_bfloat(const uint16_t* from) { return {widen_bfloat(from), widen_bfloat(from + 8)}; }
+inline void store_half(uint16_t* to, F v) {
+  _mm_storeu_si128((__m128i*)to, _mm256_cvtps_ph(v.a, _MM_FROUND_TO_NEAREST_INT));
+  _mm_storeu_si128((__m128i*)(to + 8), _mm256_cvtps_ph(v.b, _MM_FROUND_TO_NEAREST_INT));
+}
+inline void store_bfloat(uint16_t* to, F v) {
+  float lanes[16];
+  store(lanes, v);
+  for (int i = 0; i < 16; ++i) to[i] = to_bfloat(lanes[i]);
+}
+
+// The value of the low BITS bits of each lane, less the middle code where CENTRED; bits above may be anything.
+template <int BITS, bool CENTRED>
+struct Value {
+  static constexpr int kMiddle = CENTRED ? 1 << (BITS - 1) : 0;
+  __m256 table;
+  Value() {
+    float lanes[8];
+    for (int i = 0; i < 8; ++i) lanes[i] = float((i & ((1 << BITS) - 1)) - kMiddle);
+    table = _mm256_loadu_ps(lanes);
+  }
+  F operator()(I code) const {
+    if constexpr (BITS <= 3) {  // the permutation reads three bits; narrower codes stand in the table repeatedly
+      return {_mm256_permutevar8x32_ps(table, code.a), _mm256_permutevar8x32_ps(table, code.b)};
+    } else {
+      const F value = to_float(low(code, BITS));
+      return CENTRED ? sub(value, splat(float(kMiddle))) : value;
+    }
+  }
+};
+
+inline F pick(const float* x, I place) {
+  const __m256 four = _mm256_broadcast_ps((const __m128*)x);
+  return {_mm256_permutevar_ps(four, place.a), _mm256_permutevar_ps(four, place.b)};
+}
+inline F where(I place, int wanted, F x, F y) {
+  const I two = low(place, 2);
+  const __m256i want = _mm256_set1_epi32(wanted);
+  return {_mm256_blendv_ps(y.a, x.a, _mm256_castsi256_ps(_mm256_cmpeq_epi32(two.a, want))),
+          _mm256_blendv_ps(y.b, x.b, _mm256_castsi256_ps(_mm256_cmpeq_epi32(two.b, want)))};
+}
+
+}  // namespace

@@ -1,0 +1,5 @@
+#include "simd_avx2.h"
+
+#include "unit.h"
+
+const compress_native::Unit compress_native::unit_avx2 = {"avx2", product, decode};

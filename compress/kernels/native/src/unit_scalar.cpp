@@ -1,0 +1,5 @@
+#include "simd_scalar.h"
+
+#include "unit.h"
+
+const compress_native::Unit compress_native::unit_scalar = {"scalar", product, decode};

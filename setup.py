@@ -1,0 +1,60 @@
+"""Builds the native CPU kernels where there is a C++ compiler; an installation without one succeeds and has none.
+
+Everything else stands in pyproject.toml. `COMPRESS_BUILD_NATIVE=0` leaves the kernels out, `=1` makes their absence an
+error. `COMPRESS_SANITIZE=address,undefined` (or `thread`) builds them for `make sanitize`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+SOURCES = Path("compress/kernels/native/src")
+# No -march=native: a wheel runs where it is installed, and each unit is compiled for its own instructions. Contraction
+# is off because decoded values are defined as products and sums that are rounded one by one.
+FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-ffp-contract=off", "-fno-math-errno",
+         "-fno-trapping-math", "-Wall", "-Wextra", "-Wno-maybe-uninitialized", "-Wno-psabi"]  # fmt: skip
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+UNITS = {"library": [], "pool": [], "unit_scalar": ["-O2"]}
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+if X86:
+    UNITS |= {"unit_avx2": AVX2, "unit_avx512": AVX512}
+
+
+class BuildNative(build_ext):
+    """Compiles each unit with flags of its own into one plain shared library, which is loaded through ctypes."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return os.path.join(*fullname.split(".")) + ".so"
+
+    def build_extension(self, ext: Extension) -> None:
+        sanitize = os.environ.get("COMPRESS_SANITIZE")
+        extra = [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g", "-O1"] if sanitize else []
+        objects = []
+        for unit, flags in UNITS.items():
+            objects += self.compiler.compile(
+                [str(SOURCES / f"{unit}.cpp")],
+                output_dir=self.build_temp,
+                macros=[("COMPRESS_X86", None)] if X86 else [],
+                extra_postargs=[*FLAGS, *flags, *extra],
+                depends=ext.depends,
+            )
+        target = self.get_ext_fullpath(ext.name)
+        self.compiler.link_shared_object(
+            objects, target, extra_postargs=["-pthread", *extra[:1]], target_lang="c++", build_temp=self.build_temp
+        )
+
+
+WANTED = os.environ.get("COMPRESS_BUILD_NATIVE", "")
+library = Extension(
+    "compress.kernels.native.libcompress_native",
+    sources=sorted(str(path) for path in SOURCES.glob("*.cpp")),
+    depends=sorted(str(path) for path in SOURCES.glob("*.h")),
+    optional=WANTED != "1",  # a failure to compile is a warning then
+)
+setup(ext_modules=[] if WANTED == "0" else [library], cmdclass={"build_ext": BuildNative})

@@ -1,0 +1,170 @@
+"""The native kernels against `unpack` and against float64: every instruction set this processor has, every form."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+import torch
+
+from compress.errors import FormatError
+from compress.format import layouts
+from compress.kernels import native
+from compress.kernels.native import loader
+from tests.kernels.weights import Weight, bilevel, excess, integers
+
+pytestmark = pytest.mark.skipif(loader.unavailable() is not None, reason=str(loader.unavailable()))
+CPU = torch.device("cpu")
+SETS = list(loader.units()) if loader.unavailable() is None else ["scalar"]
+SHAPES = [(64, 256), (63, 96), (33, 1000), (5, 7), (1, 32), (16, 48), (17, 160)]
+FORMS = {
+    **{f"int{bits}": partial(integers, bits=bits) for bits in range(1, 9)},
+    "int4 zero": partial(integers, bits=4, symmetric=False),
+    "int3 zero delta": partial(integers, bits=3, symmetric=False, share=0.02),
+    "int2 bfloat16": partial(integers, bits=2, dtype=torch.bfloat16),
+    "int5 float32 delta": partial(integers, bits=5, dtype=torch.float32, share=0.02),
+    "int8 zero": partial(integers, bits=8, symmetric=False, dtype=torch.float32),
+    "int4 tiny": partial(integers, bits=4, dtype=torch.float32, size=1e-30),
+    "int4 huge": partial(integers, bits=4, dtype=torch.float32, size=1e25),
+}
+SPQR = {
+    "3 bits": partial(bilevel),
+    "2 bits, natural order": partial(bilevel, bits=2, permuted=False, share=0.0),
+    "4 bits, runs of 32": partial(bilevel, bits=4, stats_group=32),
+    "exponent": partial(bilevel, exponent=-9),
+    "runs of 5": partial(bilevel, stats_group=5),
+    "wide statistics": partial(bilevel, stats_bits=6, share=0.05),
+}
+
+
+@pytest.fixture(params=SETS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    with loader.forced(request.param):
+        yield request.param
+
+
+@pytest.fixture(autouse=True)
+def poisoned() -> Iterator[None]:
+    """Memory that nothing was written to reads as NaN."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+def all_weights(shape: tuple[int, int]) -> Iterator[tuple[str, Weight]]:
+    for group in {shape[1], 32, 16, 8} - {g for g in (32, 16, 8) if shape[1] % g}:
+        for name, make in FORMS.items():
+            yield f"{name}, group {group}", make(shape, group=group, seed=group)
+        for name, form in SPQR.items():
+            yield f"spqr {name}, group {group}", form(shape, group=group, seed=group)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_decoded_weights_are_those_of_unpack(isa: str, shape: tuple[int, int]) -> None:
+    for name, weight in all_weights(shape):
+        operands = native.prepare(weight.packed, torch.float32)
+        assert torch.equal(native.decode(operands), layouts.unpack(weight.packed)), name
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("tokens", [1, 2, 7, 16, 17])
+def test_products_are_within_rounding_of_float64(isa: str, shape: tuple[int, int], tokens: int) -> None:
+    generator = torch.Generator().manual_seed(tokens)
+    x = torch.randn(tokens, shape[1], generator=generator)
+    bias = torch.randn(shape[0], generator=generator)
+    for name, weight in all_weights(shape):
+        operands = native.prepare(weight.packed, torch.float32)
+        found = native.linear(x, operands, bias)
+        assert excess(found, x, weight, bias) <= 1, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("tokens", [1, 5, 40])
+@pytest.mark.parametrize("form", [FORMS["int4 zero"], FORMS["int3 zero delta"], SPQR["3 bits"]], ids=["4", "3", "spqr"])
+def test_inputs_of_every_dtype(isa: str, dtype: torch.dtype, tokens: int, form: partial[Weight]) -> None:
+    weight = form((70, 192))
+    x = torch.randn(2, tokens, 192, generator=torch.Generator().manual_seed(0)).to(dtype)[:1]
+    for bias in (None, torch.randn(70).to(dtype)):
+        found = native.linear(x, native.prepare(weight.packed, dtype), bias)
+        assert found.dtype == dtype and found.shape == (1, tokens, 70)
+        assert excess(found, x, weight, bias) <= 1
+
+
+def test_float64_inputs_are_multiplied_in_float64() -> None:
+    weight = integers((20, 64))
+    x = torch.randn(3, 64, dtype=torch.float64)
+    expected = torch.nn.functional.linear(x, layouts.unpack(weight.packed).double())
+    torch.testing.assert_close(native.linear(x, native.prepare(weight.packed, torch.float64), None), expected)
+
+
+def test_inputs_without_tokens_and_without_a_batch() -> None:
+    operands = native.prepare(integers((20, 64)).packed, torch.float32)
+    assert native.linear(torch.randn(0, 64), operands, None).shape == (0, 20)
+    assert native.linear(torch.randn(64), operands, None).shape == (20,)
+    strided = torch.randn(64, 3).T
+    assert torch.equal(native.linear(strided, operands, None), native.linear(strided.contiguous(), operands, None))
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["openmp", "own"])
+def test_one_and_many_threads_give_the_same_bits(isa: str, own: bool) -> None:
+    before = torch.get_num_threads()
+    for weight in (integers((1000, 256), symmetric=False, share=0.01), bilevel((515, 256))):
+        operands = native.prepare(weight.packed, torch.float32)
+        for tokens in (1, 4):
+            x = torch.randn(tokens, 256)
+            found = []
+            for threads in (1, 2, 7):
+                torch.set_num_threads(threads)
+                if own:
+                    with loader.own_threads():
+                        found.append(native.linear(x, operands, None))
+                else:
+                    found.append(native.linear(x, operands, None))
+            torch.set_num_threads(before)
+            assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def test_the_block_can_be_copied_and_moved() -> None:
+    operands = native.prepare(bilevel((40, 64)).packed, torch.float32)
+    x = torch.randn(2, 64)
+    assert torch.equal(native.linear(x, copy.deepcopy(operands), None), native.linear(x, operands, None))
+
+
+def test_an_index_that_leads_out_is_refused() -> None:
+    packed = bilevel((40, 64), share=0.05).packed
+    for name, value in (("delta_col", 64), ("perm", 65535), ("delta_rowptr", 1 << 30)):
+        planes = {key: plane.clone() for key, plane in packed.planes.items()}
+        planes[name].view(torch.int16 if planes[name].element_size() == 2 else torch.int32)[3] = (
+            value if value < 1 << 15 or name == "delta_rowptr" else value - (1 << 16)
+        )
+        with pytest.raises(FormatError, match=name):
+            native.prepare(type(packed)(packed.shape, packed.scheme, planes), torch.float32)
+
+
+def test_what_is_not_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheme = integers((8, 32)).packed.scheme
+    assert native.reject(scheme, (8, 32), CPU) is None
+    assert "not on cuda" in str(native.reject(scheme, (8, 32), torch.device("cuda")))
+    monkeypatch.setattr(loader, "unavailable", lambda: "not built")
+    assert native.reject(scheme, (8, 32), CPU) == "not built"
+
+
+def test_gradients_are_those_of_the_dense_layer() -> None:
+    weight = integers((12, 64))
+    operands = native.prepare(weight.packed, torch.float32)
+    leaves = torch.randn(3, 5, 64), torch.randn(12)
+    found, expected = ([leaf.clone().requires_grad_() for leaf in leaves] for _ in range(2))
+    native.linear(found[0], operands, found[1]).square().sum().backward()
+    torch.nn.functional.linear(expected[0], layouts.unpack(weight.packed), expected[1]).square().sum().backward()
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_opcheck() -> None:
+    operands = list(native.prepare(integers((12, 64)).packed, torch.float32))
+    x, bias = torch.randn(2, 64, requires_grad=True), torch.randn(12, requires_grad=True)
+    torch.library.opcheck(torch.ops.compress.native_linear.default, (x, operands, bias))
