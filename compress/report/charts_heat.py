@@ -58,7 +58,7 @@ def _heat(
     positive = [value for value in values if value > 0]
     if not positive:
         return None
-    low, high = min(positive if log else values), max(values)
+    low, high = 0.0 if key == "outliers" else min(positive if log else values), max(values)
     top = max(high, low * _LEAST_RATIO if log else low + least_span)
 
     def step(value: float) -> int:

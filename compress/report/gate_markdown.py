@@ -23,7 +23,10 @@ def render(report: GateReport) -> str:
     if found := gate_table.rows(report):
         header = gate_table.header(report)
         lines += [_line(header), _line([":-:", ":--", *["--:"] * (len(header) - 2)]), *map(_line, found), ""]
-        lines += ["Differences and bounds in points over the same items; each bound is one-sided.", ""]
+        lines += [
+            f"Differences in points over the same items, each bound one-sided at {100 * report.confidence:g} %.",
+            "",
+        ]
         lines += ["<details><summary>Reported, not judged</summary>", ""]
         lines += [f"- {_text(line)}" for line in gate_table.details(report)] + ["", "</details>", ""]
     lines += [f"> {_text(remark)}" for remark in report.remarks] + [""] * bool(report.remarks)

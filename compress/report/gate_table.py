@@ -58,12 +58,12 @@ def details(report: GateReport) -> list[str]:
     """Returns what is reported and not judged, a line per family."""
     made = []
     for family in report.families.values():
-        parts = [f"{percent(family.flips / family.n)} of the outcomes flipped"]
-        parts.append(f"{percent(family.answers_changed / family.n)} of the answers changed")
+        parts = [f"flips {percent(family.flips / family.n)}"]
+        parts.append(f"answers changed {percent(family.answers_changed / family.n)}")
         if family.mcnemar_p is not None:
             parts.append(f"McNemar mid-p {family.mcnemar_p:.2g}")
         if family.recovery is not None:
-            parts.append(f"recovery over chance {percent(family.recovery)}")
+            parts.append(f"recovery {percent(family.recovery)}")
         if family.empty is not None:
             parts.append(f"empty {percent(family.empty[0])} → {percent(family.empty[1])}")
         if family.clusters is not None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from compress.report import (
     charts_families,
     charts_heat,
+    charts_positions,
     charts_scatter,
     figures,
     page_items,
@@ -62,6 +63,7 @@ def _environment() -> Environment:
         "phrases": page_phrases,
         "families": charts_families,
         "heats": charts_heat.heats,
+        "columns": charts_positions.columns,
         "scatter": charts_scatter.scatter,
         "curves": charts_scatter.places,
         "marked": page_items.marked,

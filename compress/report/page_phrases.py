@@ -48,7 +48,7 @@ def headline(run: Content) -> str:
         said.append(_lost(paired, run["asked"]["confidence"]))
     elif run["families"] is None:
         said.append("What it still knows was not evaluated.")
-    return " ".join(said)
+    return _whole(" ".join(said))
 
 
 def _lost(families: list[Content], confidence: float) -> str:
@@ -94,7 +94,12 @@ def cards(run: Content) -> list[tuple[str, str, str]]:
     if judged := (run["asked"] or {}).get("judgement"):
         told = f"of {judged['judge']}; both orders agree in {percent(judged['consistent'])}"
         made.append(("Judged wins", percent(judged["score"]), told))
-    return made
+    return [(name, figure, _whole(told)) for name, figure, told in made]
+
+
+def _whole(text: str) -> str:
+    """The text with its per cent signs kept beside their figures."""
+    return text.replace(" %", "\u00a0%")
 
 
 def interval(paired: Content) -> str:
@@ -109,6 +114,7 @@ def parts(run: Content) -> list[tuple[str, bool]]:
         ("Headline", True),
         ("Knowledge", run["families"] is not None),
         ("Lost", bool(run["lost"] and run["lost"]["families"])),
+        ("Text", run["text"] is not None),
         ("Layers", bool(run["layers"])),
         ("Made", bool(run["made"])),
     ]
