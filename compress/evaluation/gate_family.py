@@ -70,11 +70,14 @@ def _verdict(
     if margin is None:
         return "reported", "shown, not judged", None
     points = f"{100 * margin:g} points"
+    failures = []
     if empty is not None and empty[1] - empty[0] > settings.max_empty / 100 + _TOLERANCE:
         rise = f"{100 * empty[1]:.1f} % of the answers are empty, {100 * empty[0]:.1f} % of the dense model's"
-        return "fail", f"{rise}; at most {settings.max_empty:g} points more are let pass", None
+        failures.append(f"{rise} (at most {settings.max_empty:g} points more are let pass)")
     if bounds.high < -margin - _TOLERANCE:
-        return "fail", f"lost more than {points}: at least {-100 * bounds.high:.1f}, by the upper bound", None
+        failures.append(f"lost more than {points}: at least {-100 * bounds.high:.1f}, by the upper bound")
+    if failures:
+        return "fail", "; ".join(failures), None
     if bounds.low >= -margin - _TOLERANCE:
         return "pass", f"lost no more than {points}", None
     needed = gate_bounds.items_needed(bounds, margin, n, settings.confidence)
