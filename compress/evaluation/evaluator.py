@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from compress import __version__
 from compress.errors import EvaluationError
 from compress.evaluation import cache as kept
-from compress.evaluation import fitting, harness, heldout, suites, tiers
+from compress.evaluation import extra_tasks, fitting, harness, heldout, suites, tiers
 from compress.evaluation.opening import Subject, open_subject
 from compress.evaluation.pairing import check_suites, compare
 from compress.evaluation.result import Divergence, EvalResult, FamilyResult, TextResult
@@ -75,7 +75,7 @@ def evaluate(
     if judge is not None and baseline is None:
         raise EvaluationError("a judge without a baseline", do="Name the dense model with --baseline")
     settings = {"limit": bounds.items, **({"tier": tier} if tier else {}), **({"tasks": list(tasks)} if tasks else {})}
-    run = _Run(chosen, tuple(tasks), bounds, settings, batch_size, progress)
+    run = _Run(chosen, extra_tasks.load(tasks, progress), bounds, settings, batch_size, progress)
     dense_model = reference if known is not None else baseline
     subject = open_subject(model, tokenizer)
     dense = open_subject(dense_model, tokenizer) if dense_model is not None else None
@@ -111,7 +111,7 @@ class _Run:
     """What is asked, of whichever model."""
 
     suite: Suite
-    tasks: tuple[str, ...]
+    tasks: Sequence[extra_tasks.Loaded]
     bounds: tiers.Tier
     settings: dict[str, Any]
     batch_size: int
@@ -160,8 +160,6 @@ class _Run:
                 done=task.advance,
             )
         if self.tasks:
-            from compress.evaluation import extra_tasks
-
             found |= extra_tasks.run(subject.model, subject.tokenizer, self.tasks, limit=self.bounds.items,
                                      batch_size=self.batch_size, progress=self.progress)  # fmt: skip
         left_out = fitting.warnings(families, chosen, subject.room)

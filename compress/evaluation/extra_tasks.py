@@ -6,11 +6,12 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.errors import EvaluationError
+from compress.errors import EvaluationError, unknown
 from compress.evaluation import harness
 from compress.evaluation.result import FamilyResult, ItemOutcome
 from compress.progress import Progress
@@ -24,10 +25,33 @@ _BINARY = frozenset({"acc_norm", "acc", "exact_match", "em"})
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A task or group of lm-eval with its data."""
+
+    name: str
+    tasks: Any
+    """lm-eval's dictionary of tasks and groups."""
+
+
+def load(names: Sequence[str], progress: Progress) -> list[Loaded]:
+    """Returns the tasks with their data; EvaluationError for a name that lm-eval does not know and for lacking data."""
+    if not names:
+        return []
+    with progress.stage("lm-eval's tasks", len(names)) as task, harness.calm():
+        loaded = []
+        registered = any(not _is_file(name) for name in names)  # lm-eval's own take seconds to read
+        manager = _manager(registered)
+        for name in names:
+            loaded.append(Loaded(name, _load(manager, name)))
+            task.advance(note=name)
+    return loaded
+
+
 def run(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    names: Sequence[str],
+    loaded: Sequence[Loaded],
     *,
     limit: int | None,
     batch_size: int,
@@ -39,34 +63,36 @@ def run(
     the geometric mean probability per word or byte. With a `limit` a seeded subset of every task is asked, groups
     dividing it evenly.
 
-    Raises EvaluationError for a name that lm-eval does not know, for data that cannot be had, and for a task without
-    a metric by which items can be paired.
+    Raises EvaluationError for a task without a metric by which items can be paired.
     """
     families = {}
-    for name in names:
-        with progress.stage(f"lm-eval {name}", 1) as task:
-            families[_family_name(name)] = _one(model, tokenizer, name, limit, batch_size)
+    for one in loaded:
+        with progress.stage(f"lm-eval {one.name}", 1) as task:
+            families[_family_name(one.name)] = _one(model, tokenizer, one, limit, batch_size)
             task.advance()
     return families
 
 
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
 def _family_name(name: str) -> str:
-    return Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    return Path(name).stem if _is_file(name) else name
 
 
 def _one(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, limit: int | None, batch_size: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, loaded: Loaded, limit: int | None, batch_size: int
 ) -> FamilyResult:
+    name, tasks = loaded.name, loaded.tasks["tasks"]
     with harness.calm():
         from lm_eval import evaluate
 
         from compress.evaluation.checked import CheckedLM
 
-        loaded = _load(name)
-        tasks = loaded["tasks"]
         drawn = _draw(tasks, limit)
         lm = CheckedLM(model, tokenizer, batch_size=batch_size, done=lambda: None)
-        found = evaluate(lm, loaded, samples=drawn, bootstrap_iters=0, log_samples=True)
+        found = evaluate(lm, loaded.tasks, samples=drawn, bootstrap_iters=0, log_samples=True)
     items: list[ItemOutcome] = []
     primary = ""
     for task_name, task in tasks.items():
@@ -80,23 +106,23 @@ def _one(
     return FamilyResult(_family_name(name), primary, kind, 0.0, items)
 
 
-def _load(name: str) -> Any:
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+def _manager(registered: bool) -> Any:
     from lm_eval.tasks import TaskManager
 
-    is_file = name.endswith((".yaml", ".yml"))
-    if is_file and not Path(name).is_file():
+    return TaskManager(include_defaults=registered)
+
+
+def _load(manager: Any, name: str) -> Any:
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if _is_file(name) and not Path(name).is_file():
         raise EvaluationError(f"no task file {name}")
-    manager = TaskManager(include_defaults=not is_file)
     bars = are_progress_bars_disabled()
     disable_progress_bars()
     try:
         return manager.load([name])
     except KeyError as error:
-        known = manager.all_tasks
-        near = [one for one in known if one.startswith(name[:4])][:8]
-        allowed = f"for example {', '.join(near)}" if near else None
-        raise EvaluationError(f"lm-eval has no task {name!r}", allowed=allowed, do="See `lm-eval ls tasks`") from error
+        raise EvaluationError(unknown("lm-eval task", name, manager.all_tasks), do="See `lm-eval ls tasks`") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise EvaluationError(
             f"the data of lm-eval's task {name} cannot be had: {error}", do="Check the connection and HF_HUB_OFFLINE"
