@@ -20,7 +20,8 @@ RUNNABLE = [path for path in DOCUMENTS if path.name in ("README.md", "ADDING_A_M
 _PATH = re.compile(r"(?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:md|py|toml|svg)\b")
 # Said as examples of what a user has, or will have.
 _NOT_OURS = re.compile(
-    r"path/to/|runs/|utils\.py$|compress/methods/clip\.py$|tests/methods/test_clip\.py$|\.venv/|~?/tmp/|^compress\.toml$|^gate\.md$"
+    r"path/to/|runs/|utils\.py$|compress/methods/clip\.py$|tests/methods/test_clip\.py$|\.venv/|~?/tmp/"
+    r"|^compress\.toml$|^gate\.md$"
 )
 
 
