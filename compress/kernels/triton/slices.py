@@ -1,0 +1,155 @@
+"""How the kernels walk a weight: tiles of columns, cut into slices that every row decodes alike.
+
+A tile is `unit` slices of `lanes` codes; every lane owns `unit` codes of a row, which fill whole 32-bit words as one
+dense stream. So the shift of a code depends on the number of its slice alone, which is known when the kernel is
+compiled, whatever the bits: no code is looked for, and neighbouring lanes read neighbouring words. A code stands for
+`width` columns (one for integer layouts, a vector of a codebook, a group of n:m).
+
+Where the slices of a lane are neighbours in a row (`nested`), a small group of columns lies in one lane, which decodes
+its scale once; else a slice is a run of columns that all have one scale. Places are numbered in the order of the
+kernel, slice by slice; `order` says which input feature stands at each.
+
+Shape letters: N out features, K in features, C codes of a row, T tiles, L lanes, U codes of a lane (unit), W words of
+a lane.
+"""
+# mypy: disable-error-code="no-untyped-def,import-untyped,import-not-found,untyped-decorator,misc"
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from compress.format.layouts import bits as bitstream
+
+_WORD = 32
+
+
+class Slices(NamedTuple):
+    """The walk over one weight; a compile-time constant of the kernels."""
+
+    features: int
+    """K."""
+    tiles: int
+    unit: int
+    lanes: int
+    width: int
+    """Columns of one code."""
+    padded: int
+    """Places of one code: the power of two from `width` on."""
+    nested: bool
+    ordered: bool
+    """Whether `order` has to be asked for the feature at a place; else features stand in their natural order."""
+    ragged: bool
+    """Whether some places have no feature."""
+
+
+def period(bits: int) -> int:
+    """Returns the fewest codes that fill whole words."""
+    return _WORD // math.gcd(bits, _WORD)
+
+
+def slices(
+    features: int, *, unit: int, lanes: int, width: int = 1, nested: bool = False, permuted: bool = False
+) -> Slices:
+    """Returns the walk over `features` columns."""
+    tiles = -(-features // (unit * lanes * width))
+    padded = triton.next_power_of_2(width)
+    ragged = tiles * unit * lanes * width != features or padded != width
+    return Slices(features, tiles, unit, lanes, width, padded, nested, nested or permuted, ragged)
+
+
+def repack(codes_NC: torch.Tensor, bits: int, walk: Slices) -> torch.Tensor:
+    """Returns the words of the codes in the order of the kernel, int32 [N, T, W, L]; missing codes are 0."""
+    lanes_NTLU = by_lane(codes_NC, walk)
+    rows, tiles, lanes, unit = lanes_NTLU.shape
+    words = bitstream.pack_rows(lanes_NTLU.reshape(-1, unit), bits)
+    return words.view(rows, tiles, lanes, -1).transpose(2, 3).contiguous()
+
+
+def by_slice(values_NC: torch.Tensor, walk: Slices) -> torch.Tensor:
+    """Returns plain numbers in the order of the kernel, [N, T, U, L]; missing ones are 0."""
+    return by_lane(values_NC, walk).transpose(2, 3).contiguous()
+
+
+def by_lane(codes_NC: torch.Tensor, walk: Slices) -> torch.Tensor:
+    """Returns a view (or a padded copy) of the codes as [N, T, L, U]."""
+    rows, count = codes_NC.shape
+    full = torch.nn.functional.pad(codes_NC, (0, walk.tiles * walk.unit * walk.lanes - count))
+    if walk.nested:
+        return full.view(rows, walk.tiles, walk.lanes, walk.unit)
+    return full.view(rows, walk.tiles, walk.unit, walk.lanes).transpose(2, 3)
+
+
+def order(walk: Slices, perm_K: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+    """Returns the input feature at every place of an ordered walk, int32; −1 where there is none. Empty if not ordered.
+
+    `perm_K` has the feature that stands at each stored column. Only walks of width 1 are ordered.
+    """
+    if not walk.ordered:
+        return torch.empty(0, dtype=torch.int32, device=device)
+    feature_K = torch.arange(walk.features, device=device) if perm_K is None else perm_K
+    # shifted by one, so that what the padding brings is told from feature 0
+    places = by_slice((feature_K.to(torch.int32) + 1)[None], walk)
+    return places.flatten() - 1
+
+
+@triton.jit
+def code(words, row, tile, slice: tl.constexpr, BITS: tl.constexpr, S: tl.constexpr):
+    """Returns the codes of one slice for rows [R, 1], uint32 [R, L]."""
+    # loads of the same word by later slices are one load: the compiler sees equal addresses
+    first: tl.constexpr = slice * BITS // 32
+    shift: tl.constexpr = slice * BITS % 32
+    per_lane: tl.constexpr = S.unit * BITS // 32
+    address = words + ((row * S.tiles + tile) * per_lane + first) * S.lanes + tl.arange(0, S.lanes)[None, :]
+    found = tl.load(address).to(tl.uint32, bitcast=True) >> shift
+    if shift + BITS > 32:
+        found |= tl.load(address + S.lanes).to(tl.uint32, bitcast=True) << (32 - shift)
+    return found & ((1 << BITS) - 1)
+
+
+@triton.jit
+def plain(values, row, tile, slice: tl.constexpr, S: tl.constexpr):
+    """Returns the numbers of one slice that `by_slice` stored, [R, L]."""
+    address = ((row * S.tiles + tile) * S.unit + slice) * S.lanes + tl.arange(0, S.lanes)[None, :]
+    return tl.load(values + address)
+
+
+@triton.jit
+def number(tile, slice: tl.constexpr, S: tl.constexpr):
+    """Returns which code of the row each lane of a slice holds, int32 [L]."""
+    lane = tl.arange(0, S.lanes)
+    return (tile * S.lanes + lane) * S.unit + slice if S.nested else (tile * S.unit + slice) * S.lanes + lane
+
+
+@triton.jit
+def places(tile, slice: tl.constexpr, S: tl.constexpr):
+    """Returns the places of one slice, int32 [L · padded], consecutive."""
+    return (tile * S.unit + slice) * (S.lanes * S.padded) + tl.arange(0, S.lanes * S.padded)
+
+
+@triton.jit
+def features(order, tile, slice: tl.constexpr, S: tl.constexpr):
+    """Returns the input feature at each place of one slice, int32 [L · padded]; −1 where there is none."""
+    place = places(tile, slice, S)
+    if S.ordered:
+        feature = tl.load(order + place)
+    elif S.width == S.padded:
+        feature = place
+        if S.ragged:
+            feature = tl.where(place < S.features, place, -1)
+    else:
+        column = place % S.padded
+        feature = place // S.padded * S.width + column
+        feature = tl.where((column < S.width) & (feature < S.features), feature, -1)
+    return feature
+
+
+@triton.jit
+def real(code):
+    """Returns codes below 2²³ as float32, exactly."""
+    # 2²³ + code, written as bits: a conversion of integers takes twice as long as this
+    return (code | 0x4B000000).to(tl.float32, bitcast=True) - 8388608.0
