@@ -124,8 +124,15 @@ def _text(evaluation: EvalResult) -> dict[str, Any]:
         "dense_perplexity": None if baseline is None else baseline.text.perplexity,
         "bits_per_byte": evaluation.text.bits_per_byte,
         "tokens": evaluation.text.tokens,
-        "divergence": None if kl is None else asdict(kl),
+        "divergence": None if kl is None else _plain(asdict(kl)),
     }
+
+
+def _plain(data: Any) -> Any:
+    """Data as JSON gives it back: tuples are lists."""
+    if isinstance(data, Mapping):
+        return {key: _plain(value) for key, value in data.items()}
+    return [_plain(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def _families(evaluation: EvalResult) -> list[dict[str, Any]]:
@@ -148,7 +155,7 @@ def _family(family: FamilyResult, evaluation: EvalResult, paired: FamilyComparis
         "score": family.score,
         "dense": dense,
         "recovered": (family.score - family.chance) / above if above and above > 0 else None,
-        "paired": None if paired is None else {**asdict(paired), "flips": paired.flips},
+        "paired": None if paired is None else _plain({**asdict(paired), "flips": paired.flips}),
         "metrics": {
             name: {"score": value, "dense": None if before is None else before.metrics.get(name)}
             for name, value in family.metrics.items()
@@ -182,10 +189,12 @@ def _judgement(evaluation: EvalResult) -> dict[str, Any] | None:
 
 def _made(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """How the checkpoint was made, for a reader who wants to make it again."""
-    data = [recipe["calibration"] for recipe in recipes(manifest) if any(map(_reads_data, _stages(recipe)))]
+    reading = [recipe for recipe in recipes(manifest) if any(map(_reads_data, _stages(recipe)))]
+    data = [recipe["calibration"] for recipe in reading if recipe.get("calibration")]
     origin = _origin(manifest)
     return {
         "source": {key: origin.get(key) for key in ("model", "revision", "fingerprint")},
+        "needs_data": bool(reading),
         "calibration": data[-1] if data else None,
         "skip": list((manifest.get("recipe") or {}).get("skip", ())),
         "recipe_hash": manifest.get("recipe_hash"),
