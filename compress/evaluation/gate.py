@@ -82,6 +82,7 @@ def decide(dense: EvalResult, candidate: EvalResult, settings: GateSettings) -> 
     if bad := _not_finite(candidate):
         return broken(dense, bad, settings, _of(candidate))
     shown = _report_only(dense, settings)
+    gate_family.check_floors([family for name, family in dense.families.items() if name not in shown], settings)
     families = {
         name: gate_family.judge(family, candidate.families[name], settings, judged=name not in shown)
         for name, family in dense.families.items()

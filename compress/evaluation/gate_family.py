@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from compress.errors import EvaluationError
 from compress.evaluation import gate_bounds, tango
 from compress.evaluation.gate_bounds import Bounds
@@ -18,8 +20,8 @@ _TOLERANCE = 1e-12  # a bound that is the margin but for rounding
 def judge(dense: FamilyResult, candidate: FamilyResult, settings: GateSettings, *, judged: bool) -> FamilyVerdict:
     """Returns the verdict on `candidate`, or the figures alone unless `judged`.
 
-    Raises EvaluationError when the items cannot be paired, for outcomes other than 0 and 1 in a binary family, and for
-    a dense model below its floor. All outcomes must be finite.
+    Raises EvaluationError when the items cannot be paired, and for outcomes other than 0 and 1 in a binary family. All
+    outcomes must be finite, and the dense model above its floor (`check_floors`).
     """
     paired = pairs(dense, candidate)
     differences = [after.outcome - before.outcome for before, after in paired]
@@ -32,9 +34,6 @@ def judge(dense: FamilyResult, candidate: FamilyResult, settings: GateSettings, 
     else:
         bounds = gate_bounds.continuous_bounds(differences, unit_N, settings.confidence)
     margin = settings.margin_of(dense.name, len(paired)) if judged else None
-    floor = settings.floor.get(dense.name, None if margin is None else 100 * (dense.chance + margin))
-    if judged and floor is not None:
-        _check_floor(dense, floor / 100)
     empty = _empty([before for before, _ in paired]), _empty([after for _, after in paired])
     both_empty = (empty[0], empty[1]) if empty[0] is not None and empty[1] is not None else None
     verdict, reason, needed = _verdict(bounds, margin, len(paired), both_empty, settings)
@@ -58,7 +57,7 @@ def judge(dense: FamilyResult, candidate: FamilyResult, settings: GateSettings, 
         answers_changed=sum(before.answer != after.answer for before, after in paired),
         mcnemar_p=tango.mcnemar_mid_p(lost, gained) if binary else None,
         recovery=_recovery(dense, candidate),
-        floor=None if not judged or floor is None else floor / 100,
+        floor=floor_of(dense, settings) if judged else None,
         empty=both_empty,
         items_needed=needed,
     )
@@ -105,12 +104,25 @@ def _check_binary(family: FamilyResult) -> None:
             )
 
 
-def _check_floor(dense: FamilyResult, floor: float) -> None:
-    if dense.score < floor - _TOLERANCE:
+def floor_of(dense: FamilyResult, settings: GateSettings) -> float:
+    """Returns what the dense model must score, as a share: as given, or chance and the margin."""
+    given = settings.floor.get(dense.name)
+    return dense.chance + settings.margin_of(dense.name, len(dense.items)) if given is None else given / 100
+
+
+def check_floors(dense: Sequence[FamilyResult], settings: GateSettings) -> None:
+    """Raises EvaluationError that names every family in which the dense model scores less than it must."""
+    low = [family for family in dense if family.score < floor_of(family, settings) - _TOLERANCE]
+    if low:
+        told = "; ".join(
+            f"{family.name} {100 * family.score:.1f}, below its floor of {100 * floor_of(family, settings):.1f} "
+            f"(guessing scores {100 * family.chance:.1f})"
+            for family in low
+        )
+        flags = " ".join(f"--report-only {family.name}" for family in low)
         raise EvaluationError(
-            f"family {dense.name!r}: the dense model scores {100 * dense.score:.1f}, below its floor of "
-            f"{100 * floor:.1f} (guessing scores {100 * dense.chance:.1f}): what it does not know cannot be lost",
-            do=f"Judge a suite that it can answer, or show this family without judging it: --report-only {dense.name}",
+            f"what the dense model does not know cannot be lost: {told}",
+            do=f"Judge a suite that it can answer, or show without judging: {flags}",
         )
 
 

@@ -148,9 +148,12 @@ def test_other_questions_are_unusable(candidate: EvalResult, message: str) -> No
 
 def test_a_dense_model_below_its_floor_cannot_be_compared_with() -> None:
     guessing = result(family("multiple_choice", score=0.29))
-    with pytest.raises(EvaluationError, match=r"29\.0, below its floor of 30\.0 .guessing scores 25\.0"):
+    with pytest.raises(EvaluationError, match=r"choice 29\.0, below its floor of 30\.0 .guessing scores 25\.0"):
         gate(guessing, guessing)
     assert gate(guessing, guessing, floor={"multiple_choice": 29}).verdict == "pass"
+    both = result(family(score=0.04), family("multiple_choice", score=0.29))
+    with pytest.raises(EvaluationError, match=r"factoid 4\.0.*multiple_choice 29\.0.*--report-only multiple_choice"):
+        gate(both, both)
     with pytest.raises(EvaluationError, match="below its floor of 90"):
         gate(result(family()), result(family()), floor={"factoid": 90})
     shown = gate(result(*guessing.families.values(), family()), result(*guessing.families.values(), family()),
