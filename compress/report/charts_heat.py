@@ -76,9 +76,11 @@ def _heat(
             step(cell[key]), figure(key, cell[key]), f"{cell['name']}{many}: {figure(key, cell[key], full=True)}"
         )
 
+    short = [kind.rpartition(".")[2] for kind in grid["kinds"]]
+    labels = short if len(set(short)) == len(short) else grid["kinds"]  # GPT-2 has a c_proj twice
     rows = tuple(
-        (kind, tuple(drawn(cell, kind, block) for cell, block in zip(row, grid["blocks"], strict=True)))
-        for kind, row in zip(grid["kinds"], grid["cells"], strict=True)
+        (label, tuple(drawn(cell, kind, block) for cell, block in zip(row, grid["blocks"], strict=True)))
+        for label, kind, row in zip(labels, grid["kinds"], grid["cells"], strict=True)
     )
     columns = tuple(block.rpartition(".")[2] for block in grid["blocks"])
     return Heat(key, title, note, figure(key, low), figure(key, top), rows, columns, len(columns) <= _FEW)

@@ -29,14 +29,18 @@ def _run(run: Content, key: str | None) -> list[str]:
     deeper = "##" if key is None else "###"
     lines = [] if key is None else [f"## {key}: {_plain(run['name'])}", ""]
     if did := page_phrases.methods(run):
-        lines += [f"`{run['model']}` → `{did}`", ""]
+        lines += [f"{_plain(run['model'])} → {_plain(did)}", ""]
     lines += [page_phrases.headline(run), ""]
     lines += [f"> **Warning:** {_plain(warning)}\n" for warning in run["warnings"]]
     lines += [f"- {name}: **{figure}** ({told})" for name, figure, told in page_phrases.cards(run)]
     if run["families"] is not None:
         lines += ["", f"{deeper} Knowledge", "", *_families(run)]
     if gate := run["gate"]:
-        lines += ["", f"**Gate: {gate['verdict']}**", *(f"- {_plain(reason)}" for reason in gate["reasons"])]
+        lines += [
+            "",
+            f"**Gate: {_plain(str(gate['verdict']))}**",
+            *(f"- {_plain(reason)}" for reason in gate["reasons"]),
+        ]
     if run["lost"] and run["lost"]["families"]:
         missing = run["lost"]["missing"]
         note = [f"{_plain(missing)}.", ""] if missing else []
@@ -90,7 +94,7 @@ def _lost(families: Iterable[Content]) -> list[str]:
 
 def _made(run: Content, made: Content) -> list[str]:
     lines = [
-        f"{n}. {stage['method']}: {', '.join(page_phrases.options(stage['options']))}"
+        f"{n}. {_plain(' '.join([stage['method'], *page_phrases.options(stage['options'])]))}"
         for n, stage in enumerate(run["did"], 1)
     ]
     if data := made["calibration"]:
@@ -102,7 +106,11 @@ def _made(run: Content, made: Content) -> list[str]:
         share, whole = percent(coverage["share_of_linears"]), percent(coverage["share_of_model"])
         lines += ["", f"Coverage: {share} of the decoder's linear parameters, {whole} of all."]
     versions = {"compress": made["compress_version"], **made["libraries"]}
-    return [*lines, "", "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "."]
+    return [
+        *lines,
+        "",
+        "Versions: " + ", ".join(_plain(f"{name} {version}") for name, version in versions.items()) + ".",
+    ]
 
 
 def _compared(compared: Content) -> list[str]:

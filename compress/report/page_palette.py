@@ -21,31 +21,39 @@ DARK = {
     "run-5": "#d6c64a", "run-6": "#d0a994", "run-7": "#a3adba",
 }  # fmt: skip
 HEAT_STEPS = 7
-DEEP = 5
-"""From this step of the heat scale on, text has the colour of the page's ground."""
+DEEP = {"light": 5, "dark": 4}
+"""From this step of the heat scale on, text has the colour of the page's ground instead of its ink."""
 RUNS = 8
 """Colours of runs; further ones start over, told apart by their letters."""
 
 
 def css() -> str:
     """Returns the custom properties: by the reader's system, or as chosen on the page; always light on paper."""
-    light, dark = (";".join(f"--{name}:{value}" for name, value in theme.items()) for theme in (LIGHT, DARK))
-    return (
-        f":root{{color-scheme:light;{light};--on-deep:{LIGHT['card']}}}\n"
-        f"@media screen and (prefers-color-scheme:dark){{:root:not([data-theme=light]){{color-scheme:dark;{dark};"
-        f"--on-deep:{DARK['paper']}}}}}\n"
-        f"@media screen{{:root[data-theme=dark]{{color-scheme:dark;{dark};--on-deep:{DARK['paper']}}}}}\n" + _steps()
+    light, dark = _properties("light", LIGHT), _properties("dark", DARK)
+    return "\n".join(
+        (
+            f":root{{{light}}}",
+            f"@media screen and (prefers-color-scheme:dark){{:root:not([data-theme=light]){{{dark}}}}}",
+            f"@media screen{{:root[data-theme=dark]{{{dark}}}}}",
+            *(
+                f".heat-{step}{{background:var(--heat-{step});color:var(--on-heat-{step})}}"
+                for step in range(HEAT_STEPS)
+            ),
+            *(_run(f"run-{run}") for run in range(RUNS)),
+        )
     )
 
 
-def _steps() -> str:
-    """The classes of the heat scale and of the runs; text turns where the step beneath it is the stronger contrast."""
-    heat = [
-        f".heat-{step}{{background:var(--heat-{step});color:var(--{'on-deep' if step >= DEEP else 'ink'})}}"
-        for step in range(HEAT_STEPS)
-    ]
-    runs = [
-        f".run-{run}{{fill:var(--run-{run});stroke:var(--run-{run})}}i.run-{run},.badge.run-{run}{{background:var(--run-{run})}}"
-        for run in range(RUNS)
-    ]
-    return "\n".join([*heat, *runs])
+def on_heat(name: str, theme: dict[str, str]) -> list[str]:
+    """Returns the colours of text on the steps of the heat scale."""
+    return [theme["ink"] if step < DEEP[name] else theme["card"] for step in range(HEAT_STEPS)]
+
+
+def _properties(name: str, theme: dict[str, str]) -> str:
+    colours = theme | {f"on-heat-{step}": colour for step, colour in enumerate(on_heat(name, theme))}
+    return f"color-scheme:{name};" + ";".join(f"--{key}:{colour}" for key, colour in colours.items())
+
+
+def _run(name: str) -> str:
+    colour = f"var(--{name})"
+    return f".{name}{{fill:{colour};stroke:{colour}}}i.{name},.badge.{name}{{background:{colour}}}"

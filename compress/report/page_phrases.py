@@ -39,10 +39,12 @@ def title(content: Content) -> str:
 def headline(run: Content) -> str:
     """Returns the sentence that a reader in a hurry needs."""
     said = []
-    if (made := run["size"]) and made["times_smaller"]:
-        linears = made["bits_per_weight_linears"]
-        bits = f", {linears:.2f} bits per weight in its linears" if linears is not None else ""
-        said.append(f"{made['times_smaller']:.1f}× smaller{bits}.")
+    made = run["size"] or {}
+    times, linears = made.get("times_smaller"), made.get("bits_per_weight_linears")
+    sizes = [f"{times:.1f}× smaller"] if times is not None else []
+    sizes += [f"{linears:.2f} bits per weight in its linears"] if linears is not None else []
+    if sizes:
+        said.append(f"{', '.join(sizes)}.")
     paired = [family for family in run["families"] or () if family["paired"]]
     if paired:
         said.append(_lost(paired, run["asked"]["confidence"]))

@@ -72,5 +72,10 @@ def of_layers(manifest: dict[str, Any], blocks: int, experts: int = 0) -> dict[s
         for place, name in enumerate(names):
             size = 1056 + 64 * (block % 5) * place
             error = 1e-3 * (1 + block) * (1 + place)
-            made["tensors"][name] = {**entry, "size_bytes": size, "relative_error": error, "outliers": 3 * place + block}
+            made["tensors"][name] = {
+                **entry,
+                "size_bytes": size,
+                "relative_error": error,
+                "outliers": 3 * place + block,
+            }
     return made
