@@ -45,10 +45,18 @@ class Result:
         text = markdown.render(overview.of_checkpoint(None, self.manifest, self.evaluation))
         (self.checkpoint / REPORT).write_text(text, encoding="utf-8")
 
+    def page(self, items: int = 6) -> str:
+        """Returns the report as one self-contained HTML page, with `items` lost items of each family."""
+        from compress.report import page, page_content
+        from compress.report.page_sources import Run, Sources
+
+        run = Run(self.checkpoint.name, self.manifest, self.evaluation)
+        return page.render(page_content.build(Sources((run,)), items))
+
     def _repr_html_(self) -> str:
         from compress.report import notebook
 
-        return notebook.render(self._overview())
+        return notebook.render(self._overview(), self.page())
 
     def _overview(self) -> Overview:
         from compress.report import overview
