@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import RecipeError
-from compress.evaluation import suites
+from compress.evaluation import suites, tiers
 from compress.methods import registry
 from compress.progress import Progress
 from compress.recipe import CalibrationSpec, Recipe, StageSpec, parse_size
@@ -63,7 +63,7 @@ def run(
         fresh: start over, also where an interrupted run could go on.
         progress: where to report to; by default bars on a terminal and in a notebook, plain lines elsewhere.
         options: options of the method (`bits=3`), of the stage (`tune`, `target_bits`), of the calibration
-            (`samples`, `seq_len`, `seed`, `calibration`) and of the recipe (`skip`, `suite`, `limit`, `max_memory`,
+            (`samples`, `seq_len`, `seed`, `calibration`) and of the recipe (`skip`, `suite`, `data_dir`, `tier`, `limit`, `max_memory`,
             `min_coverage`, `workers`, `revision`).
 
     Raises:
@@ -182,6 +182,7 @@ def check(recipe: Recipe) -> None:
     """Checks what can be refused before a model is opened: methods, their options, the suite's name."""
     if recipe.suite != "none":
         suites.check(recipe.suite)
+        tiers.resolve(recipe.tier, recipe.limit)
     for stage in recipe.stages:
         registry.check_options(stage.method, stage.options)
         told = registry.describe(stage.method)
@@ -208,7 +209,7 @@ def recipe_for(model: str, method: str, options: dict[str, Any]) -> Recipe:
         for field in dataclasses.fields(CalibrationSpec)
         if (name := "calibration" if field.name == "source" else field.name) in left
     }
-    plain = ("revision", "skip", "suite", "limit", "max_memory", "min_coverage", "workers")
+    plain = ("revision", "skip", "suite", "data_dir", "tier", "limit", "max_memory", "min_coverage", "workers")
     values = {name: left.pop(name) for name in plain if name in left}
     extra = {name: left.pop(name) for name in ("tune", "target_bits") if name in left}
     if isinstance(values.get("skip"), str):

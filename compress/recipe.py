@@ -85,6 +85,10 @@ class Recipe:
     """Globs of linears to leave dense, e.g. `*.down_proj`. The head, embeddings and routers always stay dense."""
     suite: str = "kick-atlas"
     """Evaluation suite, or `none`."""
+    data_dir: str | None = None
+    """Folder of the suite's public data, for suites that have any; the hub when not given."""
+    tier: str | None = None
+    """How much of the suite is asked, for suites with tiers; all of it when not given."""
     limit: int | None = None
     """Items per family of the suite; all when not given."""
     max_memory: int | None = None

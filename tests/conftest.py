@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has i
 for _name in ("COMPRESS_DEBUG", "COMPRESS_KERNEL"):
     os.environ.pop(_name, None)
 
+os.environ["COMPRESS_CACHE"] = tempfile.mkdtemp(prefix="compress-cache-")
 _LOCAL = {"127.0.0.1", "::1", "localhost"}
 
 

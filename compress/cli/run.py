@@ -14,7 +14,7 @@ from compress.methods import registry
 from compress.recipe import CalibrationSpec, Recipe, StageSpec, parse_size
 
 CALIBRATION = {"calibration": "source", "samples": "samples", "seq_len": "seq_len", "seed": "seed"}
-_PLAIN = ("model", "revision", "output", "skip", "suite", "limit", "min_coverage", "workers")
+_PLAIN = ("model", "revision", "output", "skip", "suite", "data_dir", "tier", "limit", "min_coverage", "workers")
 _STAGE = ("tune", "target_bits")
 recipe_defaults = {
     field.name: field.default for kind in (Recipe, CalibrationSpec) for field in dataclasses.fields(kind)
@@ -48,6 +48,8 @@ recipe_defaults = {
 @click.option("--seed", type=int, default=recipe_defaults["seed"], help="Seed of the draw of the sequences.")
 @click.option("--skip", metavar="GLOB", multiple=True, help="Linears to leave dense, e.g. '*.down_proj'; repeatable.")
 @click.option("--suite", metavar="NAME", default=recipe_defaults["suite"], help="Evaluation suite.")
+@click.option("--data-dir", metavar="FOLDER", help="Public data of the suite kick.  [default: from the hub]")
+@click.option("--tier", metavar="TIER", help="How much of the suite is asked: pr or release.")
 @click.option("--limit", type=int, help="Items per family of the suite.  [default: all]")
 @click.option("--no-eval", is_flag=True, help="Do not evaluate.")
 @click.option(

@@ -174,16 +174,18 @@ def evaluate(
     None when the recipe asks for no evaluation.
     """
     from compress import evaluation
-    from compress.evaluation import suites
+    from compress.evaluation import suites, tiers
     from compress.evaluation.result import EvalResult
 
     if recipe.suite == "none":
         return None
-    items = suites.load(recipe.suite).items_sha256
+    items = suites.load(recipe.suite, recipe.data_dir).items_sha256
+    limit = tiers.resolve(recipe.tier, recipe.limit).items
 
     def answers(found: EvalResult, model: str) -> bool:
-        asked = (found.suite["items_sha256"], found.settings["limit"], found.model["fingerprint"])
-        return asked == (items, recipe.limit, model)
+        settings = found.settings
+        asked = (found.suite["items_sha256"], settings["limit"], settings.get("tier"), found.model["fingerprint"])
+        return asked == (items, limit, recipe.tier, model)
 
     path = workspace.folder / EVALUATION
     if path.is_file() and answers(found := EvalResult.read(path), fingerprint(workspace.folder)):
@@ -191,6 +193,8 @@ def evaluate(
     made = evaluation.evaluate(
         workspace.folder,
         suite=recipe.suite,
+        data_dir=recipe.data_dir,
+        tier=recipe.tier,
         baseline=known if known is not None and answers(known, source.fingerprint) else source,
         reference=source,
         limit=recipe.limit,
