@@ -19,10 +19,6 @@ from compress.kernels.triton import delta
 from compress.kernels.triton import slices as walk
 from compress.kernels.triton.launch import Walked
 
-_MOST_LANES = 128
-_NESTED_UP_TO = 32
-"""Groups of this size are decoded by one lane; above, a slice shares its scale."""
-
 
 class Meta(NamedTuple):
     """Constants of the decoding."""
@@ -44,17 +40,9 @@ def reject(scheme: Scheme, shape: tuple[int, int]) -> str | None:
 
 def plan(scheme: Scheme, shape: tuple[int, int]) -> Walked:
     """Returns how a tensor of this scheme and shape runs."""
-    group, features = scheme.group_size, shape[1]
-    unit, lanes = walk.period(scheme.bits), group & -group
-    nested = group == lanes and group <= min(_NESTED_UP_TO, features // 2)
-    if nested:
-        unit, lanes = max(unit, group), 32
-    lanes = max(16, min(lanes, _MOST_LANES))
-    while lanes > 16 and unit * lanes > features:
-        lanes //= 2
-    shared = not nested and group % lanes == 0
+    features, group = shape[1], scheme.group_size
+    slices, shared = walk.grouped(features, scheme.bits, group)
     meta = Meta(scheme.bits, bool(scheme.options.get("symmetric")), group, features // group, shared, shape[0])
-    slices = walk.slices(features, unit=unit, lanes=lanes, nested=nested)
     return Walked(shape, slices, delta.describe(scheme.outliers, features), meta, decode, planes, 3)
 
 
@@ -93,12 +81,5 @@ def dequantise(code, scales, zeros, row, group, META: tl.constexpr):
 def decode(planes, row, tile, slice: tl.constexpr, S: tl.constexpr, META: tl.constexpr):
     """Returns the weights of one slice, float32 [R, lanes]."""
     words, scales, zeros = planes
-    if META.shared:
-        group = (tile * S.unit + slice) * S.lanes // META.group
-    elif S.nested:
-        # written so that all codes of one group have one address
-        group = (tile * S.lanes + tl.arange(0, S.lanes)) * (S.unit // META.group) + slice // META.group
-        group = group[None, :]
-    else:
-        group = (walk.number(tile, slice, S) // META.group)[None, :]
+    group = walk.group(tile, slice, META.group, META.shared, S)
     return dequantise(walk.code(words, row, tile, slice, META.bits, S), scales, zeros, row, group, META)

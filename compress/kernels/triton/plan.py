@@ -17,7 +17,7 @@ import torch
 from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
 
-LAYOUTS = ("int_group.v1",)
+LAYOUTS = ("int_group.v1", "spqr.v1", "additive.v1", "sparse_nm.v1", "low_rank.v1")
 """Layouts that have kernels."""
 _PARTS = ("dense.v1",)
 

@@ -26,6 +26,11 @@ import triton.language as tl
 from compress.format.layouts import bits as bitstream
 
 _WORD = 32
+FEWEST_LANES = 16
+"""A product of tiles wants 16 places of a slice or more."""
+_MOST_LANES = 128
+_NESTED_UP_TO = 32
+_NESTED_LANES = 32
 
 
 class Slices(NamedTuple):
@@ -60,6 +65,22 @@ def slices(
     padded = triton.next_power_of_2(width)
     ragged = tiles * unit * lanes * width != features or padded != width
     return Slices(features, tiles, unit, lanes, width, padded, nested, nested or permuted, ragged)
+
+
+def grouped(features: int, bits: int, group: int, permuted: bool = False) -> tuple[Slices, bool]:
+    """Returns the walk over codes of `bits` in groups, and whether all codes of a slice are of one group.
+
+    A small group lies in one lane; of a larger one a slice is a part.
+    """
+    unit, lanes = period(bits), group & -group
+    nested = group == lanes and group <= min(_NESTED_UP_TO, features // 2)
+    if nested:
+        unit, lanes = max(unit, group), _NESTED_LANES
+    lanes = max(FEWEST_LANES, min(lanes, _MOST_LANES))
+    while lanes > FEWEST_LANES and unit * lanes > features:
+        lanes //= 2
+    walk = slices(features, unit=unit, lanes=lanes, nested=nested, permuted=permuted)
+    return walk, not nested and group % lanes == 0
 
 
 def repack(codes_NC: torch.Tensor, bits: int, walk: Slices) -> torch.Tensor:
@@ -123,6 +144,19 @@ def number(tile, slice: tl.constexpr, S: tl.constexpr):
     """Returns which code of the row each lane of a slice holds, int32 [L]."""
     lane = tl.arange(0, S.lanes)
     return (tile * S.lanes + lane) * S.unit + slice if S.nested else (tile * S.unit + slice) * S.lanes + lane
+
+
+@triton.jit
+def group(tile, slice: tl.constexpr, GROUP: tl.constexpr, SHARED: tl.constexpr, S: tl.constexpr):
+    """Returns the group of GROUP codes that each lane of a slice is in, int32 [1, L]; one number if all share it."""
+    if SHARED:
+        found = (tile * S.unit + slice) * S.lanes // GROUP
+    elif S.nested:
+        # written so that all codes of one group have one address
+        found = ((tile * S.lanes + tl.arange(0, S.lanes)) * (S.unit // GROUP) + slice // GROUP)[None, :]
+    else:
+        found = (number(tile, slice, S) // GROUP)[None, :]
+    return found
 
 
 @triton.jit
