@@ -13,7 +13,7 @@ from compress.errors import FormatError
 from compress.format import layouts
 from compress.kernels import native
 from compress.kernels.native import loader
-from tests.kernels.weights import Weight, bilevel, excess, integers
+from tests.kernels.weights import Weight, bilevel, excess, factors, integers, kept, vectors
 
 pytestmark = pytest.mark.skipif(loader.unavailable() is not None, reason=str(loader.unavailable()))
 CPU = torch.device("cpu")
@@ -36,6 +36,28 @@ SPQR = {
     "exponent": partial(bilevel, exponent=-9),
     "runs of 5": partial(bilevel, stats_group=5),
     "wide statistics": partial(bilevel, stats_bits=6, share=0.05),
+}
+
+OTHERS = {
+    "additive 2x8 g8": partial(vectors),
+    "additive 1x16 g8": partial(vectors, books=1, bits=16),
+    "additive 1x12 g8": partial(vectors, books=1, bits=12),
+    "additive 3x5 g4": partial(vectors, books=3, bits=5, group=4),
+    "additive 2x2 g24": partial(vectors, bits=2, group=24, dtype=torch.float32),
+    "2:4 bfloat16": partial(kept),
+    "2:4 float16": partial(kept, values=torch.float16),
+    "1:4 float32": partial(kept, n=1, values=torch.float32),
+    "3:4 bfloat16": partial(kept, n=3),
+    **{f"2:4 int{bits}": partial(kept, values=partial(integers, bits=bits, group=48)) for bits in (2, 3, 4, 5, 8)},
+    "2:4 int4 group 32": partial(kept, values=partial(integers, bits=4)),
+    "2:4 int4 zero": partial(kept, values=partial(integers, bits=4, group=16, symmetric=False)),
+    "2:4 int4 delta": partial(kept, values=partial(integers, bits=4, group=16, share=0.05)),
+    "3:4 int4": partial(kept, n=3, values=partial(integers, bits=4, group=8)),
+    "2:4 + product": partial(kept, slorb=5),
+    "low rank": partial(factors, rank=16),
+    "low rank float16": partial(factors, rank=16, part=torch.float16),
+    "low rank int4": partial(factors, rank=16, part=partial(integers, bits=4, group=16)),
+    "low rank spqr": partial(factors, rank=16, part=partial(bilevel, exponent=-4)),
 }
 
 
@@ -80,6 +102,39 @@ def test_products_are_within_rounding_of_float64(isa: str, shape: tuple[int, int
         operands = native.prepare(weight.packed, torch.float32)
         found = native.linear(x, operands, bias)
         assert excess(found, x, weight, bias) <= 1, name
+
+
+@pytest.mark.parametrize("shape", [(100, 192), (33, 960)], ids=str)
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_layouts(isa: str, name: str, shape: tuple[int, int]) -> None:
+    weight = OTHERS[name](shape)
+    operands = native.prepare(weight.packed, torch.float32)
+    assert torch.equal(native.decode(operands), layouts.unpack(weight.packed))
+    for dtype in (torch.float32, torch.bfloat16):
+        bias = torch.randn(shape[0]).to(dtype)
+        for tokens in (1, 2, 16, 17):
+            x = torch.randn(tokens, shape[1], generator=torch.Generator().manual_seed(tokens)).to(dtype)
+            assert excess(native.linear(x, operands, bias), x, weight, bias) <= 1, (dtype, tokens)
+
+
+@pytest.mark.parametrize("name", ["additive 2x8 g8", "low rank int4", "2:4 + product"])
+def test_gradients_of_other_layouts(name: str) -> None:
+    weight = OTHERS[name]((40, 96))
+    x = torch.randn(4, 96, requires_grad=True)
+    native.linear(x, native.prepare(weight.packed, torch.float32), None).sum().backward()
+    torch.testing.assert_close(x.grad, layouts.unpack(weight.packed).sum(0).expand(4, 96), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
+def test_an_input_that_is_not_finite_shows(isa: str, value: float) -> None:
+    for make in (OTHERS["additive 2x8 g8"], FORMS["int4"]):
+        weight = make((64, 256))
+        x = torch.zeros(1, 256)
+        x[0, 77] = value
+        found = native.linear(x, native.prepare(weight.packed, torch.float32), None)
+        expected = x @ layouts.unpack(weight.packed).T
+        assert found.isfinite().logical_not().equal(expected.isfinite().logical_not()) or value == 1e38
+        assert found.isfinite().all() or not expected.isfinite().all() or value == 1e38
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

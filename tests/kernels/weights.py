@@ -26,7 +26,8 @@ class Weight:
     """A packed weight and the largest magnitude of what a kernel may sum for each of its elements."""
 
     packed: PackedTensor
-    magnitude_NK: torch.Tensor
+    reach: torch.Tensor
+    """[N, K]"""
 
 
 def _codes(generator: Generator, bits: int, *shape: int) -> torch.Tensor:
@@ -54,8 +55,8 @@ def integers(
         outlier_NK=outlier_NK if share else None,
         delta_NK=delta_NK if share else None,
     )
-    reach_NK = scale_NG.float().repeat_interleave(group, 1) * (1 << bits)
-    return Weight(packed, reach_NK + (delta_NK.abs() * outlier_NK if share else 0))
+    far_NK = scale_NG.float().repeat_interleave(group, 1) * (1 << bits)
+    return Weight(packed, far_NK + (delta_NK.abs() * outlier_NK if share else 0))
 
 
 def bilevel(
@@ -126,7 +127,7 @@ def kept(
         reach = 5.0
     else:
         weight = values(kept_shape, seed=seed)
-        reach = float(weight.magnitude_NK.max())
+        reach = float(weight.reach.max())
     pair = None
     if slorb:
         pair = torch.randn(shape[0], slorb, generator=generator), torch.randn(slorb, shape[1], generator=generator)
@@ -142,7 +143,7 @@ def excess(found: torch.Tensor, x: torch.Tensor, weight: Weight, bias: torch.Ten
     """
     x_TK = x.reshape(-1, x.shape[-1]).double()
     exact_TN = x_TK @ layouts.unpack(weight.packed).double().T + (0 if bias is None else bias.double())
-    reach_TN = x_TK.abs() @ weight.magnitude_NK.double().T + (0 if bias is None else bias.double().abs())
+    reach_TN = x_TK.abs() @ weight.reach.double().T + (0 if bias is None else bias.double().abs())
     own = ROUNDOFF[x.dtype]
     rounded = 0.0 if x.dtype == torch.float32 else own
     allowed = (CONFIDENCE * x.shape[-1] ** 0.5 + 8) * ROUNDOFF[torch.float32] + rounded

@@ -14,7 +14,6 @@ from compress.format import layouts
 from compress.methods import rtn
 from compress.runtime.linear import PackedLinear
 
-
 # a kernel sums in float32 where the dense layer of a low precision rounds on the way
 TOLERANCE = {
     torch.float64: {"rtol": 1e-12, "atol": 1e-12},

@@ -1,4 +1,4 @@
-"""The native CPU kernels: C++ of src/ behind a C interface, for every layout of LAYOUTS.
+"""The native CPU kernels: C++ of src/ behind a C interface, for every layout.
 
 Up to 16 tokens the product is fused with the decoding and summed in float32; above, blocks of rows are decoded in the
 dtype of the inputs and multiplied by torch. Decoded values are exactly those of `layouts.unpack`.
@@ -8,12 +8,14 @@ Shape letters: T tokens, N out features, K in features.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from compress.format.layouts import composing
 from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
 from compress.kernels.native import block as blocks
@@ -32,17 +34,15 @@ def reject(scheme: Scheme, shape: tuple[int, int], device: torch.device) -> str 
         return f"native kernels run on the CPU, not on {device.type}"
     if reason := loader.unavailable():
         return reason
-    if scheme.layout not in preparing.LAYOUTS:
-        return f"no native kernel for {scheme.layout}"
-    return None
+    return preparing.reject(scheme)
 
 
 def prepare(packed: PackedTensor, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     """Returns the form that `linear` works on, whatever the dtype of the inputs is: about the bytes of the planes.
 
-    It is an empty tensor [N, K, 0], whose shape a graph that is traced can see, and the block of the weight.
+    It is an empty tensor [N, K, 0], whose shape a graph that is traced can see, and the blocks of the weight.
     """
-    return (torch.empty(*packed.shape, 0), preparing.block(packed))
+    return (torch.empty(*packed.shape, 0), *preparing.steps(packed))
 
 
 def linear(x: torch.Tensor, operands: tuple[torch.Tensor, ...], bias: torch.Tensor | None) -> torch.Tensor:
@@ -56,7 +56,13 @@ def linear(x: torch.Tensor, operands: tuple[torch.Tensor, ...], bias: torch.Tens
 
 def decode(operands: Sequence[torch.Tensor]) -> torch.Tensor:
     """Returns the weight [N, K] as float32, exactly `layouts.unpack` of what was prepared."""
-    return _decode(operands[1], 0, operands[0].shape[0], torch.float32).T.contiguous()
+    whole, factors = _split(operands)
+    weights = [_decode(block, 0, blocks.field(block, "rows"), torch.float32).T for block in (*whole, *factors)]
+    added = composing.product(weights[-1], weights[-2]) if factors else None
+    if not whole:
+        assert added is not None
+        return added
+    return weights[0].contiguous() if added is None else weights[0] + added
 
 
 @torch.library.custom_op(
@@ -90,14 +96,12 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, list[N
 )
 def _native_transposed(y: torch.Tensor, operands: Sequence[torch.Tensor]) -> torch.Tensor:
     """Returns y [..., N] times the weight: [..., K]."""
-    rows, columns, _ = operands[0].shape
-    y_TN = y.reshape(-1, rows)
-    out_TK = y.new_zeros(y_TN.shape[0], columns)
-    step = _rows_at_once(columns)
-    for first in range(0, rows, step):
-        last = min(rows, first + step)
-        out_TK += y_TN[:, first:last] @ _decode(operands[1], first, last, y.dtype).T
-    return out_TK.view(*y.shape[:-1], columns)
+    y_TN, (whole, factors) = y.reshape(-1, y.shape[-1]), _split(operands)
+    found = [_transposed(y_TN, block) for block in whole]
+    if factors:
+        right, left = factors
+        found.append(_transposed(_transposed(y_TN, left), right))
+    return functools.reduce(torch.add, found).view(*y.shape[:-1], operands[0].shape[1])
 
 
 @_native_transposed.register_fake
@@ -108,30 +112,46 @@ def _(y: torch.Tensor, operands: Sequence[torch.Tensor]) -> torch.Tensor:
 _native_linear.register_autograd(_backward, setup_context=_setup_context)
 
 
+def _split(operands: Sequence[torch.Tensor]) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+    """Returns the blocks that are weights by themselves, and the factors of a product, the right one first."""
+    count = len(operands) % 2  # marker and one block; marker and two factors; marker, block and two factors
+    return operands[1 : 2 - count], operands[2 - count :]
+
+
 def _linear(x: torch.Tensor, operands: Sequence[torch.Tensor], bias: torch.Tensor | None) -> torch.Tensor:
-    rows, block = operands[0].shape[0], operands[1]
-    tokens = math.prod(x.shape[:-1])
-    out = x.new_empty((*x.shape[:-1], rows))
-    if tokens == 0:
-        return out
-    if tokens > FEW_TOKENS or x.dtype not in blocks.TYPES:
-        _many_tokens(x.reshape(tokens, -1), block, bias, out.view(tokens, rows))
-        return out
-    x = x.contiguous()
-    bias = None if bias is None else bias.contiguous()
-    error = loader.library().cn_linear(
-        block.data_ptr(),
-        x.data_ptr(),
-        blocks.TYPES[x.dtype],
-        tokens,
-        None if bias is None else bias.data_ptr(),
-        0 if bias is None else blocks.TYPES[bias.dtype],
-        out.data_ptr(),
-        blocks.TYPES[out.dtype],
-        torch.get_num_threads(),
-    )
-    assert not error, f"cn_linear says {error}"
-    return out
+    tokens, rows = math.prod(x.shape[:-1]), operands[0].shape[0]
+    x_TK = x.reshape(tokens, -1).contiguous() if tokens else x.reshape(0, x.shape[-1])
+    if len(operands) == 2:
+        return _product(x_TK, operands[1], bias, x.dtype).view(*x.shape[:-1], rows)
+    whole, (right, left) = _split(operands)
+    # what is between the factors, and what is added up, is rounded only once where the kernel is our own
+    between = torch.float32 if tokens <= FEW_TOKENS and x.dtype in blocks.TYPES else x.dtype
+    out_TN = _product(_product(x_TK, right, None, between), left, bias, between if whole else x.dtype)
+    for block in whole:
+        out_TN = out_TN + _product(x_TK, block, None, between)
+    return out_TN.to(x.dtype).view(*x.shape[:-1], rows)
+
+
+def _product(x_TK: torch.Tensor, block: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+    """Returns contiguous x times one block, plus `bias`, in `dtype`; for many tokens that must be the dtype of x."""
+    out_TN = x_TK.new_empty(x_TK.shape[0], blocks.field(block, "rows"), dtype=dtype)
+    if x_TK.shape[0] > FEW_TOKENS or x_TK.dtype not in blocks.TYPES:
+        _many_tokens(x_TK, block, bias, out_TN)
+    elif x_TK.shape[0]:
+        bias = None if bias is None else bias.contiguous()
+        error = loader.library().cn_linear(
+            block.data_ptr(),
+            x_TK.data_ptr(),
+            blocks.TYPES[x_TK.dtype],
+            x_TK.shape[0],
+            None if bias is None else bias.data_ptr(),
+            0 if bias is None else blocks.TYPES[bias.dtype],
+            out_TN.data_ptr(),
+            blocks.TYPES[dtype],
+            torch.get_num_threads(),
+        )
+        assert not error, f"cn_linear says {error}"
+    return out_TN
 
 
 def _many_tokens(x_TK: torch.Tensor, block: torch.Tensor, bias: torch.Tensor | None, out_TN: torch.Tensor) -> None:
@@ -143,6 +163,16 @@ def _many_tokens(x_TK: torch.Tensor, block: torch.Tensor, bias: torch.Tensor | N
             out_TN[:, first:last] = x_TK @ weight_KR
         else:
             out_TN[:, first:last] = torch.addmm(bias[first:last], x_TK, weight_KR)
+
+
+def _transposed(y_TN: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
+    """Returns y times one block: [T, K]."""
+    rows, columns = y_TN.shape[1], blocks.field(block, "cols")
+    out_TK, step = y_TN.new_zeros(y_TN.shape[0], columns), _rows_at_once(columns)
+    for first in range(0, rows, step):
+        last = min(rows, first + step)
+        out_TK += y_TN[:, first:last] @ _decode(block, first, last, y_TN.dtype).T
+    return out_TK
 
 
 def _rows_at_once(columns: int) -> int:

@@ -70,16 +70,16 @@ def field(block: torch.Tensor, name: str) -> int:
     return ctypes.c_int64.from_address(block.data_ptr() + 8 * _FIELDS.index(name)).value
 
 
-def lanes(plane_NC: torch.Tensor, columns: int | None = None) -> torch.Tensor:
-    """Returns a view [tiles, C, 16] with the rows of a tile innermost; rows and columns are padded with zeros."""
+def lanes(plane_NC: torch.Tensor, columns: int | None = None, side: int = LANES) -> torch.Tensor:
+    """Returns a view [ceil(N / side), C, side], `side` rows innermost; rows and columns are padded with zeros."""
     rows, width = plane_NC.shape
     columns = width if columns is None else columns
-    tiles = -(-rows // LANES)
-    if columns != width or rows % LANES:
-        padded = plane_NC.new_zeros(tiles * LANES, columns)
+    tiles = -(-rows // side)
+    if columns != width or rows % side:
+        padded = plane_NC.new_zeros(tiles * side, columns)
         padded[:rows, :width] = plane_NC
         plane_NC = padded
-    return plane_NC.reshape(tiles, LANES, columns).transpose(1, 2)
+    return plane_NC.reshape(tiles, side, columns).transpose(1, 2)
 
 
 def raw(plane: torch.Tensor) -> torch.Tensor:

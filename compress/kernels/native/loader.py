@@ -16,10 +16,10 @@ from pathlib import Path
 from compress.errors import unknown
 
 FILE = Path(__file__).parent / "libcompress_native.so"
-ABI = 1
+ABI = 2
 """Version of what the library and this package agree on, `kAbi` of src/abi.h."""
 ISA = "COMPRESS_ISA"
-"""Environment variable that forces the instructions: scalar, avx2 or avx512."""
+"""Environment variable that forces the instructions: scalar, avx2, avx512 or avx512vbmi."""
 THREADS = "COMPRESS_THREADS"
 """Environment variable: `own` takes threads of our own instead of those of the OpenMP runtime that torch uses."""
 

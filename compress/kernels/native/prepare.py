@@ -11,9 +11,11 @@ from __future__ import annotations
 import torch
 
 from compress.errors import FormatError
+from compress.format import layouts
+from compress.format.layouts import additive, composing, delta, dense, int_group, low_rank, sparse_nm, spqr
 from compress.format.layouts import bits as bitstream
-from compress.format.layouts import delta, int_group, spqr
 from compress.format.packed import PackedTensor
+from compress.format.scheme import Scheme
 from compress.kernels.native.block import LANES, PERIOD, TYPES, Kind, Stats, lanes, make, raw
 
 Fields = dict[str, int]
@@ -23,8 +25,8 @@ Sections = dict[str, torch.Tensor]
 def block(packed: PackedTensor) -> torch.Tensor:
     """Returns the block of a plain tensor; FormatError for indices that would lead out of it."""
     fields, sections = _MAKERS[packed.scheme.layout](packed)
+    fields = {"width": packed.shape[1], **fields}
     fields |= {"rows": packed.shape[0], "cols": packed.shape[1], "col_bytes": 2 if packed.shape[1] <= 1 << 16 else 4}
-    fields.setdefault("width", packed.shape[1])
     return make(fields, sections | _sparse_part(packed, fields))
 
 
@@ -75,16 +77,90 @@ def _spqr(packed: PackedTensor) -> tuple[Fields, Sections]:
     return fields, sections
 
 
+def _additive(packed: PackedTensor) -> tuple[Fields, Sections]:
+    scheme, planes, (rows, _) = packed.scheme, packed.planes, packed.shape
+    books_MVg = planes["codebooks"].float()
+    tables = packed.shape[1] // scheme.group_size * books_MVg.shape[0]
+    codes_NT = bitstream.unpack_rows(planes["weight"], scheme.bits, tables)
+    if scheme.bits > 8:
+        codes_NT = codes_NT.to(torch.int16)
+    else:  # looked up by vector: vectors innermost, padded to the lanes
+        padding = max(0, LANES - books_MVg.shape[1])
+        books_MVg = torch.nn.functional.pad(books_MVg.transpose(1, 2), (0, padding))
+    fields: Fields = {
+        "kind": Kind.ADDITIVE, "bits": scheme.bits, "group": scheme.group_size, "books": planes["codebooks"].shape[0],
+    }  # fmt: skip
+    scale_N = torch.nn.functional.pad(planes["scale"].float(), (0, -rows % LANES))
+    return fields, {"words": lanes(codes_NT, side=_UNIT_ROWS), "scale": scale_N, "books": books_MVg}
+
+
+def _dense(packed: PackedTensor) -> tuple[Fields, Sections]:
+    weight = packed.planes["weight"]
+    return {"kind": Kind.DENSE, "value_type": TYPES[weight.dtype]}, {"words": lanes(weight)}
+
+
+def _sparse_nm(packed: PackedTensor) -> tuple[Fields, Sections]:
+    values = layouts.parts(packed)["values"]
+    width = values.shape[1]
+    fields, sections = _MAKERS[values.scheme.layout](values)
+    fields |= {"kind": Kind.SPARSE, "width": width, "keep": packed.scheme.options["n"]}
+    if values.scheme.layout == dense.PART_LAYOUT:
+        fields["bits"] = 16  # more than any code has
+    words = -(-width // PERIOD) * PERIOD * sparse_nm.index_bits(_OF) // 32
+    sections["index"] = lanes(packed.planes["sparse_index"], words)
+    return fields, sections
+
+
 def _sparse_part(packed: PackedTensor, fields: Fields) -> Sections:
     """Returns the sections of a delta part, checked: a column is an index into the inputs."""
     planes, (out_features, in_features) = packed.planes, packed.shape
     if "delta_rowptr" not in planes:
         return {}
-    delta.validate(planes, (out_features, in_features), None)
+    width = fields["width"]
+    delta.validate(planes, (out_features, width), None)
     fields["entries"] = planes["delta_val"].numel()
-    return {"rowptr": planes["delta_rowptr"], "col": raw(planes["delta_col"]), "val": planes["delta_val"]}
+    columns = planes["delta_col"]
+    if width != in_features:  # of kept values: the input that each of them stands at
+        places = delta.expand(planes)
+        assert places is not None
+        kept_NJ = sparse_nm.mask(packed).nonzero()[:, 1].view(out_features, width)
+        columns = kept_NJ[places.rows, places.columns].to(delta.column_dtype(in_features))
+    return {"rowptr": planes["delta_rowptr"], "col": raw(columns), "val": planes["delta_val"]}
 
 
-_MAKERS = {int_group.LAYOUT: _int_group, spqr.LAYOUT: _spqr}
-LAYOUTS = tuple(_MAKERS)
-"""Layouts that a block can hold."""
+_OF = 4
+"""m of n:m that the kernels know."""
+_UNIT_ROWS = 64
+"""Rows whose codes of additive codebooks stand side by side."""
+_MAKERS = {
+    int_group.LAYOUT: _int_group,
+    spqr.LAYOUT: _spqr,
+    additive.LAYOUT: _additive,
+    dense.PART_LAYOUT: _dense,
+    sparse_nm.LAYOUT: _sparse_nm,
+}
+
+
+def reject(scheme: Scheme) -> str | None:
+    """Returns why there is no block for a tensor of this scheme, or None."""
+    if scheme.layout == low_rank.LAYOUT:
+        reasons = (reject(composing.part_scheme(scheme, part)) for part in low_rank.PARTS)
+        return next(filter(None, reasons), None)
+    if scheme.layout not in _MAKERS:
+        return f"no native kernel for {scheme.layout}"
+    if scheme.layout == sparse_nm.LAYOUT:
+        values = composing.part_scheme(scheme, "values").layout
+        if values not in (dense.PART_LAYOUT, int_group.LAYOUT):
+            return f"no native kernel for sparse_nm.v1 with values of {values}"
+        if scheme.options["m"] != _OF:
+            return f"native kernels know n:{_OF}, not {scheme.options['n']}:{scheme.options['m']}"
+    return None
+
+
+def steps(packed: PackedTensor) -> list[torch.Tensor]:
+    """Returns the blocks of a weight: one; two factors, the right one first; or one and two factors to be added."""
+    if packed.scheme.layout == low_rank.LAYOUT:
+        parts = layouts.parts(packed)
+        return [block(parts["right"]), block(parts["left"])]
+    added = sparse_nm.slorb(packed) if packed.scheme.layout == sparse_nm.LAYOUT else None
+    return [block(packed), *(block(dense.pack(factor)) for factor in reversed(added or ()))]

@@ -5,10 +5,12 @@
 
 namespace compress_native {
 
-constexpr int64_t kAbi = 1;         // changes with anything below; a library of another version is not used
+constexpr int64_t kAbi = 2;         // changes with anything below; a library of another version is not used
 constexpr int64_t kMagic = 0x6b636f6c62706d63;
 constexpr int kLanes = 16;          // rows of a tile
 constexpr int kPeriod = 32;         // codes that end on a word boundary whatever their width is
+constexpr int kUnitRows = 64;     // rows whose codes of additive codebooks stand side by side
+constexpr int kLookups = 32;      // tables of an additive weight that are used together
 constexpr int kFewTokens = 16;      // up to here the product is fused with decoding
 
 enum Kind : int64_t { kCodes = 0, kDense = 1, kSparse = 2, kAdditive = 3 };
@@ -41,6 +43,12 @@ struct Header {
   }
   int64_t groups() const { return width / group; }
   int64_t tiles() const { return (rows + kLanes - 1) / kLanes; }
+  // Pieces of work of a product.
+  int64_t pieces() const { return looked_up() ? (rows + kUnitRows - 1) / kUnitRows : tiles(); }
+  int64_t tables() const { return cols / group * books; }
+  // Whether products go through tables of sums instead of decoded weights.
+  bool looked_up() const { return kind == kAdditive && bits <= 8; }
+  int64_t vectors() const { return int64_t(1) << (bits < 4 ? 4 : bits); }  // padded to the lanes of a vector
 };
 static_assert(sizeof(Header) == 32 * 8, "the Python side writes 32 integers");
 
@@ -50,7 +58,7 @@ struct Product {
   const float* x;        // [K, T] in the order of input features
   const float* stored;   // [K, T] in the order of stored columns; the same where there is no permutation
   const float* sums;     // [G] of `stored` over each group, for one token
-  float* table;          // additive: products of all vectors of the codebooks with the inputs of one token
+  void* table;           // additive: products of all vectors of the codebooks with the inputs of one token
   int64_t tokens;
   void* out;             // [T, N] of out_type
   int64_t out_type;
@@ -67,17 +75,20 @@ struct Decode {
   int64_t stride;
 };
 
-// What every unit offers: work on tiles begin to end.
+// What every unit offers: work on parts begin to end.
 struct Unit {
   const char* name;
-  void (*product)(const Product&, int64_t begin, int64_t end);
-  void (*decode)(const Decode&, int64_t begin, int64_t end);
+  int64_t (*table_bytes)(const Header&);
+  void (*fill_table)(const Product&, int64_t begin, int64_t end);  // sets of kLookups tables
+  void (*product)(const Product&, int64_t begin, int64_t end);     // pieces
+  void (*decode)(const Decode&, int64_t begin, int64_t end);       // tiles
 };
 
 extern const Unit unit_scalar;
 #if defined(COMPRESS_X86)
 extern const Unit unit_avx2;
 extern const Unit unit_avx512;
+extern const Unit unit_avx512vbmi;
 #endif
 
 }  // namespace compress_native

@@ -105,6 +105,16 @@ void decode_codes(const Header& h, int64_t tile, int64_t from, int64_t to, float
   }
 }
 
+// The input of each place of a period where all are kept.
+struct EveryInput {
+  const float* x;
+  EveryInput(const Product& p, int64_t) : x(p.stored) {}
+  INLINE void start_period() {}
+  INLINE void next_period() { x += kPeriod; }
+  template <int PLACE>
+  INLINE F at() const { return splat(x[PLACE]); }
+};
+
 template <class Groups>
 void decode_any(const Header& h, int64_t tile, int64_t from, int64_t to, float* block) {
   const Groups groups(h, tile, false);
@@ -120,7 +130,8 @@ void decode_any(const Header& h, int64_t tile, int64_t from, int64_t to, float* 
 
 // One token: the sums of a group are made on bare codes, then scaled once:
 // y = Σ_g scale_g · (Σ_k x_k · code_k − zero_g · Σ_k x_k).
-template <int BITS, int RUN, class Groups>
+// Inputs gives the input of each stored code; the sums over groups exist where all rows have the same ones.
+template <int BITS, int RUN, class Groups, class Inputs = EveryInput>
 void one_token(const Product& p, int64_t tile, float* out) {
   constexpr bool kCentred = std::is_same<Groups, Integers>::value;
   constexpr int kChains = 4;
@@ -128,20 +139,21 @@ void one_token(const Product& p, int64_t tile, float* out) {
   const Groups groups(h, tile, kCentred);
   const Value<BITS, kCentred> value;
   const uint32_t* words = words_of(h, tile);
-  const float* x = p.stored;
+  Inputs inputs(p, tile);
   const int64_t last = h.groups();
   const bool shifted = groups.has_zero();
   F total = splat(0), sums[kChains];
   each<kChains>([&](auto c) { sums[c] = splat(0); });
   int64_t g = 0, left = h.group;
-  for (; g < last; words += BITS * kLanes, x += kPeriod) {
+  for (; g < last; words += BITS * kLanes, inputs.next_period()) {
     I word[BITS];
+    inputs.start_period();
     each<BITS>([&](auto w) { word[w] = load(words + w * kLanes); });
     each<kPeriod / RUN>([&](auto run) {
       each<RUN>([&](auto j) {
         constexpr int kPlace = decltype(run)::value * RUN + decltype(j)::value;
         const F code = value(code_of<BITS, kPlace>(word));
-        sums[j % kChains] = fma(code, splat(x[kPlace]), sums[j % kChains]);
+        sums[j % kChains] = fma(code, inputs.template at<kPlace>(), sums[j % kChains]);
       });
       left -= RUN;
       if (left == 0 && g < last) {

@@ -12,6 +12,7 @@ namespace {
 
 const Unit* const kUnits[] = {
 #if defined(COMPRESS_X86)
+    &unit_avx512vbmi,
     &unit_avx512,
     &unit_avx2,
 #endif
@@ -25,7 +26,8 @@ bool runs_here(const Unit* candidate) {
   if (candidate == &unit_avx2) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   }
-  if (candidate == &unit_avx512) {
+  const bool bytes = __builtin_cpu_supports("avx512vbmi");
+  if (candidate == &unit_avx512 || (candidate == &unit_avx512vbmi && bytes)) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
   }
@@ -74,9 +76,50 @@ void run_product(const void* context, int64_t begin, int64_t end) {
   unit->product(*static_cast<const Product*>(context), begin, end);
 }
 
+void run_table(const void* context, int64_t begin, int64_t end) {
+  unit->fill_table(*static_cast<const Product*>(context), begin, end);
+}
+
 void run_decode(const void* context, int64_t begin, int64_t end) {
   const Decode& d = *static_cast<const Decode*>(context);
   unit->decode(d, d.first / kLanes + begin, d.first / kLanes + end);
+}
+
+enum Error { kNotAWeight = 1, kNotInRange = 2, kNoMemory = 3 };
+
+int64_t size_of(int64_t type) { return type == kFloat ? 4 : 2; }
+
+int multiply(const Header& h, const void* x, int64_t x_type, int64_t tokens, const void* bias, int64_t bias_type,
+             void* out, int64_t out_type, int threads) {
+  constexpr int64_t kPadding = 2 * kPeriod;  // columns of one period of kept values at 2:4
+  const int64_t padded = (h.cols + kPadding - 1) / kPadding * kPadding, size = padded * tokens;
+  const bool permuted = h.offset[kPerm] != 0, summed = tokens == 1 && h.kind == kCodes && h.offset[kZero];
+  const int64_t table = h.looked_up() ? (unit->table_bytes(h) + 63) / 64 * 16 : 0;
+  float* memory = scratch.floats(table + size * (permuted ? 2 : 1) + (summed ? h.groups() : 0));
+  if (!memory) return kNoMemory;
+  float *natural = memory + table, *stored = natural, *sums = natural + size * (permuted ? 2 : 1);
+  transpose_inputs(h, x, x_type, tokens, padded, natural);
+  if (permuted) {
+    stored = natural + size;
+    const uint16_t* narrow = h.at<uint16_t>(kPerm);
+    const int32_t* wide = h.at<int32_t>(kPerm);
+    for (int64_t k = 0; k < h.cols; ++k) {
+      const int64_t from = h.col_bytes == 2 ? int64_t(narrow[k]) : wide[k];
+      for (int64_t t = 0; t < tokens; ++t) stored[k * tokens + t] = natural[from * tokens + t];
+    }
+    std::memset(stored + h.cols * tokens, 0, size_t((padded - h.cols) * tokens) * sizeof(float));
+  }
+  if (summed) {
+    for (int64_t g = 0; g < h.groups(); ++g) {
+      float part[4] = {0, 0, 0, 0};
+      for (int64_t k = 0; k < h.group; ++k) part[k % 4] += stored[g * h.group + k];
+      sums[g] = (part[0] + part[1]) + (part[2] + part[3]);
+    }
+  }
+  const Product p{&h, natural, stored, sums, memory, tokens, out, out_type, bias, bias_type};
+  if (table) run(run_table, &p, (h.tables() + kLookups - 1) / kLookups, threads);
+  run(run_product, &p, h.pieces(), threads);
+  return 0;
 }
 
 }  // namespace
@@ -96,33 +139,15 @@ void cn_openmp(void* entry) { use_openmp(reinterpret_cast<OpenMp>(entry)); }
 int cn_linear(const void* weight, const void* x, int64_t x_type, int64_t tokens, const void* bias, int64_t bias_type,
               void* out, int64_t out_type, int threads) {
   const Header& h = *static_cast<const Header*>(weight);
-  if (h.magic != kMagic || !unit) return 1;
-  if (tokens < 1 || tokens > kFewTokens) return 2;
-  const int64_t padded = (h.cols + kPeriod - 1) / kPeriod * kPeriod, size = (padded * tokens + 15) / 16 * 16;
-  const bool permuted = h.offset[kPerm] != 0, summed = tokens == 1 && h.kind == kCodes && h.offset[kZero];
-  float* memory = scratch.floats(size * (permuted ? 2 : 1) + (summed ? h.groups() : 0));
-  if (!memory) return 3;
-  float *stored = memory, *sums = memory + size * (permuted ? 2 : 1);
-  transpose_inputs(h, x, x_type, tokens, padded, memory);
-  if (permuted) {
-    stored = memory + size;
-    const uint16_t* narrow = h.at<uint16_t>(kPerm);
-    const int32_t* wide = h.at<int32_t>(kPerm);
-    for (int64_t k = 0; k < h.cols; ++k) {
-      const int64_t from = h.col_bytes == 2 ? int64_t(narrow[k]) : wide[k];
-      for (int64_t t = 0; t < tokens; ++t) stored[k * tokens + t] = memory[from * tokens + t];
-    }
-    std::memset(stored + h.cols * tokens, 0, size_t((padded - h.cols) * tokens) * sizeof(float));
+  if (h.magic != kMagic || !unit) return kNotAWeight;
+  if (tokens < 1 || tokens > kFewTokens) return kNotInRange;
+  if (!h.looked_up()) return multiply(h, x, x_type, tokens, bias, bias_type, out, out_type, threads);
+  // a table belongs to one token; looking up costs no more than multiplying a decoded weight
+  for (int64_t t = 0; t < tokens; ++t) {
+    const char* row = static_cast<const char*>(x) + t * h.cols * size_of(x_type);
+    char* to = static_cast<char*>(out) + t * h.rows * size_of(out_type);
+    if (const int error = multiply(h, row, x_type, 1, bias, bias_type, to, out_type, threads)) return error;
   }
-  if (summed) {
-    for (int64_t g = 0; g < h.groups(); ++g) {
-      float part[4] = {0, 0, 0, 0};
-      for (int64_t k = 0; k < h.group; ++k) part[k % 4] += stored[g * h.group + k];
-      sums[g] = (part[0] + part[1]) + (part[2] + part[3]);
-    }
-  }
-  const Product p{&h, memory, stored, sums, nullptr, tokens, out, out_type, bias, bias_type};
-  run(run_product, &p, h.tiles(), threads);
   return 0;
 }
 
@@ -130,8 +155,8 @@ int cn_linear(const void* weight, const void* x, int64_t x_type, int64_t tokens,
 int cn_decode(const void* weight, int64_t first, int64_t tiles, void* out, int64_t out_type, int64_t stride,
               int threads) {
   const Header& h = *static_cast<const Header*>(weight);
-  if (h.magic != kMagic || !unit) return 1;
-  if (first % kLanes || first / kLanes + tiles > h.tiles() || stride < tiles * kLanes) return 2;
+  if (h.magic != kMagic || !unit) return kNotAWeight;
+  if (first % kLanes || first / kLanes + tiles > h.tiles() || stride < tiles * kLanes) return kNotInRange;
   const Decode d{&h, first, out, out_type, stride};
   run(run_decode, &d, tiles, threads);
   return 0;

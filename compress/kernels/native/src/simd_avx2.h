@@ -26,6 +26,17 @@ inline I load(const uint8_t* from) {
   const __m128i bytes = _mm_loadu_si128((const __m128i*)from);
   return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
 }
+inline F gather(const float* from, I index) {
+  return {_mm256_i32gather_ps(from, index.a, 4), _mm256_i32gather_ps(from, index.b, 4)};
+}
+inline I load(const uint16_t* from) {
+  return {_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)from)),
+          _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(from + 8)))};
+}
+inline I times(I v, int factor) {
+  const __m256i by = _mm256_set1_epi32(factor);
+  return {_mm256_mullo_epi32(v.a, by), _mm256_mullo_epi32(v.b, by)};
+}
 inline I right(I v, int count) {
   const __m128i n = _mm_cvtsi32_si128(count);
   return {_mm256_srl_epi32(v.a, n), _mm256_srl_epi32(v.b, n)};

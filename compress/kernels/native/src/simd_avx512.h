@@ -21,6 +21,9 @@ inline F fma(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 
 inline I load(const uint32_t* from) { return {_mm512_loadu_si512(from)}; }
 inline I load(const uint8_t* from) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)from))}; }
+inline F gather(const float* from, I index) { return {_mm512_i32gather_ps(index.v, from, 4)}; }
+inline I load(const uint16_t* from) { return {_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from))}; }
+inline I times(I a, int factor) { return {_mm512_mullo_epi32(a.v, _mm512_set1_epi32(factor))}; }
 inline I right(I a, int count) { return {_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(count))}; }
 inline I left(I a, int count) { return {_mm512_sll_epi32(a.v, _mm_cvtsi32_si128(count))}; }
 inline I either(I a, I b) { return {_mm512_or_si512(a.v, b.v)}; }

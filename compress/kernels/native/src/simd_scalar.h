@@ -28,6 +28,9 @@ inline F fma(F a, F b, F c) { return {a.v * b.v + c.v}; }
 
 inline I load(const uint32_t* from) { I r; std::memcpy(&r.v, from, 64); return r; }
 inline I load(const uint8_t* from) { I r; EACH_LANE r.v[i] = from[i]; return r; }
+inline F gather(const float* from, I index) { F r; EACH_LANE r.v[i] = from[index.v[i]]; return r; }
+inline I load(const uint16_t* from) { I r; EACH_LANE r.v[i] = from[i]; return r; }
+inline I times(I a, int factor) { return {a.v * uint32_t(factor)}; }
 inline I right(I a, int count) { return {a.v >> uint32_t(count)}; }
 inline I left(I a, int count) { return {a.v << uint32_t(count)}; }
 inline I either(I a, I b) { return {a.v | b.v}; }

@@ -2,30 +2,35 @@
 #pragma once
 #include <cstdlib>
 
+#include "additive.h"
 #include "codes.h"
 #include "dense.h"
+#include "sparse.h"
 
 namespace {
 
-constexpr int64_t kBlock = 128;  // columns decoded at once: 8 KiB, a quarter of a first-level cache
+constexpr int64_t kBlock = kSparseBlock;  // columns decoded at once: 8 KiB, a quarter of a first-level cache
 
 struct Kernel {
   void (*decode)(const Header&, int64_t tile, int64_t from, int64_t to, float* block);
-  void (*one_token)(const Product&, int64_t tile, float* out);
+  void (*one_token)(const Product&, int64_t tile, float* out);  // null: decode, then multiply
 };
 
 inline Kernel kernel_of(const Header& h) {
   if (h.kind == kDense) return {decode_dense, one_token_dense};
+  if (h.kind == kSparse) return {decode_sparse, sparse_one_token(h)};
+  if (h.kind == kAdditive) return {decode_additive, nullptr};
   const CodeKernel codes = code_kernel(h);
   return {codes.decode, codes.one_token};
 }
 
 void product(const Product& p, int64_t begin, int64_t end) {
   const Header& h = *p.weight;
+  if (h.looked_up()) return add_up(p, begin, end);
   const Kernel kernel = kernel_of(h);
   alignas(64) float acc[kFewTokens * kLanes], block[kBlock * kLanes];
   for (int64_t tile = begin; tile < end; ++tile) {
-    if (p.tokens == 1) {
+    if (p.tokens == 1 && kernel.one_token) {
       kernel.one_token(p, tile, acc);
     } else {
       for (int64_t i = 0; i < p.tokens * kLanes; ++i) acc[i] = 0;
