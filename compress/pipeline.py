@@ -63,8 +63,8 @@ def run(
         fresh: start over, also where an interrupted run could go on.
         progress: where to report to; by default bars on a terminal and in a notebook, plain lines elsewhere.
         options: options of the method (`bits=3`), of the stage (`tune`, `target_bits`), of the calibration
-            (`samples`, `seq_len`, `seed`, `calibration`) and of the recipe (`skip`, `suite`, `data_dir`, `tier`, `limit`, `max_memory`,
-            `min_coverage`, `workers`, `revision`).
+            (`samples`, `seq_len`, `seed`, `calibration`) and of the recipe (`skip`, `suite`, `data_dir`, `tier`,
+            `limit`, `max_memory`, `min_coverage`, `workers`, `revision`).
 
     Raises:
         CompressError: what was asked or given cannot be done; what is finished is kept, and the same call goes on.

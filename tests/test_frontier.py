@@ -85,15 +85,20 @@ def test_a_second_call_takes_what_is_finished(options, monkeypatch):
         raise AssertionError("a finished point was done again")
 
     monkeypatch.setattr(pipeline, "make", never)
-    monkeypatch.setattr(evaluator, "_ask", never)
+    monkeypatch.setattr(evaluator._Run, "ask", never)
     frontier.run(asked, **options)
     assert before == {path.name: path.read_bytes() for path in options["folder"].glob("frontier.*")}
 
 
 def test_the_dense_model_is_asked_once(options, monkeypatch):
     asked_of = []
-    ask = evaluator._ask
-    monkeypatch.setattr(evaluator, "_ask", lambda subject, *rest: asked_of.append(subject.kind) or ask(subject, *rest))
+    ask = evaluator._Run.ask
+
+    def listen(run, subject, *rest, **options):
+        asked_of.append(subject.kind)
+        return ask(run, subject, *rest, **options)
+
+    monkeypatch.setattr(evaluator._Run, "ask", listen)
     frontier.run(frontier.points(["rtn", "finequant"], [4]), **options)
     assert sorted(asked_of) == ["compressed", "compressed", "dense"]
 
