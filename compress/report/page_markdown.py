@@ -128,7 +128,7 @@ def _compared(compared: Content) -> list[str]:
             "–" if row["size_bytes"] is None else size(row["size_bytes"]),
             "–" if row["bits"] is None else f"{row['bits']:.2f}",
             "–" if row["kl"] is None else f"{row['kl']['mean']:.4f}",
-            "–" if row["perplexity"] is None else f"{row['perplexity']:.3f}",
+            "–" if row["perplexity"] is None else page_phrases.perplexity(row["perplexity"]),
             *("–" if one is None else one["paired"] or percent(one["score"]) for one in row["families"]),
         )
         for row in compared["rows"]

@@ -31,7 +31,10 @@ def title(content: Content) -> str:
     runs = content["runs"]
     models = list(dict.fromkeys([r["model"] for r in runs] + [f["model"] for f in content["frontiers"]]))
     if len(runs) == 1 and not content["frontiers"]:
-        return f"{runs[0]['model']}, compressed" if runs[0]["did"] else str(runs[0]["name"])
+        run = runs[0]
+        if run["did"] or run["asked"] is None:
+            return f"{run['model']}, compressed"
+        return f"{run['asked']['model']['name']} on {run['asked']['suite']['name']}"
     count = len(runs) or len(content["frontiers"][0]["points"])
     return f"{' and '.join(models)}: {count} compressed {'model' if count == 1 else 'models'}"
 
@@ -83,8 +86,9 @@ def cards(run: Content) -> list[tuple[str, str, str]]:
             made.append(("Bits per weight", f"{found['bits_per_weight_linears']:.2f}", told))
     if text := run["text"]:
         before = text["dense_perplexity"]
-        told = "" if before is None else f"dense {before:.3f}, {signed(100 * (text['perplexity'] / before - 1))} %"
-        made.append(("Perplexity", f"{text['perplexity']:.3f}", told or f"over {text['tokens']:,} tokens"))
+        change = "" if before is None else f"{signed(100 * (text['perplexity'] / before - 1))} %"
+        told = "" if before is None else f"dense {perplexity(before)}, {change}"
+        made.append(("Perplexity", perplexity(text["perplexity"]), told or f"over {text['tokens']:,} tokens"))
         if kl := text["divergence"]:
             told = f"{kl['low']:.4f} to {kl['high']:.4f}; same first token {percent(kl['same_top1'])}"
             made.append(("KL to dense", f"{kl['mean']:.4f}", told))
@@ -102,6 +106,11 @@ def cards(run: Content) -> list[tuple[str, str, str]]:
 def _whole(text: str) -> str:
     """The text with its per cent signs kept beside their figures."""
     return text.replace(" %", "\u00a0%")
+
+
+def perplexity(value: float) -> str:
+    """Returns a perplexity with three digits behind the point; one of a broken model, or a broken match, with none."""
+    return f"{value:.3f}" if value < 1000 else f"{value:,.0f}"
 
 
 def interval(paired: Content) -> str:

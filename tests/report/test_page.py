@@ -127,6 +127,14 @@ def test_sections_are_there_where_there_is_something_to_say(manifest: dict[str, 
     assert sections(Run("x", None, dense_and_packed()[0])) == ["headline", "knowledge", "text", "reading"]
 
 
+def test_an_evaluation_alone_is_called_by_its_model_and_suite() -> None:
+    packed = dense_and_packed()[1]
+    text = replace(packed.text, nll_per_token=9.0)
+    said = Parsed(page.render(content_of(Run("eval.json", None, replace(packed, text=text))))).text
+    assert said.startswith("runs/atlas-spqr on kick-atlas")
+    assert "Perplexity 8,103 dense 2.718" in said
+
+
 def test_the_headline_claims_no_more_than_the_intervals(manifest: dict[str, Any]) -> None:
     wide = Parsed(page.render(content_of(Run("x", manifest, dense_and_packed()[1])))).text
     assert (
