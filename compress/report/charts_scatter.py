@@ -20,15 +20,16 @@ Point = Mapping[str, Any]
 def scatter(points: Sequence[Point]) -> str:
     """Returns the chart of points with `label`, `curve`, `mark`, `bits`, `kl`, `low` and `high` (nats per token).
 
-    Points of one curve are joined. `mark` is a letter that stands in the point, or nothing.
+    Points of one curve are joined. `mark` is a letter that stands in the point, or nothing. A curve named `spqr+block`
+    has the colour of `spqr`, and hollow points.
     """
     xs = charts.Scale(*charts.around([p["bits"] for p in points]), _LEFT, _RIGHT)
     floor = min(p["kl"] for p in points if p["kl"] > 0) if any(p["kl"] > 0 for p in points) else 1e-6
     heights = [max(value, floor / 2) for p in points for value in (p["kl"], p["low"], p["high"])]
     ys = charts.Scale(*charts.around(heights, log=True), _HEIGHT - _BOTTOM, _TOP, log=True)
     parts = [*_axes(xs, ys)]
-    for curve, at in places(points).items():
-        class_ = f"run-{at % RUNS}"
+    for curve, colour, hollow in curves(points):
+        class_ = f"run-{colour}{' hollow' if hollow else ''}"
         on = sorted((p for p in points if p["curve"] == curve), key=lambda p: p["bits"])
         spots = [(xs(p["bits"]), ys(max(p["kl"], floor / 2))) for p in on]
         parts += [charts.line(*a, *b, f"curve {class_}") for a, b in pairwise(spots)]
@@ -39,9 +40,11 @@ def scatter(points: Sequence[Point]) -> str:
     return charts.svg("".join(parts), _HEIGHT, f"Divergence against true bits per weight. {listed}")
 
 
-def places(points: Sequence[Point]) -> dict[str, int]:
-    """Returns the curves in the order in which they appear, with their numbers: what a legend lists."""
-    return {curve: at for at, curve in enumerate(dict.fromkeys(p["curve"] for p in points))}
+def curves(points: Sequence[Point]) -> list[tuple[str, int, bool]]:
+    """Returns name, number of the colour and hollowness of the curves, in the order in which a legend lists them."""
+    names = list(dict.fromkeys(p["curve"] for p in points))
+    plain = list(dict.fromkeys(name.partition("+")[0] for name in names))
+    return [(name, plain.index(name.partition("+")[0]) % RUNS, "+" in name) for name in names]
 
 
 def _spot(point: Point, x: float, y: float, class_: str) -> str:

@@ -65,7 +65,7 @@ def _environment() -> Environment:
         "heats": charts_heat.heats,
         "columns": charts_positions.columns,
         "scatter": charts_scatter.scatter,
-        "curves": charts_scatter.places,
+        "curves": charts_scatter.curves,
         "marked": page_items.marked,
         "parts_of": page_phrases.parts,
         "heat_steps": page_palette.HEAT_STEPS,

@@ -56,4 +56,4 @@ def _properties(name: str, theme: dict[str, str]) -> str:
 
 def _run(name: str) -> str:
     colour = f"var(--{name})"
-    return f".{name}{{fill:{colour};stroke:{colour}}}i.{name},.badge.{name}{{background:{colour}}}"
+    return f".{name}{{--own:{colour};fill:{colour};stroke:{colour}}}i.{name},.badge.{name}{{background:{colour}}}"

@@ -89,6 +89,13 @@ def test_a_scatter_takes_points_without_any_divergence() -> None:
     assert charts_scatter.scatter(points[2:]), "one point, nothing but zeros"
 
 
+def test_a_tuned_method_has_the_colour_of_the_method_and_hollow_points() -> None:
+    names = ["rtn", "gptq", "gptq+block", "aqlm+full"]
+    assert charts_scatter.curves([{"curve": name} for name in names]) == [
+        ("rtn", 0, False), ("gptq", 1, False), ("gptq+block", 1, True), ("aqlm+full", 2, True),
+    ]  # fmt: skip
+
+
 def test_heat_steps_follow_the_figures(manifest: dict[str, Any]) -> None:
     grid = page_layers.grid(runs.of_layers(manifest, blocks=5))
     assert grid is not None
