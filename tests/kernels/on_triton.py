@@ -32,7 +32,9 @@ def run(packed: PackedTensor, x: torch.Tensor, bias: torch.Tensor | None) -> tor
     return result.cpu()
 
 
-RUNNING = [name for name, make in cases.CASES.items() if triton.reject(make().scheme, make().shape, DEVICE) is None]
+SLOW = {f"int{bits} g64 symmetric" for bits in (1, 2, 5, 6, 7)}
+"""The interpreter takes seconds for each; others of their kind run."""
+RUNNING = [name for name in cases.CASES if DEVICE.type == "cuda" or name not in SLOW]
 
 
 @pytest.mark.parametrize("name", RUNNING)
@@ -40,10 +42,9 @@ def test_decoded_weights_are_those_of_unpack(name: str) -> None:
     packed = cases.CASES[name]()
     with cases.poisoned():
         operands = triton.prepare(to_device(packed), torch.float32)
-        found = triton.dequantise(operands).cpu()
-        narrow = triton.dequantise(operands, torch.bfloat16).cpu()
-    assert torch.equal(found, layouts.unpack(packed))
-    assert torch.equal(narrow, layouts.unpack(packed).bfloat16())
+        assert torch.equal(triton.dequantise(operands).cpu(), layouts.unpack(packed))
+        if name in MIXED:
+            assert torch.equal(triton.dequantise(operands, torch.bfloat16).cpu(), layouts.unpack(packed).bfloat16())
 
 
 @pytest.mark.parametrize("name", RUNNING)

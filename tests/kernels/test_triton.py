@@ -27,7 +27,7 @@ PACKED = int_group.pack(torch.zeros(4, 64, dtype=torch.int64), torch.ones(4, 1),
 def test_kernels() -> None:
     interpret = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(HERE / "on_triton.py")],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-o", "addopts=", "-p", "no:cacheprovider", str(HERE / "on_triton.py")],
         env=os.environ | interpret, cwd=HERE.parents[1], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

@@ -71,7 +71,7 @@ def decode(planes, row, tile, slice: tl.constexpr, S: tl.constexpr, META: tl.con
     column = tl.arange(0, S.padded)[None, None, :]
     total = tl.zeros([row.shape[0], S.lanes, S.padded], tl.float32)
     for book in tl.static_range(META.books):
-        code = walk.code(words + book * META.stride, row, tile, slice, META.bits, S).to(tl.int32)
+        code = walk.code(words + book * META.stride, row, tile, slice, META.bits, S.unit, S).to(tl.int32)
         at = ((book << META.bits) + code)[:, :, None] * S.width + column
         if S.width == S.padded:
             vector = tl.load(vectors + at)

@@ -82,4 +82,4 @@ def decode(planes, row, tile, slice: tl.constexpr, S: tl.constexpr, META: tl.con
     """Returns the weights of one slice, float32 [R, lanes]."""
     words, scales, zeros = planes
     group = walk.group(tile, slice, META.group, META.shared, S)
-    return dequantise(walk.code(words, row, tile, slice, META.bits, S), scales, zeros, row, group, META)
+    return dequantise(walk.code(words, row, tile, slice, META.bits, S.unit, S), scales, zeros, row, group, META)

@@ -41,7 +41,7 @@ _ONE = [
 ]
 _MANY = [
     triton.Config({"ROWS": rows}, num_warps=warps, num_stages=stages)
-    for rows, warps, stages in ((64, 4, 2), (32, 4, 2), (16, 1, 2), (32, 2, 3), (128, 4, 2), (128, 8, 3))
+    for rows, warps, stages in ((32, 4, 1), (64, 4, 1), (64, 4, 2), (16, 1, 2), (32, 2, 2), (128, 8, 1), (128, 8, 2))
 ]
 _DECODED = triton.Config({"ROWS": 16}, num_warps=4)
 # what a measured configuration depends on, beside the dtypes of the tensors

@@ -46,8 +46,10 @@ class Slices(NamedTuple):
     padded: int
     """Places of one code: the power of two from `width` on."""
     nested: bool
+    permuted: bool
+    """Whether only `order` knows the feature at a place."""
     ordered: bool
-    """Whether `order` has to be asked for the feature at a place; else features stand in their natural order."""
+    """Whether features do not stand in their natural order, be they permuted or nested."""
     ragged: bool
     """Whether some places have no feature."""
 
@@ -64,7 +66,7 @@ def slices(
     tiles = -(-features // (unit * lanes * width))
     padded = triton.next_power_of_2(width)
     ragged = tiles * unit * lanes * width != features or padded != width
-    return Slices(features, tiles, unit, lanes, width, padded, nested, nested or permuted, ragged)
+    return Slices(features, tiles, unit, lanes, width, padded, nested, permuted, nested or permuted, ragged)
 
 
 def grouped(features: int, bits: int, group: int, permuted: bool = False) -> tuple[Slices, bool]:
@@ -119,12 +121,12 @@ def order(walk: Slices, perm_K: torch.Tensor | None, device: torch.device) -> to
 
 
 @triton.jit
-def code(words, row, tile, slice: tl.constexpr, BITS: tl.constexpr, S: tl.constexpr):
-    """Returns the codes of one slice for rows [R, 1], uint32 [R, L]."""
+def code(words, row, tile, slice: tl.constexpr, BITS: tl.constexpr, UNIT: tl.constexpr, S: tl.constexpr):
+    """Returns code number `slice` of UNIT in every lane for rows [R, 1], uint32 [R, L]."""
     # loads of the same word by later slices are one load: the compiler sees equal addresses
     first: tl.constexpr = slice * BITS // 32
     shift: tl.constexpr = slice * BITS % 32
-    per_lane: tl.constexpr = S.unit * BITS // 32
+    per_lane: tl.constexpr = UNIT * BITS // 32
     address = words + ((row * S.tiles + tile) * per_lane + first) * S.lanes + tl.arange(0, S.lanes)[None, :]
     found = tl.load(address).to(tl.uint32, bitcast=True) >> shift
     if shift + BITS > 32:
@@ -133,9 +135,9 @@ def code(words, row, tile, slice: tl.constexpr, BITS: tl.constexpr, S: tl.conste
 
 
 @triton.jit
-def plain(values, row, tile, slice: tl.constexpr, S: tl.constexpr):
-    """Returns the numbers of one slice that `by_slice` stored, [R, L]."""
-    address = ((row * S.tiles + tile) * S.unit + slice) * S.lanes + tl.arange(0, S.lanes)[None, :]
+def plain(values, row, tile, slice: tl.constexpr, UNIT: tl.constexpr, S: tl.constexpr):
+    """Returns number `slice` of UNIT in every lane, as `by_slice` stored them, [R, L]."""
+    address = ((row * S.tiles + tile) * UNIT + slice) * S.lanes + tl.arange(0, S.lanes)[None, :]
     return tl.load(values + address)
 
 
@@ -169,8 +171,12 @@ def places(tile, slice: tl.constexpr, S: tl.constexpr):
 def features(order, tile, slice: tl.constexpr, S: tl.constexpr):
     """Returns the input feature at each place of one slice, int32 [L · padded]; −1 where there is none."""
     place = places(tile, slice, S)
-    if S.ordered:
+    if S.permuted:
         feature = tl.load(order + place)
+    elif S.nested:
+        feature = number(tile, slice, S)
+        if S.ragged:
+            feature = tl.where(feature < S.features, feature, -1)
     elif S.width == S.padded:
         feature = place
         if S.ragged:

@@ -1,7 +1,8 @@
 """sparse_nm.v1 for Triton: the kept weights of a group of m are spread over its columns as they are decoded.
 
-The first kept weights of all groups are one stream, the second ones another, and so on; so are their places. Values are
-dense.v1 or int_group.v1 without a sparse part. An added product (slorb) runs as two dense ones.
+The first kept weights of all groups are one stream, the second ones another, and so on; so are their places. A lane
+holds whole groups, and a slice is one column of one group in every lane. Values are dense.v1 or int_group.v1 without a
+sparse part. An added product (slorb) runs as two dense ones.
 
 Shape letters: N out features, K in features, J kept inputs of a row, s rank of the added product.
 """
@@ -28,21 +29,30 @@ from compress.kernels.triton import slices as walk
 from compress.kernels.triton.launch import Walked
 
 _WIDEST = 16
+_LANES = 32
 
 
 class Meta(NamedTuple):
-    """Constants of the decoding."""
+    """Constants of the decoding; those of the values have the names that `int_group.dequantise` knows."""
 
     kept: int
     """n."""
+    among: int
+    """m."""
     place_bits: int
     place_stride: int
     """Words of one stream of places."""
-    integers: bool
     value_stride: int
     """Words, or numbers where the values are dense, of one stream of values."""
-    values: int_group.Meta
-    """Constants of integer values; meaningless for dense ones."""
+    integers: bool
+    bits: int
+    symmetric: bool
+    group: int
+    groups: int
+    shared: bool
+    """False: the lanes of a slice are far apart in a row."""
+    rows: int
+    """N."""
 
 
 def reject(scheme: Scheme, shape: tuple[int, int]) -> str | None:
@@ -60,20 +70,20 @@ def reject(scheme: Scheme, shape: tuple[int, int]) -> str | None:
 def plan(scheme: Scheme, shape: tuple[int, int]) -> Walked | Added:
     """Returns how a tensor of this scheme and shape runs."""
     n, m = (scheme.options[name] for name in ("n", "m"))
-    values, place_bits = composing.part_scheme(scheme, "values"), sparse_nm.index_bits(m)
+    values = composing.part_scheme(scheme, "values")
     whole = values.layout == integers.LAYOUT
+    # a power of two, which fills a word in few codes
+    place_bits = triton.next_power_of_2(sparse_nm.index_bits(m))
     unit = max(walk.period(place_bits), walk.period(values.bits) if whole else 1)
-    lanes = walk.FEWEST_LANES
-    slices = walk.slices(shape[1], unit=unit, lanes=lanes, width=m)
-    codes, group = shape[0] * slices.tiles * lanes * unit, values.group_size
-    shared = group % (n * lanes) == 0
-    symmetric = bool(values.options.get("symmetric"))
+    lanes = _LANES if unit * _LANES * m <= shape[1] else walk.FEWEST_LANES
+    slices = walk.slices(shape[1], unit=unit * m, lanes=lanes, nested=True)
+    codes = shape[0] * slices.tiles * lanes * unit
     meta = Meta(
-        n, place_bits, codes * place_bits // 32, whole, codes * values.bits // 32 if whole else codes,
-        int_group.Meta(values.bits, symmetric, group, shape[1] // m * n // group, shared, shape[0]),
+        n, m, place_bits, codes * place_bits // 32, codes * values.bits // 32 if whole else codes, whole,
+        values.bits, bool(values.options.get("symmetric")), values.group_size, shape[1] // m * n // values.group_size,
+        False, shape[0],
     )  # fmt: skip
-    nothing = delta.describe(0, shape[1])
-    walked = Walked(shape, slices, nothing, meta, decode, planes, 4 if whole else 2)
+    walked = Walked(shape, slices, delta.describe(0, shape[1]), meta, decode, planes, 4 if whole else 2)
     return Added(walked) if scheme.options.get("slorb") else walked
 
 
@@ -81,41 +91,44 @@ def planes(packed: PackedTensor, plan: Walked) -> tuple[torch.Tensor, ...]:
     """Returns words of the places, then values (words or numbers), and scales and zero points of integer ones."""
     meta, values = plan.meta, layouts.parts(packed)["values"]
     kept = values.shape[1]
-    places_NJ = bitstream.unpack_rows(packed.planes["sparse_index"], meta.place_bits, kept)
-    places = _streams(places_NJ, plan, meta.place_bits)
+    stored_bits = sparse_nm.index_bits(meta.among)
+    places = _streams(bitstream.unpack_rows(packed.planes["sparse_index"], stored_bits, kept), plan, meta.place_bits)
     if not meta.integers:
         return places, _streams(values.planes["weight"], plan, 0)
-    codes_NJ = bitstream.unpack_rows(values.planes["weight"], meta.values.bits, kept)
-    return places, _streams(codes_NJ, plan, meta.values.bits), *int_group.statistics(values, meta.values.shared)
+    codes_NJ = bitstream.unpack_rows(values.planes["weight"], meta.bits, kept)
+    return places, _streams(codes_NJ, plan, meta.bits), *int_group.statistics(values, shared=False)
 
 
 def _streams(numbers_NJ: torch.Tensor, plan: Walked, bits: int) -> torch.Tensor:
     """Returns the n streams of what stands at the first, second, … kept weights; codes of `bits`, or numbers for 0."""
+    groups = plan.slices._replace(unit=plan.slices.unit // plan.meta.among)
     streams = numbers_NJ.view(numbers_NJ.shape[0], -1, plan.meta.kept).unbind(-1)
-    return torch.stack(
-        [walk.repack(one, bits, plan.slices) if bits else walk.by_slice(one, plan.slices) for one in streams]
-    )
+    return torch.stack([walk.repack(one, bits, groups) if bits else walk.by_slice(one, groups) for one in streams])
 
 
 @triton.jit
 def decode(planes, row, tile, slice: tl.constexpr, S: tl.constexpr, META: tl.constexpr):
-    """Returns the weights of one slice, float32 [R, lanes · padded]."""
-    column = tl.arange(0, S.padded)[None, None, :]
-    weight = tl.zeros([row.shape[0], S.lanes, S.padded], tl.float32)
+    """Returns the weights of one slice, float32 [R, lanes]: one column of one group in every lane."""
+    unit: tl.constexpr = S.unit // META.among
+    own: tl.constexpr = slice // META.among
+    column: tl.constexpr = slice % META.among
+    weight = tl.zeros([row.shape[0], S.lanes], tl.float32)
+    # the other columns of the group ask for the same places and values: equal expressions are computed once
     for number in tl.static_range(META.kept):
-        place = walk.code(planes[0] + number * META.place_stride, row, tile, slice, META.place_bits, S)
+        place = walk.code(planes[0] + number * META.place_stride, row, tile, own, META.place_bits, unit, S)
         values = planes[1] + number * META.value_stride
         if META.integers:
-            if META.values.shared:
-                group = (tile * S.unit + slice) * S.lanes * META.kept // META.values.group
-            else:
-                group = ((walk.number(tile, slice, S) * META.kept + number) // META.values.group)[None, :]
-            code = walk.code(values, row, tile, slice, META.values.bits, S)
-            value = int_group.dequantise(code, planes[2], planes[3], row, group, META.values)
+            first = (tile * S.lanes + tl.arange(0, S.lanes)) * (unit * META.kept)
+            if META.group % (unit * META.kept):
+                group = (first + own * META.kept + number) // META.group
+            else:  # a lane has one scale, fetched once
+                group = first // META.group
+            code = walk.code(values, row, tile, own, META.bits, unit, S)
+            value = int_group.dequantise(code, planes[2], planes[3], row, group[None, :], META)
         else:
-            value = walk.plain(values, row, tile, slice, S).to(tl.float32)
-        weight = tl.where(place.to(tl.int32)[:, :, None] == column, value[:, :, None], weight)
-    return tl.reshape(weight, [row.shape[0], S.lanes * S.padded])
+            value = walk.plain(values, row, tile, own, unit, S).to(tl.float32)
+        weight = tl.where(place == column, value, weight)
+    return weight
 
 
 @dataclass(frozen=True, slots=True)

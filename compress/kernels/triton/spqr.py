@@ -86,4 +86,4 @@ def decode(planes, row, tile, slice: tl.constexpr, S: tl.constexpr, META: tl.con
     scale = (lowest + step * walk.real(pair & ((1 << META.shift) - 1))) * (2.0**META.exponent)
     step, lowest = tl.load(base + 2).to(tl.float32), tl.load(base + 3).to(tl.float32)
     zero = lowest + step * walk.real(pair >> META.shift)
-    return scale * (walk.real(walk.code(words, row, tile, slice, META.bits, S)) - zero)
+    return scale * (walk.real(walk.code(words, row, tile, slice, META.bits, S.unit, S)) - zero)
