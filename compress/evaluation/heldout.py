@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 
 from compress.errors import EvaluationError
 from compress.evaluation.finite import not_finite
-from compress.evaluation.result import Divergence, TextResult
+from compress.evaluation.result import Divergence, PositionKL, TextResult
 from compress.evaluation.stats import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 WINDOW = 512
 _IGNORED = -100
+_SPANS = 32
+"""Spans of positions that the divergence is also told by."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ def divergence(
     """Returns the text results of both models and KL(dense ‖ compressed), in one pass."""
     dense_nll, compressed_nll, same = 0.0, 0.0, 0
     per_window: list[torch.Tensor] = []
+    length = windows.targets.shape[1]
+    sum_T, count_T = torch.zeros(length, dtype=torch.float64), torch.zeros(length, dtype=torch.int64)
     for input_BT, target_T in _each(windows):
         p_TV, q_TV = _log_probs(dense, input_BT), _log_probs(compressed, input_BT)
         if p_TV.shape != q_TV.shape:
@@ -101,6 +105,8 @@ def divergence(
         counted_T = target_T != _IGNORED
         kl_T = F.kl_div(q_TV, p_TV, reduction="none", log_target=True).sum(-1).clamp_min(0)
         per_window.append(kl_T[counted_T])
+        sum_T += torch.where(counted_T, kl_T, 0).double()
+        count_T += counted_T
         same += int((p_TV.argmax(-1) == q_TV.argmax(-1))[counted_T].sum())
         done()
     kl = torch.cat(per_window).double()
@@ -112,8 +118,20 @@ def divergence(
         p99=float(kl.kthvalue(max(1, round(0.99 * len(kl)))).values),
         same_top1=same / len(kl),
         tokens=len(kl),
+        by_position=_by_position(sum_T, count_T),
     )
     return _text_result(dense_nll, windows), _text_result(compressed_nll, windows), found
+
+
+def _by_position(sum_T: torch.Tensor, count_T: torch.Tensor) -> tuple[PositionKL, ...]:
+    """The means over at most `_SPANS` spans of positions; one without a predicted token is left out."""
+    width = -(-len(sum_T) // _SPANS)
+    found = []
+    for start in range(0, len(sum_T), width):
+        end = min(start + width, len(sum_T))
+        if tokens := int(count_T[start:end].sum()):
+            found.append(PositionKL(start, end, float(sum_T[start:end].sum()) / tokens, tokens))
+    return tuple(found)
 
 
 def _each(windows: Windows) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

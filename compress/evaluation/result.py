@@ -76,6 +76,16 @@ class TextResult:
 
 
 @dataclass(frozen=True, slots=True)
+class PositionKL:
+    """Mean KL, in nats per token, over the positions `start` to `end` - 1 of the windows, counted from 0."""
+
+    start: int
+    end: int
+    mean: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Divergence:
     """KL(dense ‖ this model) of the next-token distributions on held-out text, in nats per token."""
 
@@ -88,6 +98,8 @@ class Divergence:
     """Share of the positions where both models put the same token first."""
     tokens: int
     confidence: float = 0.95
+    by_position: Sequence[PositionKL] = ()
+    """By how much text stood before, in equal spans of positions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +266,7 @@ def _parse(data: Mapping[str, Any]) -> EvalResult:
         libraries=data["libraries"],
         families=families,
         text=TextResult(**_without(data["text"], "perplexity")),
-        divergence=Divergence(**divergence) if divergence else None,
+        divergence=_divergence(divergence),
         comparison=Comparison(
             {name: _family_comparison(family) for name, family in comparison["families"].items()},
             comparison["confidence"],
@@ -265,6 +277,13 @@ def _parse(data: Mapping[str, Any]) -> EvalResult:
         warnings=tuple(data.get("warnings", ())),
         judgement=_judgement(data.get("judgement")),
     )
+
+
+def _divergence(data: Mapping[str, Any] | None) -> Divergence | None:
+    if not data:
+        return None
+    spans = tuple(PositionKL(**span) for span in data.get("by_position", ()))  # absent from older files
+    return Divergence(**{**data, "by_position": spans})
 
 
 def _family_comparison(data: Mapping[str, Any]) -> FamilyComparison:

@@ -74,6 +74,21 @@ def test_divergence_is_the_mean_over_tokens_with_an_interval() -> None:
     assert len(counted) == len(cut.inputs)
 
 
+def test_the_divergence_by_position_is_that_of_the_tokens_there() -> None:
+    dense, other, cut = tiny.model(0), tiny.model(1), windows(room=60)
+    _, _, found = heldout.divergence(dense, other, cut)
+    with torch.inference_mode():
+        p, q = (m(cut.inputs).logits.double().log_softmax(-1) for m in (dense, other))
+    kl = torch.where(cut.targets != -100, (p.exp() * (p - q)).sum(-1), torch.nan)
+    spans = found.by_position
+    assert [spans[0].start, spans[-1].end] == [0, 60]
+    assert all(span.end - span.start == 2 for span in spans)
+    assert sum(span.tokens for span in spans) == found.tokens
+    for span in (spans[0], spans[-1]):
+        assert span.mean == pytest.approx(float(kl[:, span.start : span.end].nanmean()), rel=1e-4)
+    assert sum(span.mean * span.tokens for span in spans) / found.tokens == pytest.approx(found.mean, rel=1e-6)
+
+
 @pytest.mark.parametrize("layer", ["model.layers.0.self_attn.v_proj", "lm_head"])
 def test_a_nan_is_an_error_that_names_the_layer(layer: str) -> None:
     with pytest.raises(EvaluationError, match="not finite") as caught:
