@@ -23,7 +23,7 @@ AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 UNITS = {"library": [], "pool": [], "unit_scalar": ["-O2"]}
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 if X86:
-    UNITS |= {"unit_avx2": AVX2, "unit_avx512": AVX512, "unit_avx512vbmi": [*AVX512, "-mavx512vbmi"]}
+    UNITS |= {"unit_avx2": AVX2, "unit_avx512": AVX512, "unit_avx512vnni": [*AVX512, "-mavx512vbmi", "-mavx512vnni"]}
 
 
 class BuildNative(build_ext):

@@ -16,10 +16,10 @@ from pathlib import Path
 from compress.errors import unknown
 
 FILE = Path(__file__).parent / "libcompress_native.so"
-ABI = 2
+ABI = 3
 """Version of what the library and this package agree on, `kAbi` of src/abi.h."""
 ISA = "COMPRESS_ISA"
-"""Environment variable that forces the instructions: scalar, avx2, avx512 or avx512vbmi."""
+"""Environment variable that forces the instructions: scalar, avx2, avx512 or avx512vnni."""
 THREADS = "COMPRESS_THREADS"
 """Environment variable: `own` takes threads of our own instead of those of the OpenMP runtime that torch uses."""
 
@@ -50,6 +50,7 @@ def library() -> ctypes.CDLL:
     number, pointer = ctypes.c_int64, ctypes.c_void_p
     lib.cn_linear.argtypes = [pointer, pointer, number, number, pointer, number, pointer, number, ctypes.c_int]
     lib.cn_decode.argtypes = [pointer, number, number, pointer, number, number, ctypes.c_int]
+    lib.cn_fields.argtypes = [pointer, number, number, number, number, pointer, ctypes.c_int]
     lib.cn_openmp.argtypes = [pointer]
     _use(lib, os.environ.get(ISA))
     if os.environ.get(THREADS) != "own":

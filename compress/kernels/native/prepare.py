@@ -1,7 +1,8 @@
 """From planes in storage order to blocks in the order in which the kernels read them.
 
-Bit streams are kept as they are: their words are laid out with 16 rows side by side. A block takes the bytes of the
-planes, plus padding to 16 rows and 32 columns and, where zero points are integers, one byte for each of them.
+Words of bit streams are laid out with 16 rows side by side, and codes whose width is no power of two are cut into fields.
+A block takes the bytes of the planes, plus padding to 16 rows and 32 columns, a byte for each zero point, and of SpQR's
+statistics a byte for each pair of codes and 4 bytes for each number of the second level.
 
 Shape letters: N out features, K in features, G groups, R runs of rows.
 """
@@ -16,6 +17,7 @@ from compress.format.layouts import additive, composing, delta, dense, int_group
 from compress.format.layouts import bits as bitstream
 from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
+from compress.kernels.native import loader
 from compress.kernels.native.block import LANES, PERIOD, TYPES, Kind, Stats, lanes, make, raw
 
 Fields = dict[str, int]
@@ -31,8 +33,15 @@ def block(packed: PackedTensor) -> torch.Tensor:
 
 
 def _words(packed: PackedTensor) -> torch.Tensor:
-    periods = -(-packed.shape[1] // PERIOD)
-    return lanes(packed.planes["weight"], periods * packed.scheme.bits)
+    bits, (rows, width) = packed.scheme.bits, packed.shape
+    words, periods = packed.planes["weight"].contiguous(), -(-width // PERIOD)
+    if bits.bit_count() == 1:  # the stored bit stream is what the kernels read
+        return lanes(words, periods * bits)
+    fields = torch.empty(rows, periods * bits, dtype=torch.int32)
+    loader.library().cn_fields(
+        words.data_ptr(), rows, words.shape[1], width, bits, fields.data_ptr(), torch.get_num_threads()
+    )
+    return lanes(fields)
 
 
 def _int_group(packed: PackedTensor) -> tuple[Fields, Sections]:
@@ -62,7 +71,7 @@ def _spqr(packed: PackedTensor) -> tuple[Fields, Sections]:
     if stats_bits <= 4 and run % LANES == 0:
         fields |= {"stats": Stats.BILEVEL, "run_tiles": run // LANES}
         sections["zero"] = lanes(codes["scale"] | codes["zero"] << 4)
-        sections["steps"] = torch.stack([planes[name] for name in spqr.SECOND_LEVEL], dim=-1)
+        sections["steps"] = torch.stack([planes[name] for name in spqr.SECOND_LEVEL], dim=-1).float()
     else:  # runs that cut through tiles, or wide codes: the statistics as numbers, 64 bits for each group
         fields["stats"] = Stats.REAL
         runs = torch.arange(out_features) // run

@@ -5,7 +5,7 @@
 
 namespace compress_native {
 
-constexpr int64_t kAbi = 2;         // changes with anything below; a library of another version is not used
+constexpr int64_t kAbi = 3;         // changes with anything below; a library of another version is not used
 constexpr int64_t kMagic = 0x6b636f6c62706d63;
 constexpr int kLanes = 16;          // rows of a tile
 constexpr int kPeriod = 32;         // codes that end on a word boundary whatever their width is
@@ -17,7 +17,7 @@ enum Kind : int64_t { kCodes = 0, kDense = 1, kSparse = 2, kAdditive = 3 };
 enum Stats : int64_t {
   kScaleOnly = 0,   // symmetric: SCALE [tiles, G, 16] in scale_type, the zero point is the middle code
   kScaleZero = 1,   // ZERO uint8 [tiles, G, 16] beside it
-  kBilevel = 2,     // ZERO uint8 [tiles, G, 16]: scale code low, zero code high; STEPS float16 [runs, G, 4]
+  kBilevel = 2,     // ZERO uint8 [tiles, G, 16]: scale code low, zero code high; STEPS float32 [runs, G, 4]
   kReal = 3,        // SCALE and ZERO float32 [tiles, G, 16]
 };
 enum Type : int64_t { kFloat = 0, kHalf = 1, kBfloat = 2 };
@@ -58,12 +58,17 @@ struct Product {
   const float* x;        // [K, T] in the order of input features
   const float* stored;   // [K, T] in the order of stored columns; the same where there is no permutation
   const float* sums;     // [G] of `stored` over each group, for one token
-  void* table;           // additive: products of all vectors of the codebooks with the inputs of one token
+  void* table;           // what the unit makes of the inputs once for all rows, or null
   int64_t tokens;
   void* out;             // [T, N] of out_type
   int64_t out_type;
   const void* bias;      // [N] of bias_type, or null
   int64_t bias_type;
+};
+
+// The memory of that table, and in how many parts it may be filled; none where there is no byte of it.
+struct Table {
+  int64_t bytes, parts;
 };
 
 // Rows `first` to `last` as a block with columns outside: out [K, stride], columns in the order of input features.
@@ -78,8 +83,8 @@ struct Decode {
 // What every unit offers: work on parts begin to end.
 struct Unit {
   const char* name;
-  int64_t (*table_bytes)(const Header&);
-  void (*fill_table)(const Product&, int64_t begin, int64_t end);  // sets of kLookups tables
+  Table (*table)(const Header&, int64_t tokens);
+  void (*fill_table)(const Product&, int64_t begin, int64_t end);  // parts of the table
   void (*product)(const Product&, int64_t begin, int64_t end);     // pieces
   void (*decode)(const Decode&, int64_t begin, int64_t end);       // tiles
 };
@@ -88,7 +93,7 @@ extern const Unit unit_scalar;
 #if defined(COMPRESS_X86)
 extern const Unit unit_avx2;
 extern const Unit unit_avx512;
-extern const Unit unit_avx512vbmi;
+extern const Unit unit_avx512vnni;
 #endif
 
 }  // namespace compress_native

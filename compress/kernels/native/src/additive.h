@@ -53,7 +53,7 @@ INLINE void finish_unit(const Product& p, int64_t unit, float* sums) {
   }
 }
 
-#if defined(__AVX512VBMI__)
+#if defined(__AVX512VNNI__)
 
 // The tables are block floating point: kLookups of them share a unit, and a product is 24 bits in three planes of 256
 // bytes, which a permutation of bytes looks up for 64 rows at once. A product is off by half a unit of 2^-23 of the
@@ -68,9 +68,12 @@ struct Set {
   float unit;
 };
 
-int64_t table_bytes(const Header& h) { return (h.tables() + kLookups - 1) / kLookups * int64_t(sizeof(Set)); }
+INLINE Table sums_table(const Header& h) {
+  const int64_t sets = (h.tables() + kLookups - 1) / kLookups;
+  return {sets * int64_t(sizeof(Set)), sets};
+}
 
-void fill_table(const Product& p, int64_t begin, int64_t end) {
+void fill_sums(const Product& p, int64_t begin, int64_t end) {
   const Header& h = *p.weight;
   alignas(64) float values[kLookups][256];
   for (int64_t set = begin; set < end; ++set) {
@@ -164,9 +167,11 @@ void add_up(const Product& p, int64_t begin, int64_t end) {
 
 #else
 
-int64_t table_bytes(const Header& h) { return h.tables() * h.vectors() * int64_t(sizeof(float)); }
+INLINE Table sums_table(const Header& h) {
+  return {h.tables() * h.vectors() * int64_t(sizeof(float)), (h.tables() + kLookups - 1) / kLookups};
+}
 
-void fill_table(const Product& p, int64_t begin, int64_t end) {
+void fill_sums(const Product& p, int64_t begin, int64_t end) {
   const Header& h = *p.weight;
   for (int64_t table = begin * kLookups; table < end * kLookups && table < h.tables(); ++table) {
     products(p, table, static_cast<float*>(p.table) + table * h.vectors());

@@ -1,25 +1,50 @@
-// Codes of 1 to 8 bits with statistics of groups: WORDS [tiles, words, 16], one bit stream per lane.
+// Codes of 1 to 8 bits with statistics of groups: WORDS [tiles, words, 16], see fields.h.
 #pragma once
+#include "fields.h"
 #include "tiles.h"
 
 namespace {
 
-// The code at place J of a period of 32, in the low bits of each lane; what stands above them is not cleared.
-template <int BITS, int J>
-INLINE I code_of(const I* words) {
-  constexpr int kWord = J * BITS / 32, kOffset = J * BITS % 32;
-  if constexpr (kOffset == 0) return words[kWord];
-  if constexpr (kOffset + BITS <= 32) return right(words[kWord], kOffset);
-  return either(right(words[kWord], kOffset), left(words[kWord + 1], 32 - kOffset));
+// The bits of a code from bit DONE upwards, in their place.
+template <int BITS, int J, int DONE>
+INLINE I rest_of(const I* words) {
+  constexpr int kField = next_field(BITS - DONE);
+  constexpr Place kPlace = place_of(BITS, J);
+  constexpr int kShift = kPlace.byte * 8 + shift_of(kField, kPlace.vector);
+  const I code = left(low(right(words[DONE + word_of(kField, kPlace.vector)], kShift), kField), DONE);
+  if constexpr (DONE + kField == BITS) {
+    return code;
+  } else {
+    return either(code, rest_of<BITS, J, DONE + kField>(words));
+  }
 }
 
-// The code at any place of a stream, for widths and groups that have no unrolled form.
-INLINE I code_at(const uint32_t* words, int64_t place, int bits) {
-  const int64_t first = place * bits, word = first / 32;
-  const int offset = int(first % 32);
-  I code = right(load(words + word * kLanes), offset);
-  if (offset + bits > 32) code = either(code, left(load(words + (word + 1) * kLanes), 32 - offset));
-  return low(code, bits);
+// The code at place J of a period, in the low bits of each lane; what stands above them is not cleared where the width
+// is a power of two.
+template <int BITS, int J>
+INLINE I code_of(const I* words) {
+  constexpr int kField = widest_field(BITS);
+  const I code = right(words[J * kField / 32], J * kField % 32);
+  if constexpr (kField == BITS) {
+    return code;
+  } else {
+    return either(low(code, kField), rest_of<BITS, J, kField>(words));
+  }
+}
+
+// The code at any column, for groups that have no unrolled form.
+INLINE I code_at(const uint32_t* words, int64_t column, int bits) {
+  words += column / kPeriod * bits * kLanes;
+  const int j = int(column % kPeriod), first = widest_field(bits);
+  const Place place = place_of(bits, j);
+  I code = low(right(load(words + j * first / 32 * kLanes), j * first % 32), first);
+  for (int done = first; done < bits;) {
+    const int field = next_field(bits - done), shift = place.byte * 8 + shift_of(field, place.vector);
+    const I part = low(right(load(words + (done + word_of(field, place.vector)) * kLanes), shift), field);
+    code = either(code, left(part, done));
+    done += field;
+  }
+  return code;
 }
 
 struct Statistic {
@@ -49,20 +74,20 @@ struct Integers {
 // Two-level statistics: least + step · code, the codes of scale and zero in one byte.
 struct Bilevel {
   const uint8_t* codes;
-  const uint16_t* steps;
+  const float* steps;
   float unit;
   Value<4, false> value;
 
   Bilevel(const Header& h, int64_t tile, bool)
       : codes(h.at<uint8_t>(kZero) + tile * h.groups() * kLanes),
-        steps(h.at<uint16_t>(kSteps) + tile / h.run_tiles * h.groups() * 4), unit(power_of_two(h.exponent)) {}
+        steps(h.at<float>(kSteps) + tile / h.run_tiles * h.groups() * 4), unit(power_of_two(h.exponent)) {}
   INLINE bool has_zero() const { return true; }
   INLINE Statistic at(int64_t g) const {
     const I both = load(codes + g * kLanes);
-    const uint16_t* s = steps + g * 4;
+    const float* s = steps + g * 4;
     // a product and a sum, each rounded, as the layout defines it
-    const F scale = add(splat(from_half(s[1])), mul(splat(from_half(s[0])), value(both)));
-    const F zero = add(splat(from_half(s[3])), mul(splat(from_half(s[2])), value(right(both, 4))));
+    const F scale = add(splat(s[1]), mul(splat(s[0]), value(both)));
+    const F zero = add(splat(s[3]), mul(splat(s[2]), value(right(both, 4))));
     return {mul(scale, splat(unit)), zero};
   }
 };

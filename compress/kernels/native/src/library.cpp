@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "abi.h"
+#include "fields.h"
 #include "numbers.h"
 #include "pool.h"
 
@@ -12,7 +13,7 @@ namespace {
 
 const Unit* const kUnits[] = {
 #if defined(COMPRESS_X86)
-    &unit_avx512vbmi,
+    &unit_avx512vnni,
     &unit_avx512,
     &unit_avx2,
 #endif
@@ -26,8 +27,8 @@ bool runs_here(const Unit* candidate) {
   if (candidate == &unit_avx2) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   }
-  const bool bytes = __builtin_cpu_supports("avx512vbmi");
-  if (candidate == &unit_avx512 || (candidate == &unit_avx512vbmi && bytes)) {
+  const bool bytes = __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
+  if (candidate == &unit_avx512 || (bytes && candidate == &unit_avx512vnni)) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
   }
@@ -85,6 +86,40 @@ void run_decode(const void* context, int64_t begin, int64_t end) {
   unit->decode(d, d.first / kLanes + begin, d.first / kLanes + end);
 }
 
+struct Fields {
+  const uint32_t* in;
+  int64_t words, width;
+  int bits;
+  uint32_t* out;
+};
+
+void run_fields(const void* context, int64_t begin, int64_t end) {
+  const Fields& f = *static_cast<const Fields*>(context);
+  const int64_t periods = (f.width + kPeriod - 1) / kPeriod;
+  const uint32_t mask = (1u << f.bits) - 1;
+  for (int64_t row = begin; row < end; ++row) {
+    const uint32_t* in = f.in + row * f.words;
+    for (int64_t period = 0; period < periods; ++period) {
+      uint32_t* out = f.out + (row * periods + period) * f.bits;
+      for (int w = 0; w < f.bits; ++w) out[w] = 0;
+      const int64_t first = period * kPeriod, left = f.width - first < kPeriod ? f.width - first : kPeriod;
+      for (int j = 0; j < left; ++j) {
+        const int64_t bit = (first + j) * f.bits, word = bit / 32;
+        uint64_t both = in[word];
+        if (bit % 32 + f.bits > 32) both |= uint64_t(in[word + 1]) << 32;
+        uint32_t code = uint32_t(both >> bit % 32) & mask;
+        const Place place = place_of(f.bits, j);
+        for (int done = 0; done < f.bits;) {
+          const int field = done ? next_field(f.bits - done) : widest_field(f.bits);
+          const int shift = place.byte * 8 + shift_of(field, place.vector);
+          out[done + word_of(field, place.vector)] |= (code & ((1u << field) - 1)) << shift;
+          code >>= field, done += field;
+        }
+      }
+    }
+  }
+}
+
 enum Error { kNotAWeight = 1, kNotInRange = 2, kNoMemory = 3 };
 
 int64_t size_of(int64_t type) { return type == kFloat ? 4 : 2; }
@@ -94,7 +129,8 @@ int multiply(const Header& h, const void* x, int64_t x_type, int64_t tokens, con
   constexpr int64_t kPadding = 2 * kPeriod;  // columns of one period of kept values at 2:4
   const int64_t padded = (h.cols + kPadding - 1) / kPadding * kPadding, size = padded * tokens;
   const bool permuted = h.offset[kPerm] != 0, summed = tokens == 1 && h.kind == kCodes && h.offset[kZero];
-  const int64_t table = h.looked_up() ? (unit->table_bytes(h) + 63) / 64 * 16 : 0;
+  const Table wanted = unit->table(h, tokens);
+  const int64_t table = (wanted.bytes + 63) / 64 * 16;
   float* memory = scratch.floats(table + size * (permuted ? 2 : 1) + (summed ? h.groups() : 0));
   if (!memory) return kNoMemory;
   float *natural = memory + table, *stored = natural, *sums = natural + size * (permuted ? 2 : 1);
@@ -116,8 +152,8 @@ int multiply(const Header& h, const void* x, int64_t x_type, int64_t tokens, con
       sums[g] = (part[0] + part[1]) + (part[2] + part[3]);
     }
   }
-  const Product p{&h, natural, stored, sums, memory, tokens, out, out_type, bias, bias_type};
-  if (table) run(run_table, &p, (h.tables() + kLookups - 1) / kLookups, threads);
+  const Product p{&h, natural, stored, sums, table ? memory : nullptr, tokens, out, out_type, bias, bias_type};
+  if (table) run(run_table, &p, wanted.parts, threads);
   run(run_product, &p, h.pieces(), threads);
   return 0;
 }
@@ -149,6 +185,13 @@ int cn_linear(const void* weight, const void* x, int64_t x_type, int64_t tokens,
     if (const int error = multiply(h, row, x_type, 1, bias, bias_type, to, out_type, threads)) return error;
   }
   return 0;
+}
+
+// Codes of one stored bit stream per row, `words` 32-bit words each, to the fields of the kernels: out [rows, periods, bits].
+void cn_fields(const uint32_t* rows_in, int64_t rows, int64_t words, int64_t width, int64_t bits, uint32_t* out,
+               int threads) {
+  const Fields f{rows_in, words, width, int(bits), out};
+  run(run_fields, &f, rows, threads);
 }
 
 // Rows `first` to `first + 16·tiles` as out [K, stride], values exactly those of the layout's unpack. Returns as above.

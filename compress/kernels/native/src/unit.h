@@ -6,6 +6,7 @@
 #include "codes.h"
 #include "dense.h"
 #include "sparse.h"
+#include "vnni.h"
 
 namespace {
 
@@ -24,9 +25,18 @@ inline Kernel kernel_of(const Header& h) {
   return {codes.decode, codes.one_token};
 }
 
+Table table(const Header& h, int64_t tokens) {
+  return h.looked_up() ? sums_table(h) : bytes_table(h, tokens);
+}
+
+void fill_table(const Product& p, int64_t begin, int64_t end) {
+  p.weight->looked_up() ? fill_sums(p, begin, end) : fill_bytes(p);
+}
+
 void product(const Product& p, int64_t begin, int64_t end) {
   const Header& h = *p.weight;
   if (h.looked_up()) return add_up(p, begin, end);
+  if (p.table) return multiply_bytes(p, begin, end);
   const Kernel kernel = kernel_of(h);
   alignas(64) float acc[kFewTokens * kLanes], block[kBlock * kLanes];
   for (int64_t tile = begin; tile < end; ++tile) {

@@ -1,0 +1,221 @@
+// Products of codes with inputs in bytes, for processors that multiply bytes (AVX512_VNNI).
+//
+// The inputs of a group become integers of 24 bits in units of their largest magnitude over 8355700, and these three
+// digits of a signed byte each, so that Σ code · x is three exact integer sums. An input is off by at most 2^-24 of the
+// largest in its group, as much as a float32 sum of the group loses. Nothing is rounded to 8 bits.
+#pragma once
+#include <cmath>
+#include <cstring>
+
+#include "codes.h"
+
+namespace {
+
+#if defined(__AVX512VNNI__)
+
+constexpr int kDigits = 3;
+constexpr float kLargestInput = 8355700.0f;  // below 127 · (2^16 + 2^8 + 1), the largest number of three signed bytes
+constexpr int64_t kWidestGroup = 65536;      // 255 · 128 · columns fit into 32 bits
+constexpr int kVectors = 8;                  // of four codes per row in a period
+
+// The inputs of one token, [periods, digits, 32] bytes in the order of the codes, and for each group the unit and Σ x.
+struct Bytes {
+  int8_t* digits;
+  float *unit, *sum;
+  int64_t stride, group_stride;  // between tokens
+
+  Bytes(const Header& h, void* table, int64_t tokens) {
+    stride = (h.cols + kPeriod - 1) / kPeriod * kDigits * kPeriod;
+    group_stride = (h.groups() + kLanes - 1) / kLanes * kLanes;
+    digits = static_cast<int8_t*>(table);
+    unit = reinterpret_cast<float*>(digits + stride * tokens);
+    sum = unit + group_stride * tokens;
+  }
+  int64_t size(int64_t tokens) const { return (stride + 2 * group_stride * int64_t(sizeof(float))) * tokens; }
+};
+
+inline bool in_bytes(const Header& h) {
+  // four vectors of one bit do not hold 16 neighbouring columns
+  const bool halved = h.bits > 1 || (h.group % kPeriod == 0 && h.stats != kBilevel);
+  return h.kind == kCodes && h.stats != kReal && h.group % 16 == 0 && h.group <= kWidestGroup && halved;
+}
+
+inline Table bytes_table(const Header& h, int64_t tokens) {
+  if (!in_bytes(h)) return {0, 0};
+  return {Bytes(h, nullptr, tokens).size(tokens), 1};
+}
+
+inline void fill_bytes(const Product& p) {
+  const Header& h = *p.weight;
+  const Bytes to(h, p.table, p.tokens);
+  alignas(64) int32_t fixed[kLanes];
+  int column[kPeriod];  // place in a period -> place among the bytes
+  for (int v = 0; v < kVectors; ++v) {
+    for (int b = 0; b < 4; ++b) column[column_of(int(h.bits), v, b)] = v * 4 + b;
+  }
+  std::memset(to.digits, 0, size_t(to.stride * p.tokens));
+  for (int64_t t = 0; t < p.tokens; ++t) {
+    for (int64_t g = 0; g < h.groups(); ++g) {
+      const float* x = p.stored + g * h.group * p.tokens + t;
+      float most = 0, sign = 0;
+      for (int64_t k = 0; k < h.group; ++k) {
+        const float value = x[k * p.tokens];
+        most = most < std::fabs(value) ? std::fabs(value) : most;
+        sign += value - value;  // not a number where an input is infinite or none
+      }
+      // below, the reciprocal of the unit would overflow: there the unit is the smallest normal number
+      const bool tiny = most < 0x1p-102f;
+      const float unit = tiny ? 0x1p-126f : most / kLargestInput, inverse = tiny ? 0x1p126f : kLargestInput / most;
+      int64_t sum = 0;
+      for (int64_t k = 0; k < h.group && sign == 0; k += kLanes) {
+        F values;
+        if (p.tokens == 1) {
+          values = load(x + k);
+        } else {
+          alignas(64) float lanes[kLanes];
+          for (int i = 0; i < kLanes; ++i) lanes[i] = x[(k + i) * p.tokens];
+          values = load(lanes);
+        }
+        const __m512i whole = _mm512_cvtps_epi32(mul(values, splat(inverse)).v);
+        _mm512_store_si512(fixed, whole);
+        sum += _mm512_reduce_add_epi32(whole);
+        for (int i = 0; i < kLanes; ++i) {
+          const int64_t at = g * h.group + k + i;
+          int8_t* place = to.digits + t * to.stride + at / kPeriod * kDigits * kPeriod + column[at % kPeriod];
+          int32_t rest = fixed[i];
+          for (int d = 0; d < kDigits; ++d) {
+            const int8_t digit = int8_t(rest & 255);
+            place[d * kPeriod] = digit;
+            rest = (rest - digit) >> 8;
+          }
+        }
+      }
+      to.unit[t * to.group_stride + g] = unit + sign;
+      to.sum[t * to.group_stride + g] = float(sum);
+    }
+  }
+}
+
+// The four codes of each row that make vector V, one in each byte.
+template <int BITS, int V, int DONE = 0>
+INLINE __m512i codes_of(const I* words) {
+  constexpr int kField = DONE ? next_field(BITS - DONE) : widest_field(BITS);
+  constexpr int kShift = shift_of(kField, V) - DONE;
+  const __m512i word = words[DONE + word_of(kField, V)].v;
+  const __m512i moved = kShift == 0 ? word
+                        : kShift > 0 ? _mm512_srli_epi32(word, unsigned(kShift > 0 ? kShift : 0))
+                                     : _mm512_slli_epi32(word, unsigned(kShift < 0 ? -kShift : 0));
+  if constexpr (kField == 8) {
+    return moved;
+  } else {
+    const __m512i mask = _mm512_set1_epi8(char(((1 << kField) - 1) << DONE));
+    if constexpr (DONE + kField == BITS) {
+      return _mm512_and_si512(moved, mask);
+    } else {
+      // (moved & mask) | rest in one instruction
+      return _mm512_ternarylogic_epi32(moved, mask, codes_of<BITS, V, DONE + kField>(words), 0xea);
+    }
+  }
+}
+
+// Sums of T tokens from `token` on for one tile: acc [T, 16].
+template <int BITS, int RUN, class Groups, int T>
+void multiply_tile(const Product& p, const Bytes& x, int64_t tile, int64_t token, float* acc) {
+  constexpr int kChains = RUN == kPeriod && T == 1 ? 2 : 1;  // sums that do not wait for each other
+  constexpr int kRuns = kPeriod / RUN;
+  const Header& h = *p.weight;
+  const Groups groups(h, tile, false);
+  const uint32_t* words = words_of(h, tile);
+  const int8_t* digits = x.digits + token * x.stride;
+  const float *unit = x.unit + token * x.group_stride, *sum = x.sum + token * x.group_stride;
+  const int64_t last = h.groups();
+  F total[T];
+  __m512i sums[T][kDigits][kChains];
+  each<T>([&](auto t) { total[t] = splat(0); });
+  auto clear = [&]() {
+    for (auto& token_sums : sums)
+      for (auto& digit_sums : token_sums)
+        for (auto& chain : digit_sums) chain = _mm512_setzero_si512();
+  };
+  clear();
+  int64_t g = 0, left = h.group;
+  for (; g < last; words += BITS * kLanes, digits += kDigits * kPeriod) {
+    I word[BITS];
+    each<BITS>([&](auto w) { word[w] = load(words + w * kLanes); });
+    each<kRuns>([&](auto run) {
+      each<kVectors / kRuns>([&](auto i) {
+        constexpr int kVector = decltype(run)::value * (kVectors / kRuns) + decltype(i)::value;
+        const __m512i codes = codes_of<BITS, kVector>(word);
+        each<T>([&](auto t) {
+          each<kDigits>([&](auto d) {
+            int32_t four;
+            std::memcpy(&four, digits + t * x.stride + d * kPeriod + kVector * 4, 4);
+            __m512i& chain = sums[t][d][kVector % kChains];
+            chain = _mm512_dpbusd_epi32(chain, codes, _mm512_set1_epi32(four));
+          });
+        });
+      });
+      left -= RUN;
+      if (left == 0 && g < last) {
+        const Statistic s = groups.at(g);
+        each<T>([&](auto t) {
+          F digit[kDigits];
+          each<kDigits>([&](auto d) {
+            __m512i whole = sums[t][d][0];
+            if constexpr (kChains == 2) whole = _mm512_add_epi32(whole, sums[t][d][1]);
+            digit[d] = to_float(I{whole});
+          });
+          F value = fma(digit[2], splat(65536), fma(digit[1], splat(256), digit[0]));
+          value = sub(value, mul(s.zero, splat(sum[t * x.group_stride + g])));
+          total[t] = fma(mul(s.scale, splat(unit[t * x.group_stride + g])), value, total[t]);
+        });
+        clear();
+        ++g, left = h.group;
+      }
+    });
+  }
+  each<T>([&](auto t) { store(acc + t * kLanes, total[t]); });
+}
+
+template <int BITS, int RUN, class Groups>
+void multiply_tiles(const Product& p, int64_t begin, int64_t end) {
+  const Bytes x(*p.weight, p.table, p.tokens);
+  alignas(64) float acc[kFewTokens * kLanes];
+  for (int64_t tile = begin; tile < end; ++tile) {
+    int64_t t = 0;
+    for (; t + 4 <= p.tokens; t += 4) multiply_tile<BITS, RUN, Groups, 4>(p, x, tile, t, acc + t * kLanes);
+    for (; t < p.tokens; ++t) multiply_tile<BITS, RUN, Groups, 1>(p, x, tile, t, acc + t * kLanes);
+    finish(p, tile, acc);
+  }
+}
+
+template <int BITS>
+void multiply_width(const Product& p, int64_t begin, int64_t end) {
+  const Header& h = *p.weight;
+  if (h.stats == kBilevel) return multiply_tiles<BITS, 16, Bilevel>(p, begin, end);
+  if (h.group % 32 == 0) return multiply_tiles<BITS, 32, Integers>(p, begin, end);
+  return multiply_tiles<BITS, 16, Integers>(p, begin, end);
+}
+
+inline void multiply_bytes(const Product& p, int64_t begin, int64_t end) {
+  switch (p.weight->bits) {
+    case 1: return multiply_width<1>(p, begin, end);
+    case 2: return multiply_width<2>(p, begin, end);
+    case 3: return multiply_width<3>(p, begin, end);
+    case 4: return multiply_width<4>(p, begin, end);
+    case 5: return multiply_width<5>(p, begin, end);
+    case 6: return multiply_width<6>(p, begin, end);
+    case 7: return multiply_width<7>(p, begin, end);
+    default: return multiply_width<8>(p, begin, end);
+  }
+}
+
+#else
+
+inline Table bytes_table(const Header&, int64_t) { return {0, 0}; }
+inline void fill_bytes(const Product&) {}
+inline void multiply_bytes(const Product&, int64_t, int64_t) {}
+
+#endif
+
+}  // namespace
