@@ -15,7 +15,7 @@ from tests.kernels import cases
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-MIXED = ("int5 g21", "int4 outliers", "spqr 3 g12", "aqlm 3x5 g6", "2:4 int4 row", "low rank bfloat16")
+MIXED = ("int5 g21", "int4 outliers", "spqr 3 g12", "aqlm 3x5 g6", "2:4 float32", "low rank bfloat16")
 """One case of each kind for the dtypes and counts that the others do not see."""
 
 
@@ -32,9 +32,15 @@ def run(packed: PackedTensor, x: torch.Tensor, bias: torch.Tensor | None) -> tor
     return result.cpu()
 
 
-SLOW = {f"int{bits} g64 symmetric" for bits in (1, 2, 5, 6, 7)}
-"""The interpreter takes seconds for each; others of their kind run."""
-RUNNING = [name for name in cases.CASES if DEVICE.type == "cuda" or name not in SLOW]
+REFUSED = {"3:5 int3": "3:5 with 3-bit values would take minutes to compile"}
+SLOW = {
+    *(f"int{bits} g64 {zeros}" for bits in (1, 3, 5, 6, 7) for zeros in ("symmetric", "zeros")),
+    "int2 g64 symmetric", "int3 g1000", "spqr 2 g64 wide statistics", "aqlm 4x1 g1", "4:8 float16", "2:4 int4 row", "1:2 int8",
+}  # fmt: skip
+"""Seconds each in the interpreter; others of their kind run every time."""
+RUNNING = [
+    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in cases.CASES if name not in REFUSED
+]
 
 
 @pytest.mark.parametrize("name", RUNNING)
@@ -60,7 +66,7 @@ OTHERS = [(1, torch.bfloat16), (1, torch.float16), (3, torch.float32), (3, torch
 
 
 @pytest.mark.parametrize("tokens,dtype", OTHERS, ids=str)
-@pytest.mark.parametrize("name", [name for name in MIXED if name in RUNNING])
+@pytest.mark.parametrize("name", MIXED)
 def test_products_in_other_dtypes(name: str, tokens: int, dtype: torch.dtype) -> None:
     packed = cases.CASES[name]()
     x = cases.inputs(tokens, packed.shape[1], dtype)
@@ -121,6 +127,12 @@ def test_opcheck_and_gradients() -> None:
     torch.nn.functional.linear(other, layouts.unpack(packed), other_bias).square().sum().backward()
     torch.testing.assert_close(x.grad, other.grad, rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(bias.grad, other_bias.grad, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", cases.CASES)
+def test_what_is_refused_is_known(name: str) -> None:
+    packed = cases.CASES[name]()
+    assert triton.reject(packed.scheme, packed.shape, DEVICE) == REFUSED.get(name)
 
 
 def test_selected_and_refused_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

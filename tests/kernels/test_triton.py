@@ -23,15 +23,38 @@ PACKED = int_group.pack(torch.zeros(4, 64, dtype=torch.int64), torch.ones(4, 1),
 
 
 @needs_triton
+@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 @pytest.mark.timeout(900)
-def test_kernels() -> None:
-    interpret = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
+def test_kernels(which: str) -> None:
+    interpret = {} if torch.cuda.is_available() else {triton.INTERPRETER: "1"}
+    flags = ["-q", "-x", "-o", "addopts=", "-m", which, "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-o", "addopts=", "-p", "no:cacheprovider", str(HERE / "on_triton.py")],
+        [sys.executable, "-m", "pytest", *flags, str(HERE / "on_triton.py")],
         env=os.environ | interpret, cwd=HERE.parents[1], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("int4 bfloat16", "aqlm 2x8 g8"),
+        pytest.param(("int3 g16 outliers", "spqr 3 g16", "2:4 int4", "2:4 bfloat16 slorb"), marks=pytest.mark.slow),
+    ],
+    ids=["two layouts", "all layouts"],
+)
+@pytest.mark.timeout(900)
+def test_kernels_compile_for_hopper_without_a_gpu(names: tuple[str, ...], tmp_path: Path) -> None:
+    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
+    environment.pop(triton.INTERPRETER, None)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.compile_triton", *names],
+        env=environment, cwd=HERE.parents[1], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert all(f"{name} 20 decoded compiled" in done.stdout for name in names)
 
 
 def test_the_cpu_is_refused_without_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:

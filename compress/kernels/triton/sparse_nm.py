@@ -30,6 +30,8 @@ from compress.kernels.triton.launch import Walked
 
 _WIDEST = 16
 _LANES = 32
+_MOST_STEPS = 256
+"""Columns of a lane times n: the kernels are written out for each; 480 took Triton 3.9 more than five minutes."""
 
 
 class Meta(NamedTuple):
@@ -64,7 +66,23 @@ def reject(scheme: Scheme, shape: tuple[int, int]) -> str | None:
         return f"values of {values.layout} in n:m, {dense.PART_LAYOUT} and {integers.LAYOUT} run"
     if values.outliers:
         return "values with a sparse part in n:m"
+    steps = _unit(scheme) * scheme.options["m"] * scheme.options["n"]
+    if steps > _MOST_STEPS:
+        return (
+            f"{scheme.options['n']}:{scheme.options['m']} with {values.bits}-bit values would take minutes to compile"
+        )
     return None
+
+
+def _unit(scheme: Scheme) -> int:
+    """Returns how many groups a lane holds, so that places and values fill whole words."""
+    values = composing.part_scheme(scheme, "values")
+    return max(walk.period(_place_bits(scheme)), walk.period(values.bits) if values.layout == integers.LAYOUT else 1)
+
+
+def _place_bits(scheme: Scheme) -> int:
+    """Returns the bits of a place as the kernels have it: a power of two, which fills a word in few codes."""
+    return triton.next_power_of_2(sparse_nm.index_bits(scheme.options["m"]))  # type: ignore[no-any-return]
 
 
 def plan(scheme: Scheme, shape: tuple[int, int]) -> Walked | Added:
@@ -72,9 +90,7 @@ def plan(scheme: Scheme, shape: tuple[int, int]) -> Walked | Added:
     n, m = (scheme.options[name] for name in ("n", "m"))
     values = composing.part_scheme(scheme, "values")
     whole = values.layout == integers.LAYOUT
-    # a power of two, which fills a word in few codes
-    place_bits = triton.next_power_of_2(sparse_nm.index_bits(m))
-    unit = max(walk.period(place_bits), walk.period(values.bits) if whole else 1)
+    place_bits, unit = _place_bits(scheme), _unit(scheme)
     lanes = _LANES if unit * _LANES * m <= shape[1] else walk.FEWEST_LANES
     slices = walk.slices(shape[1], unit=unit * m, lanes=lanes, nested=True)
     codes = shape[0] * slices.tiles * lanes * unit
