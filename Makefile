@@ -1,4 +1,4 @@
-# make run · make test · make lint · make slow · make bench · make clean
+# make run · make test · make lint · make slow · make bench · make docs · make clean
 #   PYTHON=python3.12 make run         another interpreter (3.11 or 3.12)
 #   make run ARGS="--method rtn"       other arguments for `compress run`
 
@@ -10,7 +10,7 @@ ARGS  ?= --method spqr
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: run test lint slow bench clean
+.PHONY: run test lint slow bench docs clean
 
 run: $(VENV)/.installed
 	$(BIN)/compress run $(ARGS)
@@ -29,8 +29,11 @@ slow: $(VENV)/.dev
 bench: test
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 found; give one with PYTHON=/path/to/python" >&2; exit 2; }

@@ -1,11 +1,17 @@
-"""What methods there are and which options they take, read from the source so that help needs no torch."""
+"""What methods there are and which options they take, read from the source so that help needs no torch.
+
+The files of this package are methods, and those in the folders that COMPRESS_METHODS names (several as in PATH).
+"""
 
 from __future__ import annotations
 
 import ast
 import functools
+import hashlib
 import importlib
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Mapping, MutableSequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +19,12 @@ from typing import Any
 
 from compress.errors import RecipeError, unknown
 
+OWN = "COMPRESS_METHODS"
+"""Environment variable with folders of methods that are not part of the package."""
+_PACKAGE = "compress.methods"
 _NOT_METHODS = {"__init__", "registry"}
+_loaded: dict[str, str] = {}
+"""Methods of the caller's own that were imported, with the sha256 of their source."""
 _TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
 
 
@@ -42,16 +53,63 @@ class MethodInfo:
 
 def names() -> list[str]:
     """Returns the names of all methods, sorted. A file whose name starts with `_` is shared code, not a method."""
-    stems = (path.stem for path in Path(__file__).parent.glob("*.py"))
-    return sorted(stem for stem in stems if stem not in _NOT_METHODS and not stem.startswith("_"))
+    return sorted(_files())
+
+
+def describe(name: str) -> MethodInfo:
+    """Returns what the source of method `name` says of itself; an unknown name is a RecipeError with a suggestion."""
+    return _described(name, _source(name))
+
+
+def own_source(name: str) -> str | None:
+    """Returns the sha256 of the source of a method of the caller's own, None for one of the package.
+
+    The version of the package says what its methods do; of others only their source does.
+    """
+    if _files().get(name, Path(__file__)).parent == Path(__file__).parent:
+        return None
+    return hashlib.sha256(_source(name).encode()).hexdigest()
+
+
+def extend(path: MutableSequence[str]) -> None:
+    """Adds the folders of COMPRESS_METHODS to `path`, where Python looks for the modules of this package."""
+    path.extend(folder for one in _own_folders() if (folder := str(one)) not in path)
+
+
+def _own_folders() -> list[Path]:
+    folders = [Path(folder).absolute() for folder in os.environ.get(OWN, "").split(os.pathsep) if folder]
+    for folder in folders:
+        if not folder.is_dir():
+            raise RecipeError(f"{OWN} names {folder}, which is no folder", do="Make it, or correct the variable")
+    return folders
+
+
+def _files() -> dict[str, Path]:
+    """Returns the file of every method; a name that is there twice is an error, since only one could be meant."""
+    found: dict[str, Path] = {}
+    for folder in (Path(__file__).parent, *_own_folders()):
+        for path in sorted(folder.glob("*.py")):
+            if path.stem in _NOT_METHODS or path.stem.startswith("_"):
+                continue
+            if path.stem in found:
+                raise RecipeError(f"two methods {path.stem}: {found[path.stem]} and {path}", do=f"Rename {path}")
+            found[path.stem] = path
+    return found
+
+
+def _source(name: str) -> str:
+    files = _files()
+    if name not in files:
+        raise RecipeError(unknown("method", name, files), allowed=", ".join(sorted(files)))
+    return files[name].read_text(encoding="utf-8")
 
 
 @functools.cache
-def describe(name: str) -> MethodInfo:
-    """Returns what the source of method `name` says of itself; an unknown name is a RecipeError with a suggestion."""
-    if name not in names():
-        raise RecipeError(unknown("method", name, names()), allowed=", ".join(names()))
-    tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
+def _described(name: str, source: str) -> MethodInfo:
+    try:
+        tree = ast.parse(source)
+    except SyntaxError as error:
+        raise RecipeError(f"the file of method {name} is not Python: {error}") from error
     constants = {
         target.id: node.value
         for node in tree.body
@@ -59,11 +117,15 @@ def describe(name: str) -> MethodInfo:
         for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         if isinstance(target, ast.Name) and node.value is not None
     }
-    config = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config")
+    config = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config"), None)
+    if config is None or not {"KIND", "NEEDS"} <= constants.keys():
+        raise RecipeError(
+            f"{name}.py is no method", allowed="a file with KIND, NEEDS and a class Config", do=f"Or call it _{name}.py"
+        )
     needs = constants["NEEDS"]
     return MethodInfo(
         name=name,
-        summary=(ast.get_docstring(tree) or "").splitlines()[0],
+        summary=(ast.get_docstring(tree) or f"{name} (no docstring).").splitlines()[0],
         kind=ast.literal_eval(constants["KIND"]),
         needs_data=isinstance(needs, ast.Call) and bool(needs.args),
         options=tuple(_options(config)),
@@ -93,7 +155,15 @@ def _options(config: ast.ClassDef) -> list[Option]:
 def load(name: str) -> ModuleType:
     """Imports the method `name` (and with it torch)."""
     describe(name)
-    return importlib.import_module(f"compress.methods.{name}")
+    module = f"{_PACKAGE}.{name}"
+    if (source := own_source(name)) is None:
+        return importlib.import_module(module)
+    extend(sys.modules[_PACKAGE].__path__)
+    importlib.invalidate_caches()
+    if _loaded.get(name, source) != source:  # written anew, by a cell of a notebook for instance
+        sys.modules.pop(module, None)
+    _loaded[name] = source
+    return importlib.import_module(module)
 
 
 def defaults(name: str) -> dict[str, Any]:

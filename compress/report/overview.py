@@ -162,5 +162,6 @@ def _label(name: str) -> str:
 
 def _options(stage: Mapping[str, Any]) -> list[str]:
     """The options of a stage that are not what its method has by default."""
-    usual = registry.defaults(stage["method"])
+    # the method of a checkpoint that was made elsewhere need not be here
+    usual = registry.defaults(stage["method"]) if stage["method"] in registry.names() else {}
     return [f"{name}={value}" for name, value in stage["options"].items() if (name, value) not in usual.items()]

@@ -51,10 +51,17 @@ class Made:
 def identity(recipe: Recipe, source: ModelSource, teacher: ModelSource | None = None) -> dict[str, Any]:
     """Returns what makes a run another one: its recipe with defaults written out, its source, its teacher."""
     return {
-        "recipe_hash": digest(with_defaults(recipe).identity()),
+        "recipe_hash": digest(recipe_identity(recipe)),
         "source": source.fingerprint,
         **({"teacher": teacher.fingerprint} if teacher else {}),
     }
+
+
+def recipe_identity(recipe: Recipe) -> dict[str, Any]:
+    """Returns what determines the bytes; of methods that are not in this package their source belongs to it."""
+    sources = {stage.method: registry.own_source(stage.method) for stage in recipe.stages}
+    own = {name: source for name, source in sources.items() if source is not None}
+    return {**with_defaults(recipe).identity(), **({"own_methods": own} if own else {})}
 
 
 def with_defaults(recipe: Recipe) -> Recipe:
@@ -105,7 +112,7 @@ def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, ma
                 "parameters": source.parameters,
             },
             "history": history(source),
-            "recipe": with_defaults(recipe).identity(),
+            "recipe": recipe_identity(recipe),
             "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
             "bits_per_weight": None if bits is None else round(bits, 6),
             "coverage": dict(made.coverage),
