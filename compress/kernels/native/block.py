@@ -51,7 +51,8 @@ def make(fields: Mapping[str, int], sections: Mapping[str, torch.Tensor]) -> tor
     for name, section in sections.items():
         offsets[name] = end
         end += -(-section.numel() * section.element_size() // _ALIGNMENT) * _ALIGNMENT
-    block = torch.empty(end, dtype=torch.uint8)
+    block = torch.empty(end + _ALIGNMENT, dtype=torch.uint8)  # whole vectors are read past the end of the last section
+    block[end:] = 0
     header = block[: _HEADER_WORDS * 8].view(torch.int64)
     header.zero_()
     known = {"magic": MAGIC, **fields}

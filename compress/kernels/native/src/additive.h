@@ -75,7 +75,11 @@ INLINE Table sums_table(const Header& h) {
 
 void fill_sums(const Product& p, int64_t begin, int64_t end) {
   const Header& h = *p.weight;
-  alignas(64) float values[kLookups][256];
+  alignas(64) float values[kLookups][256] = {};
+  alignas(64) uint8_t fourth[64];
+  for (int i = 0; i < 64; ++i) fourth[i] = uint8_t(i * 4);
+  __m512i index[kPlanes];
+  each<kPlanes>([&](auto plane) { index[plane] = _mm512_add_epi8(_mm512_load_si512(fourth), _mm512_set1_epi8(plane)); });
   for (int64_t set = begin; set < end; ++set) {
     Set& to = static_cast<Set*>(p.table)[set];
     const int64_t first = set * kLookups, count = h.tables() - first < kLookups ? h.tables() - first : kLookups;
@@ -95,12 +99,16 @@ void fill_sums(const Product& p, int64_t begin, int64_t end) {
     to.unit = wrong ? float_of(0x7fc00000) : none ? 0.0f : most / kLargest;
     const __m512 inverse = _mm512_set1_ps(none || wrong ? 0.0f : kLargest / most);
     for (int64_t i = 0; i < count; ++i) {
-      for (int64_t v = 0; v < vectors; v += kLanes) {
-        const __m512 value = _mm512_mul_ps(_mm512_load_ps(values[i] + v), inverse);
-        const __m512i fixed = _mm512_add_epi32(_mm512_cvtps_epi32(value), _mm512_set1_epi32(int(kMiddle)));
+      for (int64_t v = 0; v < vectors; v += 2 * kLanes) {
+        __m512i fixed[2];
+        each<2>([&](auto part) {
+          const __m512 value = _mm512_mul_ps(_mm512_load_ps(values[i] + v + part * kLanes), inverse);
+          fixed[part] = _mm512_add_epi32(_mm512_cvtps_epi32(value), _mm512_set1_epi32(int(kMiddle)));
+        });
         for (int plane = 0; plane < kPlanes; ++plane) {
-          const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_srli_epi32(fixed, unsigned(plane) * 8));
-          _mm_store_si128(reinterpret_cast<__m128i*>(to.bytes + i * kTable + plane * 256 + v), bytes);
+          const __m512i bytes = _mm512_permutex2var_epi8(fixed[0], index[plane], fixed[1]);
+          uint8_t* place = to.bytes + i * kTable + plane * 256 + v;
+          _mm256_store_si256(reinterpret_cast<__m256i*>(place), _mm512_castsi512_si256(bytes));
         }
       }
     }
@@ -124,17 +132,17 @@ INLINE void look_up(const __m512i* planes, __m512i codes, Halves* sums) {
   });
 }
 
-// Adds the sums of one set to 64 rows: sums [64].
-INLINE void flush(const Halves* sums, float unit, int64_t count, float* to) {
-  alignas(64) uint16_t part[kPlanes][2][32];
-  for (int plane = 0; plane < kPlanes; ++plane) {
-    _mm512_store_si512(part[plane][0], sums[plane].even);
-    _mm512_store_si512(part[plane][1], sums[plane].odd);
-  }
-  for (int row = 0; row < kUnitRows; ++row) {
-    const int64_t fixed = part[0][row % 2][row / 2] + (int64_t(part[1][row % 2][row / 2]) << 8) +
-                          (int64_t(part[2][row % 2][row / 2]) << 16);
-    to[row] += float(int32_t(fixed - count * int64_t(kMiddle))) * unit;
+// Adds the sums of one set to 64 rows: sums [64], even rows first.
+INLINE void flush(const Halves* halves, float unit, int64_t count, float* to) {
+  const __m512i offset = _mm512_set1_epi32(-int32_t(count) * int32_t(kMiddle));  // at most 2^28
+  for (int half = 0; half < 4; ++half, to += kLanes) {
+    __m512i whole = offset;
+    each<kPlanes>([&](auto plane) {
+      const __m512i all = half / 2 ? halves[plane].odd : halves[plane].even;
+      const __m256i part = half % 2 ? _mm512_extracti64x4_epi64(all, 1) : _mm512_castsi512_si256(all);
+      whole = _mm512_add_epi32(whole, _mm512_slli_epi32(_mm512_cvtepu16_epi32(part), plane * 8));
+    });
+    store(to, fma(to_float(I{whole}), splat(unit), load(to)));
   }
 }
 
@@ -161,7 +169,12 @@ void add_up(const Product& p, int64_t begin, int64_t end) {
         flush(halves, set.unit, count, sums + (unit - from) * kUnitRows);
       }
     }
-    for (int64_t unit = from; unit < to; ++unit) finish_unit(p, unit, sums + (unit - from) * kUnitRows);
+    for (int64_t unit = from; unit < to; ++unit) {
+      const float* halves = sums + (unit - from) * kUnitRows;
+      alignas(64) float rows[kUnitRows];
+      for (int i = 0; i < kUnitRows; ++i) rows[i] = halves[i % 2 * (kUnitRows / 2) + i / 2];
+      finish_unit(p, unit, rows);
+    }
   }
 }
 

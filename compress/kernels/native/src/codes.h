@@ -69,6 +69,8 @@ struct Integers {
     return {load_number(scale, h.scale_type, i),
             has_zero() ? sub(to_float(load(zero + i)), splat(middle)) : splat(symmetric)};
   }
+  INLINE Statistic rough(int64_t g) const { return at(g); }
+  INLINE float rough_unit() const { return 1; }
 };
 
 // Two-level statistics: least + step · code, the codes of scale and zero in one byte.
@@ -90,6 +92,13 @@ struct Bilevel {
     const F zero = add(splat(s[3]), mul(splat(s[2]), value(right(both, 4))));
     return {mul(scale, splat(unit)), zero};
   }
+  // The same in units of `rough_unit`, rounded once less: for sums, which are not exact anyway.
+  INLINE Statistic rough(int64_t g) const {
+    const I both = load(codes + g * kLanes);
+    const float* s = steps + g * 4;
+    return {fma(splat(s[0]), value(both), splat(s[1])), fma(splat(s[2]), value(right(both, 4)), splat(s[3]))};
+  }
+  INLINE float rough_unit() const { return unit; }
 };
 
 // Statistics as real numbers, for whatever has no form of its own.

@@ -78,41 +78,48 @@ INLINE void multiply_all(const float* block, int64_t columns, const float* x, in
 }
 
 // Adds the sparse part of a row: acc[t] += value · 2^exponent · x[column, t].
-inline void add_entries(const Product& p, int64_t row, float* acc, int64_t acc_stride) {
+template <class Column>
+INLINE void add_row(const Product& p, const Column* column, int64_t row, float* acc, int64_t acc_stride) {
   const Header& h = *p.weight;
   const int32_t* rowptr = h.at<int32_t>(kRowptr);
-  const uint16_t *values = h.at<uint16_t>(kVal), *narrow = h.at<uint16_t>(kCol);
-  const int32_t* wide = h.at<int32_t>(kCol);
+  const uint16_t* values = h.at<uint16_t>(kVal);
   const float unit = power_of_two(h.exponent);
-  float value[kLanes];
-  if (p.tokens > 1) {
-    for (int64_t z = rowptr[row]; z < rowptr[row + 1]; ++z) {
-      const float* x = p.x + (h.col_bytes == 2 ? int64_t(narrow[z]) : wide[z]) * p.tokens;
-      const float entry = from_half(values[z]) * unit;
-      for (int64_t t = 0; t < p.tokens; ++t) acc[t * acc_stride] += entry * x[t];
-    }
-    return;
-  }
+  alignas(64) float value[kLanes];
   float sums[4] = {0, 0, 0, 0};
-  int64_t z = rowptr[row];
   const int64_t end = rowptr[row + 1];
-  for (; z + kLanes <= end; z += kLanes) {
-    store(value, load_half(values + z));
-    for (int i = 0; i < kLanes; ++i) {
-      sums[i % 4] += value[i] * p.x[h.col_bytes == 2 ? int64_t(narrow[z + i]) : wide[z + i]];
+  for (int64_t z = rowptr[row]; z < end; z += kLanes) {
+    store(value, load_half(values + z));  // the last ones may reach into the next row or the padding of the section
+    if (p.tokens == 1 && z + kLanes <= end) {
+      for (int i = 0; i < kLanes; ++i) sums[i % 4] += value[i] * p.x[column[z + i]];
+    } else if (p.tokens == 1) {
+      for (int i = 0; i < end - z; ++i) sums[i % 4] += value[i] * p.x[column[z + i]];
+    } else {
+      for (int64_t i = 0; i < kLanes && z + i < end; ++i) {
+        const float* x = p.x + int64_t(column[z + i]) * p.tokens;
+        const float entry = value[i] * unit;
+        for (int64_t t = 0; t < p.tokens; ++t) acc[t * acc_stride] += entry * x[t];
+      }
     }
   }
-  for (; z < end; ++z) sums[z % 4] += from_half(values[z]) * p.x[h.col_bytes == 2 ? int64_t(narrow[z]) : wide[z]];
-  acc[0] += unit * ((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  if (p.tokens == 1) acc[0] += unit * ((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+inline void add_entries(const Product& p, int64_t first, int64_t rows, float* acc) {
+  const Header& h = *p.weight;
+  for (int64_t i = 0; i < rows; ++i) {
+    if (h.col_bytes == 2) {
+      add_row(p, h.at<uint16_t>(kCol), first + i, acc + i, kLanes);
+    } else {
+      add_row(p, h.at<int32_t>(kCol), first + i, acc + i, kLanes);
+    }
+  }
 }
 
 // Sparse part, bias and conversion for a tile whose sums are acc [T, 16].
 inline void finish(const Product& p, int64_t tile, float* acc) {
   const Header& h = *p.weight;
   const int64_t first = tile * kLanes, rows = h.rows - first < kLanes ? h.rows - first : kLanes;
-  if (h.entries) {
-    for (int64_t i = 0; i < rows; ++i) add_entries(p, first + i, acc + i, kLanes);
-  }
+  if (h.entries) add_entries(p, first, rows, acc);
   for (int64_t t = 0; t < p.tokens; ++t) {
     for (int64_t i = 0; i < rows; ++i) {
       const float bias = p.bias ? read_number(p.bias, p.bias_type, first + i) : 0.0f;

@@ -30,7 +30,7 @@ Table table(const Header& h, int64_t tokens) {
 }
 
 void fill_table(const Product& p, int64_t begin, int64_t end) {
-  p.weight->looked_up() ? fill_sums(p, begin, end) : fill_bytes(p);
+  p.weight->looked_up() ? fill_sums(p, begin, end) : fill_bytes(p, begin, end);
 }
 
 void product(const Product& p, int64_t begin, int64_t end) {

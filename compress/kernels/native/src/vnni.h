@@ -4,7 +4,6 @@
 // digits of a signed byte each, so that Σ code · x is three exact integer sums. An input is off by at most 2^-24 of the
 // largest in its group, as much as a float32 sum of the group loses. Nothing is rounded to 8 bits.
 #pragma once
-#include <cmath>
 #include <cstring>
 
 #include "codes.h"
@@ -18,7 +17,7 @@ constexpr float kLargestInput = 8355700.0f;  // below 127 · (2^16 + 2^8 + 1), t
 constexpr int64_t kWidestGroup = 65536;      // 255 · 128 · columns fit into 32 bits
 constexpr int kVectors = 8;                  // of four codes per row in a period
 
-// The inputs of one token, [periods, digits, 32] bytes in the order of the codes, and for each group the unit and Σ x.
+// The inputs of a token, [periods, digits, 32] bytes in the order of the codes, and for each group the unit and −Σ x.
 struct Bytes {
   int8_t* digits;
   float *unit, *sum;
@@ -42,56 +41,57 @@ inline bool in_bytes(const Header& h) {
 
 inline Table bytes_table(const Header& h, int64_t tokens) {
   if (!in_bytes(h)) return {0, 0};
-  return {Bytes(h, nullptr, tokens).size(tokens), 1};
+  return {Bytes(h, nullptr, tokens).size(tokens), tokens};
 }
 
-inline void fill_bytes(const Product& p) {
+// Sixteen inputs of one token from column k on.
+INLINE F inputs_at(const Product& p, int64_t k, int64_t t) {
+  if (p.tokens == 1) return load(p.stored + k);
+  alignas(64) float lanes[kLanes];
+  for (int i = 0; i < kLanes; ++i) lanes[i] = p.stored[(k + i) * p.tokens + t];
+  return load(lanes);
+}
+
+// The tokens from `begin` to `end`.
+inline void fill_bytes(const Product& p, int64_t begin, int64_t end) {
   const Header& h = *p.weight;
   const Bytes to(h, p.table, p.tokens);
-  alignas(64) int32_t fixed[kLanes];
-  int column[kPeriod];  // place in a period -> place among the bytes
+  alignas(32) uint8_t column[kPeriod];  // the column of each byte of a period
   for (int v = 0; v < kVectors; ++v) {
-    for (int b = 0; b < 4; ++b) column[column_of(int(h.bits), v, b)] = v * 4 + b;
+    for (int b = 0; b < 4; ++b) column[v * 4 + b] = uint8_t(column_of(int(h.bits), v, b));
   }
-  std::memset(to.digits, 0, size_t(to.stride * p.tokens));
-  for (int64_t t = 0; t < p.tokens; ++t) {
+  const __m256i order = _mm256_load_si256(reinterpret_cast<const __m256i*>(column));
+  for (int64_t t = begin; t < end; ++t) {
+    int8_t* digits = to.digits + t * to.stride;
+    std::memset(digits + to.stride - kDigits * kPeriod, 0, kDigits * kPeriod);
     for (int64_t g = 0; g < h.groups(); ++g) {
-      const float* x = p.stored + g * h.group * p.tokens + t;
-      float most = 0, sign = 0;
-      for (int64_t k = 0; k < h.group; ++k) {
-        const float value = x[k * p.tokens];
-        most = most < std::fabs(value) ? std::fabs(value) : most;
-        sign += value - value;  // not a number where an input is infinite or none
+      __m512 magnitudes = _mm512_setzero_ps(), signs = _mm512_setzero_ps();
+      for (int64_t k = g * h.group; k < (g + 1) * h.group; k += kLanes) {
+        const __m512 x = inputs_at(p, k, t).v;
+        magnitudes = _mm512_max_ps(magnitudes, _mm512_abs_ps(x));
+        signs = _mm512_add_ps(signs, _mm512_sub_ps(x, x));  // not a number where an input is infinite or none
       }
+      const float most = _mm512_reduce_max_ps(magnitudes), finite = _mm512_reduce_add_ps(signs);
       // below, the reciprocal of the unit would overflow: there the unit is the smallest normal number
-      const bool tiny = most < 0x1p-102f;
+      const bool tiny = !(most >= 0x1p-102f);
       const float unit = tiny ? 0x1p-126f : most / kLargestInput, inverse = tiny ? 0x1p126f : kLargestInput / most;
-      int64_t sum = 0;
-      for (int64_t k = 0; k < h.group && sign == 0; k += kLanes) {
-        F values;
-        if (p.tokens == 1) {
-          values = load(x + k);
-        } else {
-          alignas(64) float lanes[kLanes];
-          for (int i = 0; i < kLanes; ++i) lanes[i] = x[(k + i) * p.tokens];
-          values = load(lanes);
-        }
-        const __m512i whole = _mm512_cvtps_epi32(mul(values, splat(inverse)).v);
-        _mm512_store_si512(fixed, whole);
-        sum += _mm512_reduce_add_epi32(whole);
-        for (int i = 0; i < kLanes; ++i) {
-          const int64_t at = g * h.group + k + i;
-          int8_t* place = to.digits + t * to.stride + at / kPeriod * kDigits * kPeriod + column[at % kPeriod];
-          int32_t rest = fixed[i];
-          for (int d = 0; d < kDigits; ++d) {
-            const int8_t digit = int8_t(rest & 255);
-            place[d * kPeriod] = digit;
-            rest = (rest - digit) >> 8;
-          }
-        }
+      __m512 sum = _mm512_setzero_ps();
+      for (int64_t k = g * h.group; k < (g + 1) * h.group; k += kLanes) {
+        __m512i rest = _mm512_cvtps_epi32(mul(inputs_at(p, k, t), splat(inverse)).v);
+        sum = _mm512_add_ps(sum, _mm512_cvtepi32_ps(rest));
+        int8_t* place = digits + k / kPeriod * kDigits * kPeriod + k % kPeriod;
+        each<kDigits>([&](auto d) {
+          _mm_storeu_si128(reinterpret_cast<__m128i*>(place + d * kPeriod), _mm512_cvtepi32_epi8(rest));
+          // what stays after a digit between -128 and 127 is taken off
+          rest = _mm512_srai_epi32(_mm512_add_epi32(rest, _mm512_set1_epi32(128)), 8);
+        });
       }
-      to.unit[t * to.group_stride + g] = unit + sign;
-      to.sum[t * to.group_stride + g] = float(sum);
+      to.unit[t * to.group_stride + g] = unit + finite;
+      to.sum[t * to.group_stride + g] = -_mm512_reduce_add_ps(sum);
+    }
+    for (int64_t i = 0; i < to.stride; i += kPeriod) {
+      __m256i* bytes = reinterpret_cast<__m256i*>(digits + i);
+      _mm256_storeu_si256(bytes, _mm256_permutexvar_epi8(order, _mm256_loadu_si256(bytes)));
     }
   }
 }
@@ -157,7 +157,7 @@ void multiply_tile(const Product& p, const Bytes& x, int64_t tile, int64_t token
       });
       left -= RUN;
       if (left == 0 && g < last) {
-        const Statistic s = groups.at(g);
+        const Statistic s = groups.rough(g);
         each<T>([&](auto t) {
           F digit[kDigits];
           each<kDigits>([&](auto d) {
@@ -166,7 +166,7 @@ void multiply_tile(const Product& p, const Bytes& x, int64_t tile, int64_t token
             digit[d] = to_float(I{whole});
           });
           F value = fma(digit[2], splat(65536), fma(digit[1], splat(256), digit[0]));
-          value = sub(value, mul(s.zero, splat(sum[t * x.group_stride + g])));
+          value = fma(s.zero, splat(sum[t * x.group_stride + g]), value);
           total[t] = fma(mul(s.scale, splat(unit[t * x.group_stride + g])), value, total[t]);
         });
         clear();
@@ -174,7 +174,7 @@ void multiply_tile(const Product& p, const Bytes& x, int64_t tile, int64_t token
       }
     });
   }
-  each<T>([&](auto t) { store(acc + t * kLanes, total[t]); });
+  each<T>([&](auto t) { store(acc + t * kLanes, mul(total[t], splat(groups.rough_unit()))); });
 }
 
 template <int BITS, int RUN, class Groups>
@@ -213,7 +213,7 @@ inline void multiply_bytes(const Product& p, int64_t begin, int64_t end) {
 #else
 
 inline Table bytes_table(const Header&, int64_t) { return {0, 0}; }
-inline void fill_bytes(const Product&) {}
+inline void fill_bytes(const Product&, int64_t, int64_t) {}
 inline void multiply_bytes(const Product&, int64_t, int64_t) {}
 
 #endif
