@@ -10,6 +10,7 @@ from compress.format import layouts
 from compress.format.packed import PackedTensor
 from compress.kernels import select, triton
 from compress.kernels.select import Accepted
+from compress.runtime.linear import PackedLinear
 from tests.kernels import cases
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -35,7 +36,8 @@ def run(packed: PackedTensor, x: torch.Tensor, bias: torch.Tensor | None) -> tor
 REFUSED = {"3:5 int3": "3:5 with 3-bit values would take minutes to compile"}
 SLOW = {
     *(f"int{bits} g64 {zeros}" for bits in (1, 3, 5, 6, 7) for zeros in ("symmetric", "zeros")),
-    "int2 g64 symmetric", "int3 g1000", "spqr 2 g64 wide statistics", "aqlm 4x1 g1", "4:8 float16", "2:4 int4 row", "1:2 int8",
+    "int2 g64 symmetric", "int3 g1000", "spqr 2 g64 wide statistics", "aqlm 4x1 g1",
+    "4:8 float16", "2:4 int4 row", "1:2 int8",
 }  # fmt: skip
 """Seconds each in the interpreter; others of their kind run every time."""
 RUNNING = [
@@ -127,6 +129,17 @@ def test_opcheck_and_gradients() -> None:
     torch.nn.functional.linear(other, layouts.unpack(packed), other_bias).square().sum().backward()
     torch.testing.assert_close(x.grad, other.grad, rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(bias.grad, other_bias.grad, rtol=1e-4, atol=1e-3)
+
+
+def test_a_compiled_layer_is_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(select.FORCE, "triton")
+    layer = PackedLinear.from_packed(to_device(cases.ints((20, 64), 4, 32)))
+    x = cases.inputs(2, 64, torch.float32).to(DEVICE).requires_grad_()
+    expected = layer(x)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(x), expected)
+    (gradient,) = torch.autograd.grad(compiled(x).sum(), x)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), x)[0])
 
 
 @pytest.mark.parametrize("name", cases.CASES)
