@@ -1,8 +1,8 @@
 """From planes in storage order to blocks in the order in which the kernels read them.
 
 Words of bit streams are laid out with 16 rows side by side, and codes whose width is no power of two are cut into
-fields. A block takes the bytes of the planes, plus padding to 16 rows and 32 columns, a byte for each zero point, and of SpQR's
-statistics a byte for each pair of codes and 4 bytes for each number of the second level.
+fields. A block takes the bytes of the planes, plus padding to 16 rows and 32 columns, a byte for each zero point, and
+of SpQR's statistics a byte for each pair of codes and 4 bytes for each number of the second level.
 
 Shape letters: N out features, K in features, G groups, R runs of rows.
 """
