@@ -16,6 +16,8 @@ from tests.kernels import cases
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+MARGIN = 8192
+"""Numbers around the inputs that nobody may read."""
 MIXED = ("int5 g21", "int4 outliers", "spqr 3 g12", "aqlm 3x5 g6", "2:4 float32", "low rank bfloat16")
 """One case of each kind for the dtypes and counts that the others do not see."""
 
@@ -26,9 +28,16 @@ def to_device(packed: PackedTensor) -> PackedTensor:
 
 def run(packed: PackedTensor, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """The product by the kernels, from memory that was poisoned, on the CPU."""
+    # NaN before and after the inputs shows who reads beside them
+    around = torch.full((x.numel() + 2 * MARGIN,), float("nan"), dtype=x.dtype)
+    inside = around[MARGIN : MARGIN + x.numel()].view(x.shape)
+    inside.copy_(x)
+    framed = around.to(DEVICE)[MARGIN : MARGIN + x.numel()].view(x.shape)
     with cases.poisoned():
         operands = triton.prepare(to_device(packed), x.dtype)
-        result = triton.linear(x.to(DEVICE), operands, None if bias is None else bias.to(DEVICE))
+        result = triton.linear(
+            framed if x.is_contiguous() else x.to(DEVICE), operands, None if bias is None else bias.to(DEVICE)
+        )
     assert result.dtype == x.dtype
     return result.cpu()
 
