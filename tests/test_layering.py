@@ -18,7 +18,8 @@ MODELS = (*STORAGE, "compress.atlas", "compress.models", "compress.calibration")
 METHODS = (*STORAGE, "compress.calibration.stats", "compress.methods")
 RUNTIME = (*MODELS, "compress.kernels", "compress.runtime", "compress.hf")
 EVALUATION = (*RUNTIME, "compress.tuning", "compress.evaluation")
-REPORT = (*EVALUATION, "compress.methods.registry", "compress.report")
+BENCH = (*RUNTIME, "compress.bench")
+REPORT = (*EVALUATION, "compress.methods.registry", "compress.bench.speed", "compress.report")
 RESULT = (*REPORT, "compress.result")
 STAGES = (*EVALUATION, "compress.methods", "compress.stages")
 PIPELINE = (*RESULT, *STAGES, "compress.pipeline")
@@ -40,6 +41,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compress.hf": RUNTIME,
     "compress.tuning.settings": ("compress.errors",),
     "compress.tuning": (*RUNTIME, "compress.methods", "compress.tuning"),
+    "compress.bench.speed": ("compress", "compress.errors"),
+    "compress.bench": BENCH,
     "compress.evaluation.result": ("compress", "compress.errors"),
     "compress.evaluation": EVALUATION,
     "compress.report": REPORT,
@@ -47,7 +50,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compress.stages": STAGES,
     "compress.pipeline": PIPELINE,
     "compress.frontier": (*PIPELINE, "compress.frontier"),
-    "compress.cli": (*PIPELINE, "compress.frontier", "compress.cli"),
+    "compress.cli": (*PIPELINE, *BENCH, "compress.frontier", "compress.cli"),
     "compress.__main__": ("compress.cli",),
     "compress": ("compress.evaluation", "compress.pipeline", "compress.recipe", "compress.runtime"),
 }
@@ -58,6 +61,7 @@ FORBIDDEN = {
     "compress.format.scheme": {"torch", "numpy"},
     "compress.format.manifest": {"torch", "numpy", "safetensors"},
     "compress.evaluation.result": {"torch", "numpy"},
+    "compress.bench.speed": {"torch", "numpy"},
     "compress.tuning.settings": {"torch", "numpy"},
     "compress.methods": {"transformers", "lm_eval", "accelerate", "safetensors"},
     "compress.kernels": {"transformers", "lm_eval"},

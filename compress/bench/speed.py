@@ -1,0 +1,121 @@
+"""speed.json: how fast a checkpoint and its dense model ran on one machine. Standard library only.
+
+    {"format": 1, "compress_version": "0.1.0", "machine": "<CPU>", "threads": 2,
+     "prompt_tokens": 128, "new_tokens": 32, "rounds": 5, "versions": {"torch": "…"},
+     "dense":      {"<dtype>": {"prefill_tokens_per_s", "decode_tokens_per_s", "load_seconds", "resident_bytes"}},
+     "compressed": {"<dtype>": {the same}}}
+
+dtypes are `float32` or `bfloat16`, those of the arithmetic. Rates are medians over the rounds, in which all models took
+turns; `dense` is empty where no dense model was at hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compress import __version__
+from compress.errors import FormatError
+
+FILE = "speed.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """One model in one dtype, batch 1, in a process of its own."""
+
+    prefill_tokens_per_s: float
+    """Tokens of the prompt over the seconds of its one forward pass."""
+    decode_tokens_per_s: float
+    """Greedy tokens after the first over their seconds, with a cache."""
+    load_seconds: float
+    """From the folder to the end of the first forward pass, in which kernels prepare their form of the weights."""
+    resident_bytes: int
+    """Resident memory after the first `generate`; mapped files count."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """The content of speed.json."""
+
+    machine: str
+    """Name of the processor."""
+    threads: int
+    prompt_tokens: int
+    new_tokens: int
+    rounds: int
+    compressed: dict[str, Figures]
+    """dtype -> figures; at least one."""
+    dense: dict[str, Figures] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def times_faster(self, dense_dtype: str, dtype: str | None = None) -> float | None:
+        """Returns decode tokens/s of the checkpoint over the dense model's, or None where that was not measured.
+
+        `dtype` is that of the checkpoint's arithmetic; None takes its fastest.
+        """
+        if dense_dtype not in self.dense:
+            return None
+        return self.fastest(dtype)[1].decode_tokens_per_s / self.dense[dense_dtype].decode_tokens_per_s
+
+    def fastest(self, dtype: str | None = None) -> tuple[str, Figures]:
+        """Returns (dtype, figures) of the checkpoint in `dtype`, or in that in which it decodes fastest."""
+        found = self.compressed if dtype is None else {dtype: self.compressed[dtype]}
+        return max(found.items(), key=lambda item: item[1].decode_tokens_per_s)
+
+    def write(self, folder: str | Path) -> Path:
+        """Writes speed.json into `folder` and returns its path."""
+        path = Path(folder) / FILE
+        content = {"format": FORMAT, "compress_version": __version__, **asdict(self)}
+        partial = path.with_name(f"{FILE}.partial")
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        partial.replace(path)
+        return path
+
+
+def read(folder: str | Path) -> Speed | None:
+    """Returns what `compress bench FOLDER` wrote into `folder`, or None; FormatError for a file that is not that."""
+    path = Path(folder) / FILE
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if (version := content["format"]) != FORMAT:
+            raise FormatError(f"{path} has format {version}", allowed=str(FORMAT), do="Measure again: compress bench")
+        return _speed(content)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(
+            f"{path} is damaged: {error!r}", do=f"Measure again: compress bench {Path(folder)}"
+        ) from error
+
+
+def _speed(content: Mapping[str, Any]) -> Speed:
+    compressed = {str(dtype): _figures(entry) for dtype, entry in content["compressed"].items()}
+    if not compressed:
+        raise ValueError("no figures of the checkpoint")
+    return Speed(
+        machine=str(content["machine"]),
+        threads=int(content["threads"]),
+        prompt_tokens=int(content["prompt_tokens"]),
+        new_tokens=int(content["new_tokens"]),
+        rounds=int(content["rounds"]),
+        compressed=compressed,
+        dense={str(dtype): _figures(entry) for dtype, entry in content["dense"].items()},
+        versions={str(name): str(version) for name, version in content.get("versions", {}).items()},
+    )
+
+
+def _figures(entry: Mapping[str, Any]) -> Figures:
+    found = Figures(
+        prefill_tokens_per_s=float(entry["prefill_tokens_per_s"]),
+        decode_tokens_per_s=float(entry["decode_tokens_per_s"]),
+        load_seconds=float(entry["load_seconds"]),
+        resident_bytes=int(entry["resident_bytes"]),
+    )
+    if not min(found.prefill_tokens_per_s, found.decode_tokens_per_s) > 0:
+        raise ValueError("a rate that is not positive")
+    return found
