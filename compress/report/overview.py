@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.methods import registry
-from compress.report.figures import percent, signed, size
+from compress.report import overview_suite
+from compress.report.figures import signed, size
 from compress.report.layers import remarks
+from compress.report.overview_suite import NOTHING, Cells
 
 if TYPE_CHECKING:
     from compress.evaluation.result import EvalResult
-
-Cells = tuple[str, ...]
-NOTHING = "–"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +37,9 @@ def of_checkpoint(checkpoint: Path | None, manifest: Mapping[str, Any], evaluati
     header: Cells = ("", "dense", "compressed", "difference", "")
     notes = remarks(manifest)
     if evaluation is not None:
-        sections += [_text(evaluation), _families(evaluation)]
-        header, notes = (*header[:3], _difference(evaluation), "lost/gained"), [_legend(evaluation), *notes]
+        sections += overview_suite.paired(evaluation, metrics=False)
+        header = (*header[:3], overview_suite.difference(evaluation), "lost/gained")
+        notes = [*overview_suite.remarks(evaluation), *notes]
     where = (f"result: {checkpoint}", f"load it: compress.load({str(checkpoint)!r})") if checkpoint else ()
     recipes = [*(stage["recipe"] for stage in manifest.get("history", ())), manifest.get("recipe", {})]
     stages = [stage for recipe in recipes for stage in recipe.get("stages", [])]
@@ -53,23 +53,22 @@ def of_checkpoint(checkpoint: Path | None, manifest: Mapping[str, Any], evaluati
 
 
 def of_evaluation(evaluation: EvalResult) -> Overview:
-    """Returns the table of an evaluation alone: against its baseline where it has one."""
-    name = str(evaluation.model["name"])
+    """Returns the table of an evaluation alone with all metrics: against its baseline where it has one."""
+    name, suite = str(evaluation.model["name"]), evaluation.suite["name"]
+    notes = tuple(overview_suite.remarks(evaluation))
     if evaluation.comparison is None:
-        text, families = _text(evaluation), evaluation.families.values()
-        rows = tuple((_label(family.name), percent(family.score), str(len(family.items))) for family in families)
-        return Overview(
-            title=f"{name} on {evaluation.suite['name']}",
-            header=("", "score", "items"),
-            sections=(tuple((row[0], row[2], "") for row in text), rows),
-            remarks=(),
-        )
+        sections = overview_suite.alone(evaluation, metrics=True)
+        return Overview(f"{name} on {suite}", ("", "score", "items"), sections, notes)
     return Overview(
-        title=f"{name} on {evaluation.suite['name']}, against {_baseline(evaluation)}",
-        header=("", "baseline", "model", _difference(evaluation), "lost/gained"),
-        sections=(_text(evaluation), _families(evaluation)),
-        remarks=(_legend(evaluation),),
+        title=f"{name} on {suite}, against {_baseline(evaluation)}",
+        header=("", "baseline", "model", overview_suite.difference(evaluation), "lost/gained"),
+        sections=overview_suite.paired(evaluation, metrics=True),
+        remarks=notes,
     )
+
+
+def _baseline(evaluation: EvalResult) -> str:
+    return "its baseline" if evaluation.baseline is None else str(evaluation.baseline.model["name"])
 
 
 def _sizes(manifest: Mapping[str, Any]) -> tuple[Cells, ...]:
@@ -108,56 +107,6 @@ def _origin(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     first = (*manifest.get("history", ()), manifest)[0]
     origin: Mapping[str, Any] = first.get("source") or {}
     return origin
-
-
-def _text(evaluation: EvalResult) -> tuple[Cells, ...]:
-    baseline, found = evaluation.baseline, evaluation.text.perplexity
-    before = NOTHING if baseline is None else f"{baseline.text.perplexity:.3f}"
-    change = "" if baseline is None else f"{signed(100 * (found / baseline.text.perplexity - 1))} %"
-    rows: list[Cells] = [("perplexity", before, f"{found:.3f}", change, "")]
-    if kl := evaluation.divergence:
-        rows += [
-            ("KL to dense, mean", NOTHING, f"{kl.mean:.4f}", f"[{kl.low:.4f}, {kl.high:.4f}]", ""),
-            ("KL to dense, p99", NOTHING, f"{kl.p99:.3f}", "", ""),
-            ("same top-1 token", NOTHING, percent(kl.same_top1), "", ""),
-        ]
-    return tuple(rows)
-
-
-def _families(evaluation: EvalResult) -> tuple[Cells, ...]:
-    assert evaluation.comparison is not None, "families are compared with a baseline"
-    return tuple(
-        (
-            _label(family.name),
-            percent(family.dense),
-            percent(family.compressed),
-            f"{signed(100 * family.difference)} [{signed(100 * family.low)}, {signed(100 * family.high)}]",
-            f"{family.lost}/{family.gained}",
-        )
-        for family in evaluation.comparison.families.values()
-    )
-
-
-def _difference(evaluation: EvalResult) -> str:
-    assert evaluation.comparison is not None, "a difference needs a baseline"
-    return f"difference [{100 * evaluation.comparison.confidence:.0f} %]"
-
-
-def _legend(evaluation: EvalResult) -> str:
-    items = sum(len(family.items) for family in evaluation.families.values())
-    text = evaluation.text.tokens
-    return (
-        f"{evaluation.suite['name']}: {items:,} items, differences in points over the same items; "
-        f"perplexity and KL (nats) over {text:,} held-out tokens"
-    )
-
-
-def _baseline(evaluation: EvalResult) -> str:
-    return "its baseline" if evaluation.baseline is None else str(evaluation.baseline.model["name"])
-
-
-def _label(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _options(stage: Mapping[str, Any]) -> list[str]:

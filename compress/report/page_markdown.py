@@ -7,7 +7,7 @@ from typing import Any
 
 from compress.report import charts_heat, page_phrases, page_runs
 from compress.report.charts_families import label
-from compress.report.figures import percent, size
+from compress.report.figures import percent, perplexity, size
 
 Content = Mapping[str, Any]
 _HIDDEN = {"\\": "\\\\", "|": "\\|", "<": "&lt;", "*": "\\*", "_": "\\_", "`": "\\`", "[": "\\[", "#": "\\#"}
@@ -128,7 +128,7 @@ def _compared(compared: Content) -> list[str]:
             "–" if row["size_bytes"] is None else size(row["size_bytes"]),
             "–" if row["bits"] is None else f"{row['bits']:.2f}",
             "–" if row["kl"] is None else f"{row['kl']['mean']:.4f}",
-            "–" if row["perplexity"] is None else page_phrases.perplexity(row["perplexity"]),
+            "–" if row["perplexity"] is None else perplexity(row["perplexity"]),
             *("–" if one is None else one["paired"] or percent(one["score"]) for one in row["families"]),
         )
         for row in compared["rows"]

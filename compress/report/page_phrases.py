@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compress.report.charts_families import label, verdict
-from compress.report.figures import percent, signed, size
+from compress.report.figures import percent, perplexity, signed, size
 
 Content = Mapping[str, Any]
 
@@ -106,11 +106,6 @@ def cards(run: Content) -> list[tuple[str, str, str]]:
 def _whole(text: str) -> str:
     """The text with its per cent signs kept beside their figures."""
     return text.replace(" %", "\u00a0%")
-
-
-def perplexity(value: float) -> str:
-    """Returns a perplexity with three digits behind the point; one of a broken model, or a broken match, with none."""
-    return f"{value:.3f}" if value < 1000 else f"{value:,.0f}"
 
 
 def interval(paired: Content) -> str:
