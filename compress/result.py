@@ -47,10 +47,11 @@ class Result:
 
     def page(self, items: int = 6) -> str:
         """Returns the report as one self-contained HTML page, with `items` lost items of each family."""
+        from compress.bench import speed
         from compress.report import page, page_content
         from compress.report.page_sources import Run, Sources
 
-        run = Run(self.checkpoint.name, self.manifest, self.evaluation)
+        run = Run(self.checkpoint.name, self.manifest, self.evaluation, speed=speed.read(self.checkpoint))
         return page.render(page_content.build(Sources((run,)), items))
 
     def _repr_html_(self) -> str:

@@ -23,6 +23,7 @@ from compress.report import (
     page_palette,
     page_phrases,
     page_runs,
+    page_speed,
 )
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def _environment() -> Environment:
         "columns": charts_positions.columns,
         "scatter": charts_scatter.scatter,
         "curves": charts_scatter.curves,
+        "speeds": page_speed,
         "marked": page_items.marked,
         "parts_of": page_phrases.parts,
         "heat_steps": page_palette.HEAT_STEPS,
@@ -75,6 +77,7 @@ def _environment() -> Environment:
         "size": figures.size,
         "percent": figures.percent,
         "signed": figures.signed,
+        "perplexity": figures.perplexity,
         "svg": Markup,  # charts escape what they are given
         "words": lambda name: str(name).replace("_", " "),
     }

@@ -13,6 +13,7 @@ from compress.report import page_items, page_layers
 from compress.report.page_sources import Run, Sources
 
 if TYPE_CHECKING:
+    from compress.bench.speed import Speed
     from compress.evaluation.result import EvalResult, FamilyComparison, FamilyResult
 
 SCHEMA_VERSION = 1
@@ -38,7 +39,7 @@ def of_run(run: Run, items: int = 6, data_dir: str | None = None) -> dict[str, A
     """Returns one run: what it is (`name`, `model`, `did`), and its parts, None where it has no such thing.
 
     Parts of the manifest: `size`, `layers`, `made`. Parts of the evaluation: `text`, `families`, `lost`, `asked`.
-    `gate` is the verdict that lies beside them (docs/GATE.md).
+    `gate` is the verdict that lies beside them (docs/GATE.md), `speed` what `compress bench` measured.
     """
     manifest, evaluation = run.manifest, run.evaluation
     told = () if evaluation is None else evaluation.warnings
@@ -49,6 +50,7 @@ def of_run(run: Run, items: int = 6, data_dir: str | None = None) -> dict[str, A
         "did": [] if manifest is None else [_stage(stage) for recipe in recipes(manifest) for stage in _stages(recipe)],
         "warnings": warnings,
         "size": None if manifest is None else _size(manifest),
+        "speed": None if run.speed is None else _speed(run.speed),
         "text": None if evaluation is None else _text(evaluation),
         "families": None if evaluation is None else _families(evaluation),
         "lost": None if evaluation is None else page_items.lost(evaluation, items, data_dir),
@@ -114,6 +116,18 @@ def _size(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "dense_bits_per_weight": 8 * dense / before if dense and before else None,
         "bits_per_weight_linears": manifest.get("bits_per_weight"),
         "bits_per_weight_model": 8 * stored / left if left else None,
+    }
+
+
+def _speed(found: Speed) -> dict[str, Any]:
+    """What was measured; `dtype` is that in which the checkpoint decodes fastest, `dense_dtype` the dense model's."""
+    dtype, best = found.fastest()
+    dense = max(found.dense.items(), key=lambda item: item[1].decode_tokens_per_s, default=(None, None))
+    return {
+        **_plain(asdict(found)),
+        "dtype": dtype,
+        "dense_dtype": dense[0],
+        "times_faster": None if dense[1] is None else best.decode_tokens_per_s / dense[1].decode_tokens_per_s,
     }
 
 

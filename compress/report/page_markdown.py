@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from compress.report import charts_heat, page_phrases, page_runs
+from compress.report import charts_heat, page_phrases, page_runs, page_speed
 from compress.report.charts_families import label
 from compress.report.figures import percent, perplexity, size
 
@@ -33,6 +33,8 @@ def _run(run: Content, key: str | None) -> list[str]:
     lines += [page_phrases.headline(run), ""]
     lines += [f"> **Warning:** {_plain(warning)}\n" for warning in run["warnings"]]
     lines += [f"- {name}: **{figure}** ({told})" for name, figure, told in page_phrases.cards(run)]
+    if run["made"] and not run["speed"]:
+        lines += ["", page_speed.NOT_MEASURED]
     if run["families"] is not None:
         lines += ["", f"{deeper} Knowledge", "", *_families(run)]
     if gate := run["gate"]:
@@ -45,6 +47,9 @@ def _run(run: Content, key: str | None) -> list[str]:
         missing = run["lost"]["missing"]
         note = [f"{_plain(missing)}.", ""] if missing else []
         lines += ["", f"{deeper} Lost items", "", *note, *_lost(run["lost"]["families"])]
+    if run["speed"]:
+        found = _table(page_speed.HEAD, page_speed.rows(run["speed"]))
+        lines += ["", f"{deeper} Speed", "", f"{_plain(page_speed.where(run['speed']))}.", "", *found]
     if run["layers"]:
         lines += ["", f"{deeper} Layers", ""]
         for heat in charts_heat.heats(run["layers"]):
@@ -120,6 +125,7 @@ def _compared(compared: Content) -> list[str]:
         "bits/weight",
         "KL to dense",
         "perplexity",
+        *(["tokens/s"] if compared["fast"] else []),
         *(name.replace("_", " ") for name in compared["families"]),
     )
     rows = [
@@ -129,11 +135,19 @@ def _compared(compared: Content) -> list[str]:
             "–" if row["bits"] is None else f"{row['bits']:.2f}",
             "–" if row["kl"] is None else f"{row['kl']['mean']:.4f}",
             "–" if row["perplexity"] is None else perplexity(row["perplexity"]),
+            *([_speed(row)] if compared["fast"] else []),
             *("–" if one is None else one["paired"] or percent(one["score"]) for one in row["families"]),
         )
         for row in compared["rows"]
     ]
     return [*_table(head, rows), ""]
+
+
+def _speed(row: Content) -> str:
+    if row["decode"] is None:
+        return "–"
+    times = "" if row["times_faster"] is None else f" ({row['times_faster']:.2g}× dense)"
+    return f"{page_speed.rate(row['decode'])}{times}"
 
 
 def _frontier(frontier: Content) -> list[str]:

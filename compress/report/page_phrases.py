@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from compress.report import page_speed
 from compress.report.charts_families import label, verdict
 from compress.report.figures import percent, perplexity, signed, size
 
@@ -92,6 +93,8 @@ def cards(run: Content) -> list[tuple[str, str, str]]:
         if kl := text["divergence"]:
             told = f"{kl['low']:.4f} to {kl['high']:.4f}; same first token {percent(kl['same_top1'])}"
             made.append(("KL to dense", f"{kl['mean']:.4f}", told))
+    if run["speed"]:
+        made += page_speed.cards(run["speed"])
     paired = [family["paired"] for family in run["families"] or () if family["paired"]]
     if paired:
         lost, gained, n = (sum(one[key] for one in paired) for key in ("lost", "gained", "n"))
@@ -121,6 +124,7 @@ def parts(run: Content) -> list[tuple[str, bool]]:
         ("Knowledge", run["families"] is not None),
         ("Lost", bool(run["lost"] and run["lost"]["families"])),
         ("Text", run["text"] is not None),
+        ("Speed", bool(run["speed"])),
         ("Layers", bool(run["layers"])),
         ("Made", bool(run["made"])),
     ]

@@ -20,18 +20,18 @@ def key(index: int) -> str:
 
 
 def comparison(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Returns `families`, `rows` and `points` of several runs; None for one run or none."""
+    """Returns `families`, `rows`, `points` of several runs, and whether any is `fast`: has a speed. None for fewer."""
     if len(runs) < 2:
         return None
     names = list(dict.fromkeys(family["name"] for run in runs for family in run["families"] or ()))
     rows = [_row(index, run, names) for index, run in enumerate(runs)]
     points = [point for index, run in enumerate(runs) if (point := _point(index, run))]
-    return {"families": names, "rows": rows, "points": points}
+    return {"families": names, "rows": rows, "points": points, "fast": any(run["speed"] for run in runs)}
 
 
 def _row(index: int, run: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     found = {family["name"]: family for family in run["families"] or ()}
-    text = run["text"] or {}
+    text, speed = run["text"] or {}, run["speed"]
     return {
         "key": key(index),
         "name": run["name"],
@@ -40,6 +40,8 @@ def _row(index: int, run: Mapping[str, Any], names: Sequence[str]) -> dict[str, 
         "bits": (run["size"] or {}).get("bits_per_weight_linears"),
         "kl": text.get("divergence"),
         "perplexity": text.get("perplexity"),
+        "decode": speed["compressed"][speed["dtype"]]["decode_tokens_per_s"] if speed else None,
+        "times_faster": speed["times_faster"] if speed else None,
         "families": [_family(found.get(name)) for name in names],
     }
 

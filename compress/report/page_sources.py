@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compress.bench import speed
+from compress.bench.speed import Speed
 from compress.errors import FormatError
 from compress.evaluation.result import EvalResult
 from compress.format.manifest import MANIFEST, fingerprint, read_json, read_manifest
@@ -29,6 +31,8 @@ class Run:
     """Content of a gate.json."""
     warnings: tuple[str, ...] = ()
     """What is wrong between manifest and evaluation."""
+    speed: Speed | None = None
+    """What `compress bench` measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ def _run(path: Path) -> Run:
     manifest = read_manifest(path)
     strange = evaluation is not None and evaluation.model.get("fingerprint") not in (None, fingerprint(path))
     warnings = (f"{EVALUATION} was made of another checkpoint than the one beside it",) if strange else ()
-    return Run(name, manifest, evaluation, gate, warnings)
+    return Run(name, manifest, evaluation, gate, warnings, speed.read(path))
 
 
 def _checked(path: Path, fields: tuple[str, ...]) -> dict[str, Any]:

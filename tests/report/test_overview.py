@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from compress.evaluation.pairing import compare
+from compress.evaluation.result import EvalResult, JudgedItem, Judgement
 from compress.report import markdown, notebook, outcome, overview, picture, terminal
 from compress.report.figures import signed
 from compress.report.overview import Overview
@@ -70,6 +73,49 @@ def test_an_evaluation_alone_has_scores_and_item_counts() -> None:
         "factoid": ("80.0 %", "10"),
         "multiple choice": ("80.0 %", "10"),
     }
+
+
+def with_metrics(result: EvalResult, exact: float, margin: float, **changes: Any) -> EvalResult:
+    """The result with two metrics beside the outcome of its first family."""
+    family = result.families["factoid"]
+    items = [replace(item, metrics={**item.metrics, "exact": exact, "margin": margin}) for item in family.items]
+    families = {**result.families, "factoid": replace(family, items=items, left_out=3)}
+    return replace(result, families=families, **changes)
+
+
+def test_metrics_stand_below_their_family_in_their_units() -> None:
+    dense, packed = dense_and_packed()
+    dense = with_metrics(dense, 0.5, -1.25)
+    alone = rows(overview.of_evaluation(dense))
+    assert (alone["  exact"], alone["  margin"]) == (("50.0 %", ""), ("−1.25", ""))
+    packed = with_metrics(packed, 0.25, -2.0, baseline=dense)
+    found = rows(overview.of_evaluation(replace(packed, comparison=compare(dense, packed))))
+    assert found["  exact"] == ("50.0 %", "25.0 %", "−25.0 [−25.0, −25.0]", "")
+    assert found["  margin"] == ("−1.25", "−2", "−0.750 [−0.750, −0.750]", "")
+
+
+def test_what_was_left_out_and_warned_of_stands_below() -> None:
+    dense = with_metrics(dense_and_packed()[0], 0.5, 0.0, warnings=("piqa.jsonl is not in data; left out",))
+    below = overview.of_evaluation(replace(dense, settings={"tier": "pr"})).remarks
+    assert below == (
+        "kick-atlas, tier pr: 20 items (3 left out as too long), perplexity over 4,096 held-out tokens",
+        "warning: piqa.jsonl is not in data; left out",
+    )
+
+
+def test_a_judge_has_a_row_and_is_named(manifest: dict[str, Any]) -> None:
+    items = (JudgedItem("1", "turn_1", ("candidate", "tie")), JudgedItem("2", "turn_1", ("dense", "dense")))
+    packed = replace(dense_and_packed()[1], judgement=Judgement("judge-1", "0" * 64, 1, items))
+    for made in (overview.of_evaluation(packed), overview.of_checkpoint(None, manifest, packed)):
+        assert rows(made)["judged wins"] == ("–", "37.5 %", "50 % is a draw", "")
+        assert "judge judge-1: 2 answers, in both orders, with the same verdict twice for 50.0 %" in made.remarks
+
+
+def test_agreement_of_a_model_with_itself_is_said_to_be_no_score() -> None:
+    dense, _ = dense_and_packed()
+    family = replace(dense.families["factoid"], name="instruction", primary="agreement")
+    below = overview.of_evaluation(replace(dense, families={"instruction": family})).remarks
+    assert "instruction: agreement with its own answers, so no score; give --baseline" in below
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -63,12 +63,15 @@ def html(manifest: dict[str, Any]) -> str:
     manifest["source"] |= {"size_bytes": 16384}
     made = runs.of_layers(manifest, blocks=40, experts=2)
     long = "a long answer without any end " * 12 + "x" * 300
-    return page.render(page_content.build(Sources((Run("run", made, runs.of_atlas(long)),))))
+    return page.render(page_content.build(Sources((Run("run", made, runs.of_atlas(long), speed=runs.speed()),))))
 
 
 @pytest.fixture
 def compared(manifest: dict[str, Any]) -> str:
-    found = (Run("a", manifest, runs.of_atlas()), Run("b", runs.of_layers(manifest, 6), dense_and_packed()[1]))
+    found = (
+        Run("a", manifest, runs.of_atlas(), speed=runs.speed()),
+        Run("b", runs.of_layers(manifest, 6), dense_and_packed()[1]),
+    )
     return page.render(page_content.build(Sources(found)))
 
 
@@ -89,7 +92,9 @@ def measured(html: str, tmp_path: Path, width: int) -> dict[str, Any]:
 @pytest.mark.parametrize("width", [1200, 768, 360])
 def test_every_section_fits_the_width(html: str, tmp_path: Path, width: int) -> None:
     found = measured(html, tmp_path, width)
-    assert list(found["sections"]) == ["headline", "knowledge", "lost", "text", "layers", "made", "reading"]
+    assert list(found["sections"]) == [
+        "headline", "knowledge", "lost", "text", "speed", "layers", "made", "reading",
+    ]  # fmt: skip
     edge = 0.0
     for name, (left, right, top, bottom) in found["sections"].items():
         assert 0 <= left < right <= width and bottom - top > 60, name
