@@ -6,8 +6,11 @@ error. `COMPRESS_SANITIZE=address,undefined` (or `thread`) builds them for `make
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -17,7 +20,8 @@ SOURCES = Path("compress/kernels/native/src")
 # No -march=native: a wheel runs where it is installed, and each unit is compiled for its own instructions. Contraction
 # is off because decoded values are defined as products and sums that are rounded one by one.
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-ffp-contract=off", "-fno-math-errno",
-         "-fno-trapping-math", "-Wall", "-Wextra", "-Wno-maybe-uninitialized", "-Wno-psabi"]  # fmt: skip
+         "-fno-trapping-math", "-Wall", "-Wextra", "-Wno-maybe-uninitialized",
+         "-Wno-uninitialized", "-Wno-psabi"]  # fmt: skip
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 UNITS = {"library": [], "pool": [], "unit_scalar": ["-O2"]}
@@ -34,20 +38,36 @@ class BuildNative(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         sanitize = os.environ.get("COMPRESS_SANITIZE")
-        extra = [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g", "-O1"] if sanitize else []
-        objects = []
-        for unit, flags in UNITS.items():
-            objects += self.compiler.compile(
+        extra = [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g1", "-O1"] if sanitize else ["-g0"]
+        target, built = Path(self.get_ext_fullpath(ext.name)), Path(self.get_ext_filename(ext.name))
+        stamp = self.stamp([*ext.sources, *ext.depends], extra)
+        if not self.force and built.is_file() and stamp.encode() in built.read_bytes():
+            if not (target.exists() and target.samefile(built)):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(built, target)
+            return
+
+        def compile_unit(unit: str) -> list[str]:
+            return self.compiler.compile(
                 [str(SOURCES / f"{unit}.cpp")],
                 output_dir=self.build_temp,
-                macros=[("COMPRESS_X86", None)] if X86 else [],
-                extra_postargs=[*FLAGS, *flags, *extra],
-                depends=ext.depends,
+                macros=[("COMPRESS_BUILD", stamp), *([("COMPRESS_X86", None)] if X86 else [])],
+                extra_postargs=[*FLAGS, *UNITS[unit], *extra],
             )
-        target = self.get_ext_fullpath(ext.name)
+
+        with ThreadPoolExecutor(os.cpu_count()) as threads:  # each waits for a compiler
+            objects = [path for paths in threads.map(compile_unit, UNITS) for path in paths]
+        link = ["-pthread", *(extra[:1] if sanitize else ["-s"])]
         self.compiler.link_shared_object(
-            objects, target, extra_postargs=["-pthread", *extra[:1]], target_lang="c++", build_temp=self.build_temp
+            objects, str(target), extra_postargs=link, target_lang="c++", build_temp=self.build_temp
         )
+
+    def stamp(self, files: list[str], extra: list[str]) -> str:
+        """Returns what the library carries to show what it was built from: sources, flags and compiler."""
+        known = hashlib.sha256(repr([self.compiler.compiler_so, FLAGS, UNITS, X86, extra]).encode())
+        for file in sorted(files):
+            known.update(Path(file).read_bytes())
+        return f"compress_{known.hexdigest()[:32]}"
 
 
 WANTED = os.environ.get("COMPRESS_BUILD_NATIVE", "")

@@ -23,7 +23,7 @@ _FIELDS = (
     "magic", "kind", "rows", "cols", "bits", "group", "stats", "scale_type", "value_type", "width", "keep", "books",
     "exponent", "entries", "col_bytes", "run_tiles",
 )  # fmt: skip
-_SECTIONS = ("words", "scale", "zero", "steps", "index", "perm", "rowptr", "col", "val", "books")
+_SECTIONS = ("words", "scale", "zero", "steps", "index", "perm", "rowptr", "col", "val", "books", "reach")
 _HEADER_WORDS = 32
 
 
@@ -51,8 +51,7 @@ def make(fields: Mapping[str, int], sections: Mapping[str, torch.Tensor]) -> tor
     for name, section in sections.items():
         offsets[name] = end
         end += -(-section.numel() * section.element_size() // _ALIGNMENT) * _ALIGNMENT
-    block = torch.empty(end + _ALIGNMENT, dtype=torch.uint8)  # whole vectors are read past the end of the last section
-    block[end:] = 0
+    block = torch.empty(end, dtype=torch.uint8)
     header = block[: _HEADER_WORDS * 8].view(torch.int64)
     header.zero_()
     known = {"magic": MAGIC, **fields}
@@ -71,16 +70,16 @@ def field(block: torch.Tensor, name: str) -> int:
     return ctypes.c_int64.from_address(block.data_ptr() + 8 * _FIELDS.index(name)).value
 
 
-def lanes(plane_NC: torch.Tensor, columns: int | None = None, side: int = LANES) -> torch.Tensor:
-    """Returns a view [ceil(N / side), C, side], `side` rows innermost; rows and columns are padded with zeros."""
+def lanes(plane_NC: torch.Tensor, columns: int | None = None) -> torch.Tensor:
+    """Returns a view [tiles, C, 16] with the rows of a tile innermost; rows and columns are padded with zeros."""
     rows, width = plane_NC.shape
     columns = width if columns is None else columns
-    tiles = -(-rows // side)
-    if columns != width or rows % side:
-        padded = plane_NC.new_zeros(tiles * side, columns)
+    tiles = -(-rows // LANES)
+    if columns != width or rows % LANES:
+        padded = plane_NC.new_zeros(tiles * LANES, columns)
         padded[:rows, :width] = plane_NC
         plane_NC = padded
-    return plane_NC.reshape(tiles, side, columns).transpose(1, 2)
+    return plane_NC.reshape(tiles, LANES, columns).transpose(1, 2)
 
 
 def raw(plane: torch.Tensor) -> torch.Tensor:

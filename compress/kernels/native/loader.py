@@ -16,7 +16,7 @@ from pathlib import Path
 from compress.errors import unknown
 
 FILE = Path(__file__).parent / "libcompress_native.so"
-ABI = 3
+ABI = 5
 """Version of what the library and this package agree on, `kAbi` of src/abi.h."""
 ISA = "COMPRESS_ISA"
 """Environment variable that forces the instructions: scalar, avx2, avx512 or avx512vnni."""

@@ -100,7 +100,11 @@ def _additive(packed: PackedTensor) -> tuple[Fields, Sections]:
         "kind": Kind.ADDITIVE, "bits": scheme.bits, "group": scheme.group_size, "books": planes["codebooks"].shape[0],
     }  # fmt: skip
     scale_N = torch.nn.functional.pad(planes["scale"].float(), (0, -rows % LANES))
-    return fields, {"words": lanes(codes_NT, side=_UNIT_ROWS), "scale": scale_N, "books": books_MVg}
+    codes_NT = torch.nn.functional.pad(codes_NT, (0, -tables % _LOOKUPS, 0, -rows % _UNIT_ROWS))
+    codes_URSL = codes_NT.view(-1, _UNIT_ROWS, codes_NT.shape[1] // _LOOKUPS, _LOOKUPS)
+    reach_Mg = planes["codebooks"].float().abs().amax(1)
+    sections = {"words": codes_URSL.permute(2, 0, 3, 1), "scale": scale_N, "books": books_MVg, "reach": reach_Mg}
+    return fields, sections
 
 
 def _dense(packed: PackedTensor) -> tuple[Fields, Sections]:
@@ -128,19 +132,30 @@ def _sparse_part(packed: PackedTensor, fields: Fields) -> Sections:
     width = fields["width"]
     delta.validate(planes, (out_features, width), None)
     fields["entries"] = planes["delta_val"].numel()
-    columns = planes["delta_col"]
+    places = delta.expand(planes)
+    assert places is not None
+    columns = places.columns
     if width != in_features:  # of kept values: the input that each of them stands at
-        places = delta.expand(planes)
-        assert places is not None
         kept_NJ = sparse_nm.mask(packed).nonzero()[:, 1].view(out_features, width)
-        columns = kept_NJ[places.rows, places.columns].to(delta.column_dtype(in_features))
-    return {"rowptr": planes["delta_rowptr"], "col": raw(columns), "val": planes["delta_val"]}
+        columns = kept_NJ[places.rows, columns]
+    first_N = planes["delta_rowptr"].to(torch.int64)
+    counts = torch.nn.functional.pad(first_N.diff(), (0, -out_features % LANES))
+    steps = torch.nn.functional.pad(counts.view(-1, LANES).amax(1).cumsum(0), (1, 0))
+    rank = torch.arange(columns.numel()) - first_N[places.rows]
+    at = (steps[places.rows // LANES] + rank) * LANES + places.rows % LANES
+    size = int(steps[-1]) * LANES
+    narrow = torch.int16 if delta.column_dtype(in_features) == torch.uint16 else torch.int32
+    return {
+        "rowptr": steps.to(torch.int32),
+        "col": torch.zeros(size, dtype=narrow).index_put_((at,), columns.to(narrow)),
+        "val": torch.zeros(size, dtype=torch.float16).index_put_((at,), planes["delta_val"]),
+    }
 
 
 _OF = 4
 """m of n:m that the kernels know."""
-_UNIT_ROWS = 64
-"""Rows whose codes of additive codebooks stand side by side."""
+_UNIT_ROWS, _LOOKUPS = 64, 32
+"""Rows and tables whose codes of additive codebooks stand together."""
 _MAKERS = {
     int_group.LAYOUT: _int_group,
     spqr.LAYOUT: _spqr,

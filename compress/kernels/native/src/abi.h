@@ -5,7 +5,7 @@
 
 namespace compress_native {
 
-constexpr int64_t kAbi = 3;         // changes with anything below; a library of another version is not used
+constexpr int64_t kAbi = 5;         // changes with anything below; a library of another version is not used
 constexpr int64_t kMagic = 0x6b636f6c62706d63;
 constexpr int kLanes = 16;          // rows of a tile
 constexpr int kPeriod = 32;         // codes that end on a word boundary whatever their width is
@@ -21,7 +21,7 @@ enum Stats : int64_t {
   kReal = 3,        // SCALE and ZERO float32 [tiles, G, 16]
 };
 enum Type : int64_t { kFloat = 0, kHalf = 1, kBfloat = 2 };
-enum Section { kWords = 0, kScale, kZero, kSteps, kIndex, kPerm, kRowptr, kCol, kVal, kBooks, kSections = 16 };
+enum Section { kWords = 0, kScale, kZero, kSteps, kIndex, kPerm, kRowptr, kCol, kVal, kBooks, kReach, kSections = 16 };
 
 struct Header {
   int64_t magic, kind, rows, cols;
@@ -43,8 +43,9 @@ struct Header {
   }
   int64_t groups() const { return width / group; }
   int64_t tiles() const { return (rows + kLanes - 1) / kLanes; }
+  int64_t units() const { return (rows + kUnitRows - 1) / kUnitRows; }
   // Pieces of work of a product.
-  int64_t pieces() const { return looked_up() ? (rows + kUnitRows - 1) / kUnitRows : tiles(); }
+  int64_t pieces() const { return looked_up() ? units() : tiles(); }
   int64_t tables() const { return cols / group * books; }
   // Whether products go through tables of sums instead of decoded weights.
   bool looked_up() const { return kind == kAdditive && bits <= 8; }

@@ -1,14 +1,18 @@
-// Sums of vectors of codebooks. WORDS: codes [units, tables, 64] of one byte, or two above 8 bits; SCALE float32 [rows].
+// Sums of vectors of codebooks. WORDS: codes [sets, units, 32, 64] of one byte, or two above 8 bits, for sets of 32 tables
+// and units of 64 rows: what is looked up in a set stands together. SCALE float32 [rows].
 // BOOKS float32: [M, g, V] up to 8 bits, [M, V, g] above.
 //
 // A product needs Σ of table[j, m][code]: the products of all vectors with the inputs are made once for all rows.
 #pragma once
+#include <cmath>
+
 #include "tiles.h"
 
 namespace {
 
 INLINE I load_codes(const Header& h, int64_t tile, int64_t table) {
-  const int64_t i = (tile * kLanes / kUnitRows * h.tables() + table) * kUnitRows + tile * kLanes % kUnitRows;
+  const int64_t unit = table / kLookups * h.units() + tile * kLanes / kUnitRows;
+  const int64_t i = (unit * kLookups + table % kLookups) * kUnitRows + tile * kLanes % kUnitRows;
   return h.bits <= 8 ? load(h.at<uint8_t>(kWords) + i) : load(h.at<uint16_t>(kWords) + i);
 }
 
@@ -32,19 +36,6 @@ inline void decode_additive(const Header& h, int64_t tile, int64_t from, int64_t
   }
 }
 
-// The products of the vectors of one codebook with the inputs of one group, [V].
-INLINE void products(const Product& p, int64_t table, float* to) {
-  const Header& h = *p.weight;
-  const int64_t vectors = h.vectors();
-  const float* book = h.at<float>(kBooks) + table % h.books * vectors * h.group;
-  const float* x = p.stored + table / h.books * h.group;
-  for (int64_t v = 0; v < vectors; v += kLanes) {
-    F sum = mul(load(book + v), splat(x[0]));
-    for (int64_t i = 1; i < h.group; ++i) sum = fma(load(book + i * vectors + v), splat(x[i]), sum);
-    store(to + v, sum);
-  }
-}
-
 INLINE void finish_unit(const Product& p, int64_t unit, float* sums) {
   const Header& h = *p.weight;
   for (int64_t tile = unit * 4; tile < unit * 4 + 4 && tile * kLanes < h.rows; ++tile, sums += kLanes) {
@@ -56,8 +47,8 @@ INLINE void finish_unit(const Product& p, int64_t unit, float* sums) {
 #if defined(__AVX512VNNI__)
 
 // The tables are block floating point: kLookups of them share a unit, and a product is 24 bits in three planes of 256
-// bytes, which a permutation of bytes looks up for 64 rows at once. A product is off by half a unit of 2^-23 of the
-// largest one of its set, which is no more than the float32 sum of the set may lose.
+// bytes, which a permutation of bytes looks up for 64 rows at once. A product is off by 2^-24 of the largest that a group
+// of the set can have, about what the float32 sum of the set may lose.
 constexpr int kPlanes = 3;
 constexpr int64_t kTable = 256 * kPlanes;
 constexpr float kMiddle = 8388608.0f;  // 2^23 is added so that all bytes count up
@@ -73,43 +64,56 @@ INLINE Table sums_table(const Header& h) {
   return {sets * int64_t(sizeof(Set)), sets};
 }
 
-void fill_sums(const Product& p, int64_t begin, int64_t end) {
+// The largest magnitude of the products of one group is at most Σ |x_i| · reach_i.
+inline void fill_sums(const Product& p, int64_t begin, int64_t end) {
   const Header& h = *p.weight;
-  alignas(64) float values[kLookups][256] = {};
+  const int64_t vectors = h.vectors(), size = h.group;
+  const float* books = h.at<float>(kBooks);
   alignas(64) uint8_t fourth[64];
   for (int i = 0; i < 64; ++i) fourth[i] = uint8_t(i * 4);
   __m512i index[kPlanes];
-  each<kPlanes>([&](auto plane) { index[plane] = _mm512_add_epi8(_mm512_load_si512(fourth), _mm512_set1_epi8(plane)); });
+  each<kPlanes>([&](auto plane) {
+    index[plane] = _mm512_add_epi8(_mm512_load_si512(fourth), _mm512_set1_epi8(plane));
+  });
   for (int64_t set = begin; set < end; ++set) {
     Set& to = static_cast<Set*>(p.table)[set];
     const int64_t first = set * kLookups, count = h.tables() - first < kLookups ? h.tables() - first : kLookups;
-    const int64_t vectors = h.vectors();
-    __m512 largest = _mm512_setzero_ps();
-    __mmask16 wrong = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      products(p, first + i, values[i]);
-      for (int64_t v = 0; v < vectors; v += kLanes) {
-        const __m512 value = _mm512_load_ps(values[i] + v);
-        largest = _mm512_max_ps(largest, _mm512_abs_ps(value));
-        wrong |= _mm512_fpclass_ps_mask(value, 0x01 | 0x80 | 0x08 | 0x10);  // not a number, or infinite
-      }
+    float most = 0, finite = 0;
+    for (int64_t table = first; table < first + count; ++table) {
+      const float *x = p.stored + table / h.books * size, *reach = h.at<float>(kReach) + table % h.books * size;
+      float sum = 0;
+      for (int64_t i = 0; i < size; ++i) sum += std::fabs(x[i]) * reach[i], finite += x[i] - x[i];
+      most = most < sum ? sum : most;
     }
-    const float most = _mm512_reduce_max_ps(largest);
+    finite += most - most;
     const bool none = !(most > 0x1p-103f);  // the reciprocal of a unit would overflow
-    to.unit = wrong ? float_of(0x7fc00000) : none ? 0.0f : most / kLargest;
-    const __m512 inverse = _mm512_set1_ps(none || wrong ? 0.0f : kLargest / most);
+    to.unit = none ? finite : most / kLargest + finite;
+    const F inverse = splat(none || finite != 0 ? 0.0f : kLargest / most);
     for (int64_t i = 0; i < count; ++i) {
+      const float* book = books + (first + i) % h.books * vectors * size;
+      const float* x = p.stored + (first + i) / h.books * size;
       for (int64_t v = 0; v < vectors; v += 2 * kLanes) {
+        const int64_t next = v + kLanes < vectors ? v + kLanes : v;
+        F sums[2] = {splat(0), splat(0)};
+        auto add_column = [&](int64_t k) __attribute__((always_inline)) {
+          sums[0] = fma(load(book + k * vectors + v), splat(x[k]), sums[0]);
+          sums[1] = fma(load(book + k * vectors + next), splat(x[k]), sums[1]);
+        };
+        if (size == 8) {
+          each<8>([&](auto k) { add_column(k); });
+        } else {
+          for (int64_t k = 0; k < size; ++k) add_column(k);
+        }
         __m512i fixed[2];
         each<2>([&](auto part) {
-          const __m512 value = _mm512_mul_ps(_mm512_load_ps(values[i] + v + part * kLanes), inverse);
-          fixed[part] = _mm512_add_epi32(_mm512_cvtps_epi32(value), _mm512_set1_epi32(int(kMiddle)));
+          const __m512i whole = _mm512_cvtps_epi32(mul(sums[part], inverse).v);
+          fixed[part] = _mm512_add_epi32(whole, _mm512_set1_epi32(int(kMiddle)));
         });
-        for (int plane = 0; plane < kPlanes; ++plane) {
+        each<kPlanes>([&](auto plane) {
           const __m512i bytes = _mm512_permutex2var_epi8(fixed[0], index[plane], fixed[1]);
           uint8_t* place = to.bytes + i * kTable + plane * 256 + v;
           _mm256_store_si256(reinterpret_cast<__m256i*>(place), _mm512_castsi512_si256(bytes));
-        }
+        });
       }
     }
   }
@@ -120,16 +124,12 @@ struct Halves {
   __m512i even, odd;
 };
 
-INLINE void look_up(const __m512i* planes, __m512i codes, Halves* sums) {
-  const __mmask64 upper = _mm512_movepi8_mask(codes);
-  each<kPlanes>([&](auto plane) {
-    const __m512i* t = planes + plane * 4;
-    const __m512i below = _mm512_permutex2var_epi8(t[0], codes, t[1]);
-    const __m512i above = _mm512_permutex2var_epi8(t[2], codes, t[3]);
-    const __m512i found = _mm512_mask_blend_epi8(upper, below, above);
-    sums[plane].even = _mm512_add_epi16(sums[plane].even, _mm512_and_si512(found, _mm512_set1_epi16(255)));
-    sums[plane].odd = _mm512_add_epi16(sums[plane].odd, _mm512_srli_epi16(found, 8));
-  });
+INLINE void look_up(const __m512i* table, __m512i codes, __mmask64 upper, Halves& sums) {
+  const __m512i below = _mm512_permutex2var_epi8(table[0], codes, table[1]);
+  const __m512i above = _mm512_permutex2var_epi8(table[2], codes, table[3]);
+  const __m512i found = _mm512_mask_blend_epi8(upper, below, above);
+  sums.even = _mm512_add_epi16(sums.even, _mm512_and_si512(found, _mm512_set1_epi16(255)));
+  sums.odd = _mm512_add_epi16(sums.odd, _mm512_srli_epi16(found, 8));
 }
 
 // Adds the sums of one set to 64 rows: sums [64], even rows first.
@@ -146,6 +146,29 @@ INLINE void flush(const Halves* halves, float unit, int64_t count, float* to) {
   }
 }
 
+// Adds what one set gives for UNITS units, which share the loads of its tables.
+template <int UNITS>
+INLINE void add_set(const Set& set, const uint8_t* codes, int64_t count, float* sums) {
+  Halves halves[UNITS][kPlanes];
+  each<UNITS>([&](auto u) {
+    each<kPlanes>([&](auto plane) { halves[u][plane] = {_mm512_setzero_si512(), _mm512_setzero_si512()}; });
+  });
+  for (int64_t i = 0; i < count; ++i, codes += kUnitRows) {
+    __m512i code[UNITS];
+    __mmask64 upper[UNITS];
+    each<UNITS>([&](auto u) {
+      code[u] = _mm512_loadu_si512(codes + u * kLookups * kUnitRows);
+      upper[u] = _mm512_movepi8_mask(code[u]);
+    });
+    each<kPlanes>([&](auto plane) {
+      __m512i table[4];
+      each<4>([&](auto q) { table[q] = _mm512_load_si512(set.bytes + i * kTable + plane * 256 + q * 64); });
+      each<UNITS>([&](auto u) { look_up(table, code[u], upper[u], halves[u][plane]); });
+    });
+  }
+  each<UNITS>([&](auto u) { flush(halves[u], set.unit, count, sums + u * kUnitRows); });
+}
+
 void add_up(const Product& p, int64_t begin, int64_t end) {
   const Header& h = *p.weight;
   constexpr int64_t kMost = 16;  // units whose sums are kept while a set of tables stays in the first-level cache
@@ -156,18 +179,13 @@ void add_up(const Product& p, int64_t begin, int64_t end) {
     for (int64_t first = 0; first < h.tables(); first += kLookups) {
       const Set& set = static_cast<const Set*>(p.table)[first / kLookups];
       const int64_t count = h.tables() - first < kLookups ? h.tables() - first : kLookups;
-      for (int64_t unit = from; unit < to; ++unit) {
-        const uint8_t* codes = h.at<uint8_t>(kWords) + (unit * h.tables() + first) * kUnitRows;
-        Halves halves[kPlanes];
-        each<kPlanes>([&](auto plane) { halves[plane] = {_mm512_setzero_si512(), _mm512_setzero_si512()}; });
-        for (int64_t i = 0; i < count; ++i) {
-          const uint8_t* table = set.bytes + i * kTable;
-          __m512i planes[kPlanes * 4];
-          each<kPlanes * 4>([&](auto q) { planes[q] = _mm512_load_si512(table + q * 64); });
-          look_up(planes, _mm512_loadu_si512(codes + i * kUnitRows), halves);
-        }
-        flush(halves, set.unit, count, sums + (unit - from) * kUnitRows);
+      const uint8_t* codes = h.at<uint8_t>(kWords) + (first * h.units() + from * kLookups) * kUnitRows;
+      float* sum = sums;
+      int64_t unit = from;
+      for (; unit + 2 <= to; unit += 2, codes += 2 * kLookups * kUnitRows, sum += 2 * kUnitRows) {
+        add_set<2>(set, codes, count, sum);
       }
+      if (unit < to) add_set<1>(set, codes, count, sum);
     }
     for (int64_t unit = from; unit < to; ++unit) {
       const float* halves = sums + (unit - from) * kUnitRows;
@@ -179,6 +197,19 @@ void add_up(const Product& p, int64_t begin, int64_t end) {
 }
 
 #else
+
+// The products of the vectors of one codebook with the inputs of one group, [V].
+INLINE void products(const Product& p, int64_t table, float* to) {
+  const Header& h = *p.weight;
+  const int64_t vectors = h.vectors();
+  const float* book = h.at<float>(kBooks) + table % h.books * vectors * h.group;
+  const float* x = p.stored + table / h.books * h.group;
+  for (int64_t v = 0; v < vectors; v += kLanes) {
+    F sum = mul(load(book + v), splat(x[0]));
+    for (int64_t i = 1; i < h.group; ++i) sum = fma(load(book + i * vectors + v), splat(x[i]), sum);
+    store(to + v, sum);
+  }
+}
 
 INLINE Table sums_table(const Header& h) {
   return {h.tables() * h.vectors() * int64_t(sizeof(float)), (h.tables() + kLookups - 1) / kLookups};
@@ -197,10 +228,9 @@ void add_up(const Product& p, int64_t begin, int64_t end) {
   for (int64_t unit = begin; unit < end; ++unit) {
     F sum[4];
     each<4>([&](auto i) { sum[i] = splat(0); });
-    const uint8_t* codes = h.at<uint8_t>(kWords) + unit * h.tables() * kUnitRows;
     const float* table = static_cast<const float*>(p.table);
-    for (int64_t t = 0; t < h.tables(); ++t, codes += kUnitRows, table += h.vectors()) {
-      each<4>([&](auto i) { sum[i] = add(sum[i], gather(table, load(codes + i * kLanes))); });
+    for (int64_t t = 0; t < h.tables(); ++t, table += h.vectors()) {
+      each<4>([&](auto i) { sum[i] = add(sum[i], gather(table, load_codes(h, unit * 4 + i, t))); });
     }
     each<4>([&](auto i) { store(sums + i * kLanes, sum[i]); });
     finish_unit(p, unit, sums);

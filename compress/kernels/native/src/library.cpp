@@ -165,6 +165,11 @@ extern "C" {
 
 int64_t cn_abi() { return kAbi; }
 
+// What the library was built from, so that an installation sees whether it has to build it again.
+#define TEXT_OF(name) #name
+#define TEXT(name) TEXT_OF(name)
+const char* cn_build() { return TEXT(COMPRESS_BUILD); }
+
 // Returns the i-th unit by preference, or null after the last; `cn_runs` whether this processor can run it.
 const char* cn_unit(int i) { return i >= 0 && i < int(sizeof kUnits / sizeof *kUnits) ? kUnits[i]->name : nullptr; }
 int cn_runs(int i) { return runs_here(kUnits[i]); }

@@ -77,41 +77,31 @@ INLINE void multiply_all(const float* block, int64_t columns, const float* x, in
   }
 }
 
-// Adds the sparse part of a row: acc[t] += value · 2^exponent · x[column, t].
-template <class Column>
-INLINE void add_row(const Product& p, const Column* column, int64_t row, float* acc, int64_t acc_stride) {
-  const Header& h = *p.weight;
-  const int32_t* rowptr = h.at<int32_t>(kRowptr);
-  const uint16_t* values = h.at<uint16_t>(kVal);
-  const float unit = power_of_two(h.exponent);
-  alignas(64) float value[kLanes];
-  float sums[4] = {0, 0, 0, 0};
-  const int64_t end = rowptr[row + 1];
-  for (int64_t z = rowptr[row]; z < end; z += kLanes) {
-    store(value, load_half(values + z));  // the last ones may reach into the next row or the padding of the section
-    if (p.tokens == 1 && z + kLanes <= end) {
-      for (int i = 0; i < kLanes; ++i) sums[i % 4] += value[i] * p.x[column[z + i]];
-    } else if (p.tokens == 1) {
-      for (int i = 0; i < end - z; ++i) sums[i % 4] += value[i] * p.x[column[z + i]];
-    } else {
-      for (int64_t i = 0; i < kLanes && z + i < end; ++i) {
-        const float* x = p.x + int64_t(column[z + i]) * p.tokens;
-        const float entry = value[i] * unit;
-        for (int64_t t = 0; t < p.tokens; ++t) acc[t * acc_stride] += entry * x[t];
-      }
-    }
+// The sparse part of a tile: steps ROWPTR[tile] to ROWPTR[tile + 1], each with one entry for every row, COL and VAL
+// [steps, 16]; rows with fewer entries than the fullest one of the tile have zeros at the end.
+struct Entries {
+  const Header& h;
+  const uint16_t* values;
+  Entries(const Header& header) : h(header), values(header.at<uint16_t>(kVal)) {}
+  INLINE I columns(int64_t step) const {
+    return h.col_bytes == 2 ? load(h.at<uint16_t>(kCol) + step * kLanes) : load(h.at<uint32_t>(kCol) + step * kLanes);
   }
-  if (p.tokens == 1) acc[0] += unit * ((sums[0] + sums[1]) + (sums[2] + sums[3]));
-}
+  INLINE F value(int64_t step) const { return load_half(values + step * kLanes); }
+};
 
-inline void add_entries(const Product& p, int64_t first, int64_t rows, float* acc) {
+// acc[t] += Σ value · 2^exponent · x[column, t].
+inline void add_entries(const Product& p, int64_t tile, float* acc) {
   const Header& h = *p.weight;
-  for (int64_t i = 0; i < rows; ++i) {
-    if (h.col_bytes == 2) {
-      add_row(p, h.at<uint16_t>(kCol), first + i, acc + i, kLanes);
-    } else {
-      add_row(p, h.at<int32_t>(kCol), first + i, acc + i, kLanes);
+  const Entries entries(h);
+  const int32_t* steps = h.at<int32_t>(kRowptr) + tile;
+  for (int64_t t = 0; t < p.tokens; ++t) {
+    F sums[2] = {splat(0), splat(0)};
+    for (int64_t step = steps[0]; step < steps[1]; ++step) {
+      const I column = p.tokens == 1 ? entries.columns(step) : times(entries.columns(step), int(p.tokens));
+      sums[step % 2] = fma(entries.value(step), gather(p.x + t, column), sums[step % 2]);
     }
+    const F sum = mul(add(sums[0], sums[1]), splat(power_of_two(h.exponent)));
+    store(acc + t * kLanes, add(load(acc + t * kLanes), sum));
   }
 }
 
@@ -119,7 +109,7 @@ inline void add_entries(const Product& p, int64_t first, int64_t rows, float* ac
 inline void finish(const Product& p, int64_t tile, float* acc) {
   const Header& h = *p.weight;
   const int64_t first = tile * kLanes, rows = h.rows - first < kLanes ? h.rows - first : kLanes;
-  if (h.entries) add_entries(p, first, rows, acc);
+  if (h.entries) add_entries(p, tile, acc);
   for (int64_t t = 0; t < p.tokens; ++t) {
     for (int64_t i = 0; i < rows; ++i) {
       const float bias = p.bias ? read_number(p.bias, p.bias_type, first + i) : 0.0f;
@@ -128,14 +118,18 @@ inline void finish(const Product& p, int64_t tile, float* acc) {
   }
 }
 
-// Adds the sparse part to decoded rows; what was stored is float32 while it is added.
+// Adds the sparse part to a decoded tile, which is float32 while it is added.
 inline void add_entries(const Header& h, int64_t tile, float* column_major, int64_t stride) {
-  const int32_t* rowptr = h.at<int32_t>(kRowptr);
-  const float unit = power_of_two(h.exponent);
-  for (int64_t i = 0; i < kLanes && tile * kLanes + i < h.rows; ++i) {
-    for (int64_t z = rowptr[tile * kLanes + i]; z < rowptr[tile * kLanes + i + 1]; ++z) {
-      const int64_t column = h.col_bytes == 2 ? int64_t(h.at<uint16_t>(kCol)[z]) : h.at<int32_t>(kCol)[z];
-      column_major[column * stride + i] += from_half(h.at<uint16_t>(kVal)[z]) * unit;
+  const Entries entries(h);
+  const int32_t* steps = h.at<int32_t>(kRowptr) + tile;
+  const F unit = splat(power_of_two(h.exponent));
+  float value[kLanes];
+  for (int64_t step = steps[0]; step < steps[1]; ++step) {
+    store(value, mul(entries.value(step), unit));
+    for (int64_t i = 0; i < kLanes; ++i) {
+      const int64_t at = step * kLanes + i;
+      const int64_t column = h.col_bytes == 2 ? int64_t(h.at<uint16_t>(kCol)[at]) : h.at<int32_t>(kCol)[at];
+      column_major[column * stride + i] += value[i];
     }
   }
 }

@@ -35,7 +35,7 @@ struct Bytes {
 
 inline bool in_bytes(const Header& h) {
   // four vectors of one bit do not hold 16 neighbouring columns
-  const bool halved = h.bits > 1 || (h.group % kPeriod == 0 && h.stats != kBilevel);
+  const bool halved = h.bits > 1 || h.group % kPeriod == 0;
   return h.kind == kCodes && h.stats != kReal && h.group % 16 == 0 && h.group <= kWidestGroup && halved;
 }
 
@@ -118,61 +118,111 @@ INLINE __m512i codes_of(const I* words) {
   }
 }
 
-// Sums of T tokens from `token` on for one tile: acc [T, 16].
+// Integer sums of T tokens for one group; two chains do not wait for each other.
+template <int T, int CHAINS>
+struct Sums {
+  __m512i digits[T][kDigits][CHAINS];
+
+  INLINE Sums() {
+    each<T>([&](auto t) {
+      each<kDigits>([&](auto d) {
+        each<CHAINS>([&](auto c) { digits[t][d][c] = _mm512_setzero_si512(); });
+      });
+    });
+  }
+
+  // Adds COUNT vectors of a period from FIRST on.
+  template <int BITS, int FIRST, int COUNT>
+  INLINE void add_codes(const I* word, const int8_t* bytes, int64_t stride) {
+    each<COUNT>([&](auto i) {
+      constexpr int kVector = FIRST + decltype(i)::value;
+      const __m512i codes = codes_of<BITS, kVector>(word);
+      each<T>([&](auto t) {
+        each<kDigits>([&](auto d) {
+          int32_t four;
+          std::memcpy(&four, bytes + t * stride + d * kPeriod + kVector * 4, 4);
+          __m512i& chain = digits[t][d][kVector % CHAINS];
+          chain = _mm512_dpbusd_epi32(chain, codes, _mm512_set1_epi32(four));
+        });
+      });
+    });
+  }
+
+  // Σ code · x for one token, in units of its inputs.
+  template <int TOKEN>
+  INLINE F total() const {
+    F digit[kDigits];
+    each<kDigits>([&](auto d) {
+      __m512i whole = digits[TOKEN][d][0];
+      if constexpr (CHAINS == 2) whole = _mm512_add_epi32(whole, digits[TOKEN][d][1]);
+      digit[d] = to_float(I{whole});
+    });
+    return fma(digit[2], splat(65536), fma(digit[1], splat(256), digit[0]));
+  }
+};
+
+// One tile for T tokens from `token` on: acc [T, 16]. Groups are whole periods for RUN 32, 16 columns for RUN 16, and
+// any multiple of 16 columns for RUN 0.
 template <int BITS, int RUN, class Groups, int T>
 void multiply_tile(const Product& p, const Bytes& x, int64_t tile, int64_t token, float* acc) {
-  constexpr int kChains = RUN == kPeriod && T == 1 ? 2 : 1;  // sums that do not wait for each other
-  constexpr int kRuns = kPeriod / RUN;
+  using GroupSums = Sums<T, RUN == kPeriod && T == 1 ? 2 : 1>;
   const Header& h = *p.weight;
   const Groups groups(h, tile, false);
   const uint32_t* words = words_of(h, tile);
-  const int8_t* digits = x.digits + token * x.stride;
+  const int8_t* bytes = x.digits + token * x.stride;
   const float *unit = x.unit + token * x.group_stride, *sum = x.sum + token * x.group_stride;
   const int64_t last = h.groups();
   F total[T];
-  __m512i sums[T][kDigits][kChains];
   each<T>([&](auto t) { total[t] = splat(0); });
-  auto clear = [&]() {
-    for (auto& token_sums : sums)
-      for (auto& digit_sums : token_sums)
-        for (auto& chain : digit_sums) chain = _mm512_setzero_si512();
-  };
-  clear();
-  int64_t g = 0, left = h.group;
-  for (; g < last; words += BITS * kLanes, digits += kDigits * kPeriod) {
-    I word[BITS];
-    each<BITS>([&](auto w) { word[w] = load(words + w * kLanes); });
-    each<kRuns>([&](auto run) {
-      each<kVectors / kRuns>([&](auto i) {
-        constexpr int kVector = decltype(run)::value * (kVectors / kRuns) + decltype(i)::value;
-        const __m512i codes = codes_of<BITS, kVector>(word);
-        each<T>([&](auto t) {
-          each<kDigits>([&](auto d) {
-            int32_t four;
-            std::memcpy(&four, digits + t * x.stride + d * kPeriod + kVector * 4, 4);
-            __m512i& chain = sums[t][d][kVector % kChains];
-            chain = _mm512_dpbusd_epi32(chain, codes, _mm512_set1_epi32(four));
-          });
-        });
-      });
-      left -= RUN;
-      if (left == 0 && g < last) {
-        const Statistic s = groups.rough(g);
-        each<T>([&](auto t) {
-          F digit[kDigits];
-          each<kDigits>([&](auto d) {
-            __m512i whole = sums[t][d][0];
-            if constexpr (kChains == 2) whole = _mm512_add_epi32(whole, sums[t][d][1]);
-            digit[d] = to_float(I{whole});
-          });
-          F value = fma(digit[2], splat(65536), fma(digit[1], splat(256), digit[0]));
-          value = fma(s.zero, splat(sum[t * x.group_stride + g]), value);
-          total[t] = fma(mul(s.scale, splat(unit[t * x.group_stride + g])), value, total[t]);
-        });
-        clear();
-        ++g, left = h.group;
-      }
+  auto add_group = [&](int64_t g, const GroupSums& sums) __attribute__((always_inline)) {
+    const Statistic s = groups.rough(g);
+    each<T>([&](auto t) {
+      const int64_t i = t * x.group_stride + g;
+      const F value = fma(s.zero, splat(sum[i]), sums.template total<decltype(t)::value>());
+      total[t] = fma(mul(s.scale, splat(unit[i])), value, total[t]);
     });
+  };
+  I word[BITS];
+  auto next_period = [&]() __attribute__((always_inline)) { words += BITS * kLanes, bytes += kDigits * kPeriod; };
+  auto fetch = [&]() __attribute__((always_inline)) {
+    each<BITS>([&](auto w) { word[w] = load(words + w * kLanes); });
+  };
+  if constexpr (RUN == kPeriod) {
+    for (int64_t g = 0; g < last; ++g) {
+      GroupSums sums;
+      for (int64_t k = 0; k < h.group; k += kPeriod, next_period()) {
+        fetch();
+        sums.template add_codes<BITS, 0, kVectors>(word, bytes, x.stride);
+      }
+      add_group(g, sums);
+    }
+  } else if constexpr (RUN == 16) {
+    for (int64_t g = 0; g < last; next_period()) {
+      fetch();
+      GroupSums first, second;
+      first.template add_codes<BITS, 0, kVectors / 2>(word, bytes, x.stride);
+      add_group(g++, first);
+      if (g == last) break;
+      second.template add_codes<BITS, kVectors / 2, kVectors / 2>(word, bytes, x.stride);
+      add_group(g++, second);
+    }
+  } else {
+    GroupSums sums;
+    int64_t g = 0, left = h.group;
+    auto end_run = [&]() __attribute__((always_inline)) {
+      left -= 16;
+      if (left || g == last) return;
+      add_group(g++, sums);
+      sums = GroupSums();
+      left = h.group;
+    };
+    for (; g < last; next_period()) {
+      fetch();
+      sums.template add_codes<BITS, 0, kVectors / 2>(word, bytes, x.stride);
+      end_run();
+      sums.template add_codes<BITS, kVectors / 2, kVectors / 2>(word, bytes, x.stride);
+      end_run();
+    }
   }
   each<T>([&](auto t) { store(acc + t * kLanes, mul(total[t], splat(groups.rough_unit()))); });
 }
@@ -189,12 +239,18 @@ void multiply_tiles(const Product& p, int64_t begin, int64_t end) {
   }
 }
 
+template <int BITS, class Groups>
+void multiply_groups(const Product& p, int64_t begin, int64_t end) {
+  const int64_t group = p.weight->group;
+  if (group % kPeriod == 0) return multiply_tiles<BITS, kPeriod, Groups>(p, begin, end);
+  if (group == 16) return multiply_tiles<BITS, 16, Groups>(p, begin, end);
+  return multiply_tiles<BITS, 0, Groups>(p, begin, end);
+}
+
 template <int BITS>
 void multiply_width(const Product& p, int64_t begin, int64_t end) {
-  const Header& h = *p.weight;
-  if (h.stats == kBilevel) return multiply_tiles<BITS, 16, Bilevel>(p, begin, end);
-  if (h.group % 32 == 0) return multiply_tiles<BITS, 32, Integers>(p, begin, end);
-  return multiply_tiles<BITS, 16, Integers>(p, begin, end);
+  if (p.weight->stats == kBilevel) return multiply_groups<BITS, Bilevel>(p, begin, end);
+  return multiply_groups<BITS, Integers>(p, begin, end);
 }
 
 inline void multiply_bytes(const Product& p, int64_t begin, int64_t end) {
