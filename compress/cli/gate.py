@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from compress.evaluation.gate_result import GateReport
     from compress.evaluation.gate_settings import GateJob
 
+_ASKED = ("suite", "data_dir", "tier", "limit", "batch_size")
+"""How models are asked; none of it is of use where both were."""
+
 
 @click.command("gate")
 @click.argument("dense", required=False)
@@ -47,10 +50,9 @@ def command(config: str | None, no_cache: bool, as_json: bool, **given: Any) -> 
     what stands there.
     """
     job = _job(config, given)
-    asked = ("suite", "data_dir", "tier", "limit", "batch_size")
     report: GateReport
     try:
-        report = _hold(job, {name: getattr(job, name) for name in asked}, no_cache)
+        report = _hold(job, {name: getattr(job, name) for name in _ASKED}, no_cache)
     except CompressError as error:
         if job.output is not None:
             from compress.evaluation.gate_result import unusable
@@ -83,6 +85,9 @@ def _job(config: str | None, given: dict[str, Any]) -> GateJob:
     if given["dense"] is not None and given["candidate"] is None:  # one argument is the candidate, with its baseline
         given |= {"dense": None, "candidate": given["dense"]}
         stated = dataclasses.replace(stated, dense=None)
+    models = [given[name] for name in ("dense", "candidate") if given[name] is not None]
+    if models and all(name.endswith(".json") for name in models):  # how the file would ask models is of no matter here
+        stated = dataclasses.replace(stated, suite=None, data_dir=None, tier=None, limit=None, batch_size=None)
     settings = {
         "margin": {**stated.settings.margin, **points(given.pop("margin"), "margin")},
         "floor": {**stated.settings.floor, **points(given.pop("floor"), "floor")},

@@ -27,17 +27,13 @@ def both(
     known, found = _read(dense), _read(candidate)
     if dense is None:
         if found is None or found.baseline is None:
-            raise EvaluationError(
-                "no dense model",
-                allowed="two models, two eval.json, or one eval.json that was made with --baseline",
-                do="Give DENSE and CANDIDATE",
-            )
-        return found.baseline, found
+            raise _no_dense(candidate, found)
+        known = found.baseline
     asked = {name: value for name, value in asked.items() if value is not None}
     if known is not None and found is not None:
         if given := sorted(asked.keys() - {"cache"}):
             raise EvaluationError(
-                f"{', '.join(given)} with two evaluations that are there already", do="Leave it out, or give models"
+                f"{', '.join(given)} with evaluations that are there already", do="Leave it out, or give models"
             )
         return known, found
     if found is not None:
@@ -53,6 +49,17 @@ def both(
         return known, str(error)
     assert found.baseline is not None
     return found.baseline, found
+
+
+def _no_dense(candidate: Any, found: EvalResult | None) -> EvaluationError:
+    """The error for a candidate alone; it names the eval.json that would do where there is one."""
+    said = f"no dense model to judge {candidate} against" if isinstance(candidate, str | Path) else "no dense model"
+    beside = Path(candidate) / "eval.json" if isinstance(candidate, str | Path) and found is None else None
+    return EvaluationError(
+        said,
+        allowed="two models, two eval.json, or one eval.json that was made with --baseline",
+        do=f"Give DENSE and CANDIDATE, or {beside}" if beside and beside.is_file() else "Give DENSE and CANDIDATE",
+    )
 
 
 def _read(given: Model | EvalResult | None) -> EvalResult | None:

@@ -236,18 +236,24 @@ class EvalResult:
         try:
             data = json.loads(text, parse_constant=_refuse_constant)
         except ValueError as error:
-            raise EvaluationError(f"not the JSON of an evaluation: {error}") from error
+            raise EvaluationError(
+                f"not the JSON of an evaluation ({error})", do="Evaluate again if it was cut off"
+            ) from error
         if not isinstance(data, dict):
             raise EvaluationError("not the JSON of an evaluation: no object")
         return cls.from_dict(data)
 
     @classmethod
     def read(cls, path: str | Path) -> EvalResult:
-        """Reads an eval.json."""
+        """Reads an eval.json; EvaluationError, with its path, for a file that is none."""
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise EvaluationError(f"{path} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise EvaluationError(f"{path} is not the JSON of an evaluation: {error}") from error
+        except EvaluationError as error:
+            raise EvaluationError(f"{path}: {error.given}", allowed=error.allowed, do=error.do) from error
 
 
 def _parse(data: Mapping[str, Any]) -> EvalResult:

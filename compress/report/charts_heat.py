@@ -59,7 +59,10 @@ def _heat(
     if not positive:
         return None
     low, high = 0.0 if key == "outliers" else min(positive if log else values), max(values)
-    top = max(high, low * _LEAST_RATIO if log else low + least_span)
+    top = max(high, low + least_span)
+    if log and high < low * _LEAST_RATIO:  # errors that are alike are neither small nor large: the middle of the scale
+        middle = math.sqrt(low * high)
+        low, top = middle / math.sqrt(_LEAST_RATIO), middle * math.sqrt(_LEAST_RATIO)
 
     def step(value: float) -> int:
         if log:

@@ -14,8 +14,9 @@ def size(size_bytes: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Returns a share from 0 to 1 as `97.4 %`."""
-    return f"{100 * share:.1f} %"
+    """Returns a share as `97.4 %`, with a true minus and no negative zero."""
+    text = f"{100 * share:.1f}"
+    return f"{text.lstrip('-') if float(text) == 0 else text.replace('-', '−')} %"
 
 
 def signed(value: float, digits: int = 1) -> str:
@@ -44,9 +45,16 @@ def perplexity(value: float) -> str:
     return f"{value:.3f}" if value < 1000 else f"{value:,.0f}"
 
 
+def growth(ratio: float) -> str:
+    """Returns by how much something grew: `+5.1 %`, or from ten times on `255×`."""
+    if ratio < 10:
+        return f"{signed(100 * (ratio - 1))} %"
+    return f"{ratio:.3g}×" if ratio < 1000 else f"{ratio:,.0f}×"
+
+
 def metric(name: str, value: float) -> str:
     """Returns the mean of a metric: shares in per cent, others as they are."""
-    return percent(value).replace("-", "−") if name in _SHARES else f"{value:.4g}".replace("-", "−")
+    return percent(value) if name in _SHARES else f"{value:.4g}".replace("-", "−")
 
 
 def metric_change(name: str, value: float, interval: tuple[float, float] | None) -> str:

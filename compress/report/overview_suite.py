@@ -83,7 +83,7 @@ def _beside(family: FamilyResult) -> list[tuple[str, float]]:
 def _text(evaluation: EvalResult) -> tuple[Cells, ...]:
     baseline, found = evaluation.baseline, evaluation.text.perplexity
     before = NOTHING if baseline is None else perplexity(baseline.text.perplexity)
-    change = "" if baseline is None else f"{signed(100 * (found / baseline.text.perplexity - 1))} %"
+    change = "" if baseline is None else figures.growth(found / baseline.text.perplexity)
     rows: list[Cells] = [("perplexity", before, perplexity(found), change, "")]
     if kl := evaluation.divergence:
         rows += [

@@ -7,7 +7,7 @@ from typing import Any
 
 from compress.report import page_speed
 from compress.report.charts_families import label, verdict
-from compress.report.figures import percent, perplexity, signed, size
+from compress.report.figures import growth, percent, perplexity, signed, size
 
 Content = Mapping[str, Any]
 
@@ -87,8 +87,7 @@ def cards(run: Content) -> list[tuple[str, str, str]]:
             made.append(("Bits per weight", f"{found['bits_per_weight_linears']:.2f}", told))
     if text := run["text"]:
         before = text["dense_perplexity"]
-        change = "" if before is None else f"{signed(100 * (text['perplexity'] / before - 1))} %"
-        told = "" if before is None else f"dense {perplexity(before)}, {change}"
+        told = "" if before is None else f"dense {perplexity(before)}, {growth(text['perplexity'] / before)}"
         made.append(("Perplexity", perplexity(text["perplexity"]), told or f"over {text['tokens']:,} tokens"))
         if kl := text["divergence"]:
             told = f"{kl['low']:.4f} to {kl['high']:.4f}; same first token {percent(kl['same_top1'])}"
@@ -98,7 +97,8 @@ def cards(run: Content) -> list[tuple[str, str, str]]:
     paired = [family["paired"] for family in run["families"] or () if family["paired"]]
     if paired:
         lost, gained, n = (sum(one[key] for one in paired) for key in ("lost", "gained", "n"))
-        told = f"of {n:,} lost; {gained} gained, {sum(one['answers_changed'] for one in paired)} answered otherwise"
+        changed = sum(one["answers_changed"] for one in paired)
+        told = f"of {n:,}; {gained:,} gained, {changed:,} answered otherwise"
         made.append(("Items lost", f"{lost:,}", told))
     if judged := (run["asked"] or {}).get("judgement"):
         told = f"of {judged['judge']}; both orders agree in {percent(judged['consistent'])}"

@@ -77,7 +77,9 @@ def _run(path: Path) -> Run:
     evaluation = EvalResult.read(path / EVALUATION) if (path / EVALUATION).is_file() else None
     gate = _checked(path / GATE, ("verdict", "reasons", "families")) if (path / GATE).is_file() else None
     name = path.resolve().name
-    if not (path / MANIFEST).is_file() and evaluation is not None:
+    if not (path / MANIFEST).is_file():
+        if evaluation is None:
+            raise FormatError(f"{path} holds no run", allowed=f"a folder with {MANIFEST}, {EVALUATION} or {FRONTIER}")
         return Run(name, None, evaluation, gate)
     manifest = read_manifest(path)
     strange = evaluation is not None and evaluation.model.get("fingerprint") not in (None, fingerprint(path))

@@ -71,8 +71,34 @@ def test_nothing_is_written_that_nobody_asked_for(folder: Path) -> None:
 def test_one_argument_is_an_evaluation_with_its_baseline(folder: Path) -> None:
     assert invoke(["gate", "same.json"]) == 0
     assert invoke(["gate", "worse.json"]) == 2
-    toml(folder, dense="nothing.json")
+    toml(folder, dense="nothing.json", suite="kick", tier="pr")
     assert invoke(["gate", "same.json"]) == 0
+    assert invoke(["gate", "dense.json", "same.json"]) == 0
+
+
+def test_a_flag_that_could_not_hold_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for models in (["same.json"], ["dense.json", "same.json"]):
+        assert invoke(["gate", *models, "--suite", "kick"]) == 2
+        assert "suite with evaluations that are there already" in capsys.readouterr().err
+
+
+def test_a_run_alone_is_told_of_its_evaluation(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "run").mkdir()
+    assert invoke(["gate", "run"]) == 2
+    assert capsys.readouterr().err.endswith("Give DENSE and CANDIDATE.\n")
+    (folder / "same.json").rename(folder / "run/eval.json")
+    assert invoke(["gate", "run"]) == 2
+    assert "no dense model to judge run against" in (said := capsys.readouterr().err)
+    assert said.endswith("Give DENSE and CANDIDATE, or run/eval.json.\n")
+    assert invoke(["gate", "run/eval.json"]) == 0
+
+
+def test_a_file_that_was_cut_off_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (folder / "same.json").read_text(encoding="utf-8")
+    for name, content in (("cut.json", text[:1000]), ("empty.json", "{}"), ("bytes.json", "\udcff")):
+        (folder / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+        assert invoke(["gate", "dense.json", name]) == 2
+        assert capsys.readouterr().err.startswith(f"Error: {name}"), name
 
 
 def test_json_is_the_same_as_the_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

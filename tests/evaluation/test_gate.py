@@ -219,5 +219,5 @@ def test_answers_changed_and_the_report_as_data() -> None:
 
 
 def test_how_to_ask_is_no_use_with_evaluations() -> None:
-    with pytest.raises(EvaluationError, match="limit with two evaluations"):
+    with pytest.raises(EvaluationError, match="limit with evaluations"):
         gate(result(family()), result(family()), limit=5)

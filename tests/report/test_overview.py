@@ -16,7 +16,7 @@ from rich.console import Console
 from compress.evaluation.pairing import compare
 from compress.evaluation.result import EvalResult, JudgedItem, Judgement
 from compress.report import markdown, notebook, outcome, overview, picture, terminal
-from compress.report.figures import signed
+from compress.report.figures import growth, signed
 from compress.report.overview import Overview
 from tests.report.results import dense_and_packed
 
@@ -63,6 +63,12 @@ def test_without_an_evaluation_the_sizes_remain(manifest: dict[str, Any]) -> Non
 
 def test_a_figure_that_rounds_to_nothing_has_no_sign() -> None:
     assert [signed(value) for value in (-0.04, 0.04, -0.06, 0.06)] == ["0.0", "0.0", "−0.1", "+0.1"]
+
+
+def test_growth_beyond_ten_times_is_told_in_times() -> None:
+    assert [growth(value) for value in (0.98, 1.051, 9.5, 25.44, 254.8, 12_345.6)] == [
+        "−2.0 %", "+5.1 %", "+850.0 %", "25.4×", "255×", "12,346×",
+    ]  # fmt: skip
 
 
 def test_an_evaluation_alone_has_scores_and_item_counts() -> None:

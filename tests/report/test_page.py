@@ -110,7 +110,7 @@ def test_what_a_run_was_and_cost_stands_there(one: dict[str, Any]) -> None:
     said = Parsed(page.render(one)).text
     for text in (
         "atlas, compressed", "4.12 bits per weight in its linears", "Size on disk 2.11 kB", "KL to dense 0.0500",
-        "Items lost 4 of 9 lost", "100.0 % → 33.3 %", "2 lost, 0 gained of 3", "Windside is a village",
+        "Items lost 4 of 9; 0 gained", "100.0 % → 33.3 %", "2 lost, 0 gained of 3", "Windside is a village",
         "Relative error", "Left dense: embedding 4,096", "spqr", "compress 0.1.0, format 1",
     ):  # fmt: skip
         assert text in said, text

@@ -201,7 +201,7 @@ def test_what_cannot(tmp_path: Path, manifest: dict[str, Any]) -> None:
         page_sources.read([run, tmp_path / "empty" / ".." / "run"])
     with pytest.raises(FormatError, match="there is no folder"):
         page_sources.read([tmp_path / "nowhere"])
-    with pytest.raises(FormatError, match=r"no compress\.json"):
+    with pytest.raises(FormatError, match=r"holds no run"):
         page_sources.read([empty])
     (empty / "frontier.json").write_text('{"schema_version": 2}', encoding="utf-8")
     with pytest.raises(FormatError, match="schema version 2"):
