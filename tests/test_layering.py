@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compress.tuning.settings": ("compress.errors",),
     "compress.tuning": (*RUNTIME, "compress.methods", "compress.tuning"),
     "compress.bench.speed": ("compress", "compress.errors"),
-    "compress.bench": BENCH,
+    "compress.bench": (*BENCH, "compress"),
     "compress.evaluation.result": ("compress", "compress.errors"),
     "compress.evaluation": EVALUATION,
     "compress.report": REPORT,

@@ -22,6 +22,7 @@ COMMANDS = {
     "report": "Make one page about runs: figures, layers, lost items.",
     "inspect": "Show what a compressed checkpoint holds, layer by layer.",
     "methods": "List the methods, or the options of one.",
+    "bench": "Time the kernels, or a checkpoint against its dense model.",
     "doctor": "Show versions, hardware and which kernels can run here.",
 }
 INTERRUPTED = 130

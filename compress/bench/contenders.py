@@ -1,0 +1,81 @@
+"""Our kernels and torch's dense products as contenders of a bench.
+
+Shape letters: N out features, K in features, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+
+from compress.bench import planes
+from compress.bench.timing import Contender
+from compress.errors import CompressError
+from compress.format.packed import PackedTensor
+from compress.kernels import select
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_CACHES = 4
+"""All copies of a weight together are this many times the last-level cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is computed: inputs [T, K] times a weight [N, K]."""
+
+    shape: tuple[int, int]
+    tokens: int
+    dtype: torch.dtype
+    """Of inputs and outputs."""
+    cache_bytes: int
+    """Of the last-level cache."""
+
+    def inputs(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Returns normal numbers [T, K], always the same."""
+        generator = torch.Generator().manual_seed(self.tokens)
+        x_TK = torch.randn(self.tokens, self.shape[1], generator=generator)
+        return x_TK.to(self.dtype if dtype is None else dtype)
+
+    def copies(self, weight_bytes: int) -> int:
+        """Returns how many copies of a weight take turns, so that none is in a cache when its turn comes."""
+        return 1 + _CACHES * self.cache_bytes // max(1, weight_bytes)
+
+
+def ours(case: Case, name: str, packed: PackedTensor, kernel: str | None) -> Contender:
+    """Returns the product with a weight of ours by `kernel`, or by the one that would be selected.
+
+    Raises CompressError where that kernel cannot run it.
+    """
+    answer = select.ask(kernel, packed.scheme, packed.shape, torch.device("cpu")) if kernel else select.select(
+        packed.scheme, packed.shape, "cpu"
+    )  # fmt: skip
+    if isinstance(answer, select.Rejected):
+        raise CompressError(f"{name} cannot run: {answer.reason}", allowed=", ".join(select.KERNELS))
+    module, x = select.load(answer.kernel), case.inputs()
+    operands = module.prepare(packed, case.dtype)
+    size = sum(operand.numel() * operand.element_size() for operand in operands)
+    copies = [operands, *(tuple(map(torch.clone, operands)) for _ in range(case.copies(size) - 1))]
+    return Contender(
+        name,
+        [_product(module, x, copy) for copy in copies],
+        packed.size_bytes,
+        {"kernel": answer.kernel, "prepared_bytes": size, "bits_per_weight": packed.bits_per_weight},
+    )
+
+
+def _product(module: ModuleType, x: torch.Tensor, operands: tuple[torch.Tensor, ...]) -> Callable[[], object]:
+    return lambda: module.linear(x, operands, None)
+
+
+def dense(case: Case, name: str) -> Contender:
+    """Returns torch's own product in the dtype `name`, inputs in the same dtype."""
+    dtype = DTYPES[name]
+    generator, x = torch.Generator().manual_seed(0), case.inputs(dtype)
+    weight = (torch.randn(case.shape, generator=generator) * planes.SIZE).to(dtype)
+    size = weight.numel() * weight.element_size()
+    copies = [weight, *(weight.clone() for _ in range(case.copies(size) - 1))]
+    calls: list[Callable[[], object]] = [lambda w=copy: torch.nn.functional.linear(x, w) for copy in copies]  # type: ignore[misc]
+    return Contender(f"torch-{name}", calls, size, {"kernel": "torch"})

@@ -1,0 +1,66 @@
+"""What a measurement was taken on, and how fast that machine reads memory."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_UNITS = {"K": 1 << 10, "M": 1 << 20}
+_UNKNOWN_CACHE = 64 << 20
+"""Taken for the last-level cache where the system does not tell."""
+
+
+def processor() -> str:
+    """Returns the name of the processor as the system reports it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def last_level_cache() -> int:
+    """Returns the bytes of the largest cache that one core reaches."""
+    sizes = [path.read_text(encoding="utf-8").strip() for path in _CACHES.glob("index*/size")]
+    found = [int(size[:-1]) * _UNITS[size[-1]] for size in sizes if size[-1:] in _UNITS]
+    return max(found, default=_UNKNOWN_CACHE)
+
+
+def versions(*more: str) -> dict[str, str]:
+    """Returns the versions of python, torch, this package and of those of `more` that are installed."""
+    found = {"python": platform.python_version()}
+    for name in ("compress-llm", "torch", *more):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def description() -> dict[str, object]:
+    """Returns what a reader of figures must know of the machine and the process."""
+    return {
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "last_level_cache_bytes": last_level_cache(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "not set"),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def readers(size_bytes: int) -> list[Callable[[], object]]:
+    """Returns calls that read `size_bytes` of memory once, in two ways; the faster one is the bandwidth.
+
+    Both are torch's own vectorised reductions with torch's threads. Which is faster depends on the processor.
+    """
+    numbers = torch.zeros(size_bytes // 4, dtype=torch.int32).random_(generator=torch.Generator().manual_seed(0))
+    reals = numbers.to(torch.float32)
+    return [lambda: torch.dot(reals, reals), lambda: numbers.amax()]

@@ -1,0 +1,90 @@
+"""A bench of kernels as tables and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from compress.report.figures import percent, size
+
+
+def table(case: Mapping[str, Any]) -> Table:
+    """Returns one case of the bench, all contenders, the fastest first."""
+    rows, columns = case["shape"]
+    tokens = f"{case['tokens']} token{'s' if case['tokens'] > 1 else ''}"
+    title = f"{rows}×{columns}, {tokens}; memory is read at {case['read_gigabytes_per_s']:.1f} GB/s"
+    found = Table(
+        "", "kernel", title=title, title_justify="left", title_style="bold", box=None, pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )  # fmt: skip
+    for name in ("time", "10 % to 90 %", "bytes", "GB/s", "of bandwidth", "× fp32", "× bf16"):
+        found.add_column(name, justify="right")
+    for row in sorted(case["rows"], key=lambda row: row["seconds"]):
+        found.add_row(
+            row["name"],
+            row["kernel"],
+            duration(row["seconds"]),
+            f"{duration(row['low'])} to {duration(row['high'])}",
+            size(row["packed_bytes"]),
+            f"{row['gigabytes_per_s']:.1f}",
+            percent(row["bandwidth_share"]),
+            *(f"{row['times_faster'][name]:.2f}" for name in ("float32", "bfloat16")),
+        )
+    return found
+
+
+def duration(seconds: float) -> str:
+    """Returns seconds with three digits: `412 µs`, `1.54 ms`."""
+    for factor, unit in ((1e6, "µs"), (1e3, "ms")):
+        if seconds * factor < 999.5:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+_COLOURS = {"ours": "#0f766e", "torch": "#94a3b8", "peer": "#c2703d"}
+
+
+def plot(result: Mapping[str, Any], path: Path) -> None:
+    """Draws how many times faster than torch's dense float32 product everything is, one panel per case."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    cases = result["cases"]
+    columns = min(2, len(cases))
+    lines = -(-len(cases) // columns)
+    most = max(len(case["rows"]) for case in cases)
+    figure, panels = pyplot.subplots(
+        lines, columns, figsize=(6.2 * columns, (0.26 * most + 0.9) * lines), squeeze=False, layout="constrained"
+    )
+    for panel, case in zip(panels.flat, cases, strict=False):
+        _panel(panel, case)
+    for panel in list(panels.flat)[len(cases) :]:
+        panel.axis("off")
+    machine = result["machine"]
+    figure.suptitle(
+        f"Times faster than torch's dense float32 product · {machine['processor']}, {machine['threads']} threads",
+        fontsize=10,
+    )
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def _panel(panel: Any, case: Mapping[str, Any]) -> None:
+    rows = sorted(case["rows"], key=lambda row: -row["seconds"])
+    values = [row["times_faster"]["float32"] for row in rows]
+    colours = [_COLOURS.get(row["name"].partition("-")[0], _COLOURS["ours"]) for row in rows]
+    bars = panel.barh([row["name"].removeprefix("peer-") for row in rows], values, color=colours, height=0.72)
+    labels = [f"{value:.2g}×  {percent(row['bandwidth_share'])}" for row, value in zip(rows, values, strict=True)]
+    panel.bar_label(bars, labels, padding=3, fontsize=7)
+    panel.margins(x=0.22)
+    panel.axvline(1, color="#64748b", linewidth=0.8, linestyle=":")
+    panel.tick_params(labelsize=7.5)
+    panel.spines[["top", "right"]].set_visible(False)
+    tokens = f"{case['tokens']} token{'s' if case['tokens'] > 1 else ''}"
+    title = f"{case['shape'][0]}×{case['shape'][1]}, {tokens} (share of {case['read_gigabytes_per_s']:.0f} GB/s read)"
+    panel.set_title(title, fontsize=8.5, loc="left")
