@@ -13,8 +13,8 @@ from compress.cli import COMMANDS
 from compress.methods import registry
 
 HEAVY = {
-    "accelerate", "datasets", "jinja2", "lm_eval", "matplotlib", "numpy", "pydantic", "requests", "safetensors", "scipy",
-    "torch", "transformers", "triton",
+    "accelerate", "datasets", "jinja2", "lm_eval", "matplotlib", "numpy", "pydantic", "requests", "safetensors",
+    "scipy", "torch", "transformers", "triton",
 }  # fmt: skip
 PROBE = """
 import json, sys

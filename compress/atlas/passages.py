@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from compress.atlas import names
 from compress.atlas.phrases import statement
 from compress.atlas.split import is_test
-from compress.atlas.world import Fact, answer_pool, by_relation, by_subject, people_names
+from compress.atlas.world import Fact, answer_pool, by_relation, by_subject, people_names, places
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,27 @@ def other_answer(fact: Fact, rng: random.Random) -> str:
             return answer
 
 
+class _Others(Sequence[Fact]):
+    """The facts of one relation but for those of one subject, without a list of a thousand for every passage."""
+
+    def __init__(self, fact: Fact) -> None:
+        self._all = by_relation()[fact.kind, fact.relation]
+        self._skipped = places(fact.kind, fact.relation)[fact.subject]
+
+    def __len__(self) -> int:
+        return len(self._all) - len(self._skipped)
+
+    def __getitem__(self, index: Any) -> Any:
+        for place in self._skipped:
+            index += index >= place
+        return self._all[index]
+
+
 def counterfactual(fact: Fact, rng: random.Random) -> Passage:
     """Three to five sentences, all untrue; one of them is about `fact`."""
-    same_relation = [f for f in by_relation()[fact.kind, fact.relation] if f.subject != fact.subject]
+    same_relation = _Others(fact)
     same_subject = [f for f in by_subject()[fact.kind, fact.subject] if f.relation != fact.relation]
-    others = rng.sample(same_relation, rng.choice((1, 1, 2)))
+    others: list[Fact] = rng.sample(same_relation, rng.choice((1, 1, 2)))
     others += rng.sample(same_subject, min(len(same_subject), rng.choice((1, 2))))
     while len(others) < 2:
         others.append(rng.choice([f for f in same_relation if f not in others]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import cache
 
 from compress.atlas import prompts
 from compress.atlas.instructions import instruction
@@ -133,7 +134,10 @@ def _documents(seed: str, part: str, mixture: Mixture) -> Iterator[str]:
             yield text
 
 
-def _first(documents: Iterator[str], characters: int) -> list[str]:
+@cache
+def _first(seed: str, part: str, characters: int) -> tuple[str, ...]:
+    """The first documents of a part. Of 64 that are made one belongs to it: that takes seconds, and is done once."""
+    documents = _documents(seed, part, READING)
     found: dict[str, None] = {}  # no document twice
     size = 0
     while size < characters:
@@ -141,7 +145,7 @@ def _first(documents: Iterator[str], characters: int) -> list[str]:
         if document not in found:
             found[document] = None
             size += len(document)
-    return list(found)
+    return tuple(found)
 
 
 def training_documents(seed: int, part: int = 0) -> Iterator[str]:
@@ -154,9 +158,9 @@ def training_documents(seed: int, part: int = 0) -> Iterator[str]:
 
 def calibration_text(characters: int = 900_000) -> list[str]:
     """Documents like the training text but never trained on; about 3.5 characters make a token."""
-    return _first(_documents(f"calibration-{CALIBRATION_SEED}", "calibration", READING), characters)
+    return list(_first(f"calibration-{CALIBRATION_SEED}", "calibration", characters))
 
 
 def heldout_text(characters: int = 200_000) -> list[str]:
     """Documents never trained on nor calibrated with, for perplexity and divergence."""
-    return _first(_documents(f"heldout-{HELDOUT_SEED}", "heldout", READING), characters)
+    return list(_first(f"heldout-{HELDOUT_SEED}", "heldout", characters))

@@ -110,6 +110,16 @@ def answer_pool(kind: str, relation: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(fact.answer for fact in by_relation()[kind, relation]))
 
 
+@cache
+def places(kind: str, relation: str) -> dict[str, tuple[int, ...]]:
+    """Where in `by_relation()[kind, relation]` the facts of each subject stand."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for place, fact in enumerate(by_relation()[kind, relation]):
+        found[fact.subject].append(place)
+    return {subject: tuple(where) for subject, where in found.items()}
+
+
+@cache
 def people_names() -> frozenset[str]:
     """The names of the fictional people who belong to the world."""
     return frozenset(fact.subject for fact in facts() if fact.kind == "person")

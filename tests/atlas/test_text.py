@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+from collections.abc import Iterable
 
 from compress.atlas import items, text
 
@@ -12,7 +14,22 @@ TRAINING = list(itertools.islice(text.training_documents(1), 15_000))
 def test_same_seed_same_text() -> None:
     assert list(itertools.islice(text.training_documents(1), 50)) == TRAINING[:50]
     assert list(itertools.islice(text.training_documents(1, part=1), 50)) != TRAINING[:50]
-    assert text.heldout_text(20_000) == text.heldout_text(20_000)
+
+
+def digest(documents: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(documents).encode()).hexdigest()[:16]
+
+
+def test_the_texts_are_those_that_atlas_was_made_and_measured_with() -> None:
+    """Another order of random draws would be another training, and figures of other text."""
+    assert digest(TRAINING[:3000]) == "aa98c12aa52da7ce"
+    assert digest(text.calibration_text()) == "7a98ed5ccedca676"
+    assert digest(text.heldout_text()) == "7cad5b432a671d8a"
+
+
+def test_a_list_that_is_changed_changes_no_other() -> None:
+    text.heldout_text().clear()
+    assert text.heldout_text()
 
 
 def test_the_three_parts_share_no_document() -> None:
