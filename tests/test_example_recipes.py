@@ -13,7 +13,12 @@ from compress.runtime import load, proof
 
 FOLDER = Path(__file__).parents[1] / "examples" / "recipes"
 RECIPES = sorted(path for path in FOLDER.glob("*.toml") if len(Recipe.from_toml(path).stages) > 1)
-SMALL = {"distill": {"steps": 2, "batch": 2}, "ast": {"steps": 2, "batch": 2}, "llm_pruner": {"steps": 1}}
+SMALL = {
+    "distill": {"steps": 2, "batch": 2},
+    "ast": {"steps": 2, "batch": 2},
+    "llm_pruner": {"steps": 1},
+    "aqlm": {"codebooks": 1, "beam_width": 1, "rounds": 1},
+}
 
 
 def small(path: Path, output: Path) -> Recipe:

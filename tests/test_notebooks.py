@@ -15,12 +15,17 @@ pytest.importorskip("ipykernel", reason="ipykernel is not installed; it comes wi
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
-SMALL = 'LIMIT, SIZE = 2, {"samples": 2, "seq_len": 32}'
-# What the first cell of a notebook says is replaced by this, so that a test takes seconds.
+# What the first cell of a notebook says is replaced by this, so that a test takes seconds: two questions, a text that need
+# not be made first, and the proof of load in the kernel's own process.
+SMALL = f"""
+from compress.runtime import proof
+proof.prove_in_fresh_process = lambda folder, reference: proof.prove(folder, reference)
+LIMIT, SIZE = 2, {{"samples": 2, "seq_len": 32, "calibration": {str(ROOT / "docs/EVAL.md")!r}}}
+"""
 PARAMETERS = {
     "quickstart": SMALL,
     "custom_method": SMALL,
-    "compare_methods": f'{SMALL}; METHODS, BITS = ["rtn"], [4]',
+    "compare_methods": f'{SMALL}METHODS, BITS = ["rtn"], [4]',
 }
 
 
