@@ -41,11 +41,12 @@ class BuildNative(build_ext):
         extra = [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g1", "-O1"] if sanitize else ["-g0"]
         target, built = Path(self.get_ext_fullpath(ext.name)), Path(self.get_ext_filename(ext.name))
         stamp = self.stamp([*ext.sources, *ext.depends], extra)
-        if not self.force and built.is_file() and stamp.encode() in built.read_bytes():
-            if not (target.exists() and target.samefile(built)):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(built, target)
-            return
+        for known in (target, built):
+            if not self.force and known.is_file() and stamp.encode() in known.read_bytes():
+                if known is not target:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(known, target)
+                return
 
         def compile_unit(unit: str) -> list[str]:
             return self.compiler.compile(

@@ -6,10 +6,17 @@ import importlib.metadata
 import os
 import platform
 from pathlib import Path
+from types import ModuleType
 
 import click
 
 _LIBRARIES = ("torch", "transformers", "safetensors", "accelerate", "datasets", "lm-eval", "scipy", "click", "rich")
+_SETTINGS = (
+    "COMPRESS_KERNEL", "COMPRESS_ISA", "COMPRESS_THREADS", "COMPRESS_BUILD_NATIVE",
+    "COMPRESS_CACHE", "COMPRESS_METHODS", "COMPRESS_JUDGE_KEY",
+)  # fmt: skip
+_SECRET = ("COMPRESS_JUDGE_KEY",)
+"""Settings whose value is never shown."""
 _ISA = ("avx2", "fma", "avx512f", "avx512_vnni", "amx_int8", "asimd")
 
 
@@ -21,6 +28,7 @@ def command() -> None:
 
     from compress import __version__
     from compress.kernels import select
+    from compress.kernels.native import loader
     from compress.report.console import console
     from compress.report.figures import size
 
@@ -35,7 +43,8 @@ def command() -> None:
         "memory": f"{size(memory)}, {size(free)} free",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "hub": "offline (HF_HUB_OFFLINE is set)" if offline else "asked when a hub id is named, otherwise never",
-        "COMPRESS_KERNEL": os.environ.get("COMPRESS_KERNEL", "not set"),
+        "native kernels": f"missing: {reason}" if (reason := loader.unavailable()) else _units(loader),
+        **{name: _setting(name) for name in _SETTINGS},
     }
     on = console()
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -48,6 +57,19 @@ def command() -> None:
         kernels.add_row(kernel, layout, "yes" if isinstance(answer, select.Accepted) else f"no: {answer.reason}")
     on.print()
     on.print(kernels)
+
+
+def _units(loader: ModuleType) -> str:
+    """Returns the instruction set that the native kernels use, and the others that run here."""
+    others = ", ".join(name for name in loader.units() if name != loader.isa())
+    return f"{loader.isa()}; {loader.ISA} may also be {others}" if others else loader.isa()
+
+
+def _setting(name: str) -> str:
+    value = os.environ.get(name)
+    if not value:
+        return "not set"
+    return "set" if name in _SECRET else value
 
 
 def _version(distribution: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 from compress import evaluation
 from compress.cli import invoke
 from compress.evaluation.result import EvalResult
+from compress.kernels.native import loader
 from tests.report.results import dense_and_packed
 
 
@@ -81,3 +82,19 @@ def test_doctor_shows_versions_and_every_kernel_with_its_answer(
     assert any(line.split()[:2] == ["COMPRESS_KERNEL", "reference"] for line in shown.splitlines())
     reference = [line.split()[2] for line in shown.splitlines() if line.split()[:1] == ["reference"]]
     assert reference and set(reference) == {"yes"}
+
+
+def test_doctor_says_why_native_kernels_are_missing_and_keeps_a_key_to_itself(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPRESS_JUDGE_KEY", "sk-do-not-tell")
+    monkeypatch.setenv("COMPRESS_CACHE", "/somewhere")
+    monkeypatch.delenv("COMPRESS_ISA", raising=False)
+    monkeypatch.setattr(loader, "unavailable", lambda: "no compiler")
+    assert invoke(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert "sk-do-not-tell" not in shown
+    rows = [line.split() for line in shown.splitlines()]
+    assert ["COMPRESS_JUDGE_KEY", "set"] in rows and ["COMPRESS_CACHE", "/somewhere"] in rows
+    assert ["COMPRESS_ISA", "not", "set"] in rows
+    assert ["native", "kernels", "missing:", "no", "compiler"] in rows

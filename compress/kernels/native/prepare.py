@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import torch
 
-from compress.errors import FormatError
 from compress.format import layouts
 from compress.format.layouts import additive, composing, delta, dense, int_group, low_rank, sparse_nm, spqr
 from compress.format.layouts import bits as bitstream
@@ -25,7 +24,7 @@ Sections = dict[str, torch.Tensor]
 
 
 def block(packed: PackedTensor) -> torch.Tensor:
-    """Returns the block of a plain tensor; FormatError for indices that would lead out of it."""
+    """Returns the block of a plain tensor or part whose planes have been checked."""
     fields, sections = _MAKERS[packed.scheme.layout](packed)
     fields = {"width": packed.shape[1], **fields}
     fields |= {"rows": packed.shape[0], "cols": packed.shape[1], "col_bytes": 2 if packed.shape[1] <= 1 << 16 else 4}
@@ -79,9 +78,6 @@ def _spqr(packed: PackedTensor) -> tuple[Fields, Sections]:
             least, step = (planes[f"{name}_{part}"].float()[runs] for part in ("min", "step"))
             sections[name] = lanes((least + step * codes[name].float()) * unit)
     if "perm" in planes:
-        order = planes["perm"].to(torch.int64)
-        if (order < 0).any() or (order >= in_features).any():
-            raise FormatError(f"perm has a column outside 0..{in_features - 1}")
         sections["perm"] = raw(planes["perm"])
     return fields, sections
 
@@ -125,12 +121,11 @@ def _sparse_nm(packed: PackedTensor) -> tuple[Fields, Sections]:
 
 
 def _sparse_part(packed: PackedTensor, fields: Fields) -> Sections:
-    """Returns the sections of a delta part, checked: a column is an index into the inputs."""
+    """Returns the sections of a delta part."""
     planes, (out_features, in_features) = packed.planes, packed.shape
     if "delta_rowptr" not in planes:
         return {}
     width = fields["width"]
-    delta.validate(planes, (out_features, width), None)
     fields["entries"] = planes["delta_val"].numel()
     places = delta.expand(planes)
     assert places is not None
@@ -182,7 +177,11 @@ def reject(scheme: Scheme) -> str | None:
 
 
 def steps(packed: PackedTensor) -> list[torch.Tensor]:
-    """Returns the blocks of a weight: one; two factors, the right one first; or one and two factors to be added."""
+    """Returns the blocks of a weight: one; two factors, the right one first; or one and two factors to be added.
+
+    FormatError for planes of another size, or with indices that lead out of them: the kernels trust what they read.
+    """
+    layouts.check(packed)
     if packed.scheme.layout == low_rank.LAYOUT:
         parts = layouts.parts(packed)
         return [block(parts["right"]), block(parts["left"])]
