@@ -172,6 +172,11 @@ def parse_shape(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
+def shapes(text: str) -> tuple[tuple[int, int], ...]:
+    """Returns the shapes in a list with commas."""
+    return tuple(map(parse_shape, names(text)))
+
+
 def counts(text: str) -> tuple[int, ...]:
     """Returns the numbers of tokens in a list with commas; CompressError for what is none."""
     found = names(text)

@@ -2,7 +2,8 @@
 
     {"format": 1, "compress_version": "0.1.0", "machine": "<CPU>", "threads": 2,
      "prompt_tokens": 128, "new_tokens": 32, "rounds": 5, "versions": {"torch": "…"},
-     "dense":      {"<dtype>": {"prefill_tokens_per_s", "decode_tokens_per_s", "load_seconds", "resident_bytes"}},
+     "dense":      {"<dtype>": {"prefill_tokens_per_s", "decode_tokens_per_s", "load_seconds", "resident_bytes",
+                                "peak_bytes"}},
      "compressed": {"<dtype>": {the same}}}
 
 dtypes are `float32` or `bfloat16`, those of the arithmetic. Rates are medians over the rounds, in which all models took
@@ -36,6 +37,8 @@ class Figures:
     """From the folder to the end of the first forward pass, in which kernels prepare their form of the weights."""
     resident_bytes: int
     """Resident memory after the first `generate`; mapped files count."""
+    peak_bytes: int | None = None
+    """The most there were until then, where the system tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +70,15 @@ class Speed:
         found = self.compressed if dtype is None else {dtype: self.compressed[dtype]}
         return max(found.items(), key=lambda item: item[1].decode_tokens_per_s)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the content of the file."""
+        return {"format": FORMAT, "compress_version": __version__, **asdict(self)}
+
     def write(self, folder: str | Path) -> Path:
         """Writes speed.json into `folder` and returns its path."""
         path = Path(folder) / FILE
-        content = {"format": FORMAT, "compress_version": __version__, **asdict(self)}
         partial = path.with_name(f"{FILE}.partial")
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
         partial.replace(path)
         return path
 
@@ -115,6 +121,7 @@ def _figures(entry: Mapping[str, Any]) -> Figures:
         decode_tokens_per_s=float(entry["decode_tokens_per_s"]),
         load_seconds=float(entry["load_seconds"]),
         resident_bytes=int(entry["resident_bytes"]),
+        peak_bytes=None if entry.get("peak_bytes") is None else int(entry["peak_bytes"]),
     )
     if not min(found.prefill_tokens_per_s, found.decode_tokens_per_s) > 0:
         raise ValueError("a rate that is not positive")

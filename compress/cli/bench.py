@@ -8,62 +8,104 @@ from typing import Any
 
 import click
 
+_KERNELS_ONLY = ("layouts", "shapes", "tokens", "kernel", "seconds", "full", "no_peers", "plot")
+_FOLDER_ONLY = ("dense", "no_dense", "prompt_tokens", "new_tokens", "no_save")
+
 
 @click.command("bench")
 @click.argument("folder", required=False)
-@click.option("--layout", "layouts", metavar="NAMES", help="Layouts, with commas.  [default: all]")
-@click.option("--shape", "shapes", metavar="NxK,…", help="Outputs x inputs, with commas.  [default: 4096x4096]")
-@click.option("--tokens", metavar="COUNTS", help="Tokens at a time, with commas.  [default: 1,16]")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of torch and of the kernels.  [default: torch's]")
-@click.option("--dtype", help="Of the inputs: float32, bfloat16 or float16.  [default: float32]")
-@click.option("--kernel", metavar="NAME", help="native, triton or reference.  [default: the one that is selected]")
-@click.option("--seconds", type=click.FloatRange(min=0), help="Timing of each case.  [default: 20]")
-@click.option("--rounds", type=click.IntRange(min=1), help="Turns of each contender, in place of --seconds.")
-@click.option("--full", is_flag=True, help="Every shape and number of tokens: about ten minutes.")
-@click.option("--no-peers", is_flag=True, help="Leave out what others install: torch's int4, torchao, aqlm, ggml.")
+@click.option("--rounds", type=click.IntRange(min=1), help="Turns of each contender.  [default: 5 for a FOLDER]")
+@click.option("--dtype", help="float32, bfloat16 or float16.  [default: float32; with FOLDER: bfloat16,float32]")
 @click.option("--json", "json_path", metavar="FILE", type=click.Path(dir_okay=False), help="Write all figures there.")
-@click.option("--plot", metavar="FILE", type=click.Path(dir_okay=False), help="Draw them: .png, .svg or .pdf.")
-def command(
-    folder: str | None,
-    layouts: str | None,
-    shapes: str | None,
-    tokens: str | None,
-    threads: int | None,
-    dtype: str | None,
-    kernel: str | None,
-    seconds: float | None,
-    rounds: int | None,
-    full: bool,
-    no_peers: bool,
-    json_path: str | None,
-    plot: str | None,
-) -> None:
-    """Time the kernels of every layout against torch's dense products, and against peers that are installed."""
+@click.option("--layout", "layouts", metavar="NAMES", help="Kernels: layouts, with commas.  [default: all]")
+@click.option("--shape", "shapes", metavar="NxK", help="Kernels: outputs x inputs, with commas.  [default: 4096x4096]")
+@click.option("--tokens", metavar="COUNTS", help="Kernels: tokens at a time, with commas.  [default: 1,16]")
+@click.option("--kernel", metavar="NAME", help="Kernels: native, triton or reference.  [default: what is selected]")
+@click.option("--seconds", type=click.FloatRange(min=0), help="Kernels: timing of each case.  [default: 20]")
+@click.option("--full", is_flag=True, help="Kernels: every shape and number of tokens, about ten minutes.")
+@click.option("--no-peers", is_flag=True, help="Kernels: without what others install (torch's int4, torchao, …).")
+@click.option("--plot", metavar="FILE", type=click.Path(dir_okay=False), help="Kernels: draw them (.png, .svg, .pdf).")
+@click.option("--dense", metavar="MODEL", help="FOLDER: compare with it.  [default: the model it was made of]")
+@click.option("--no-dense", is_flag=True, help="FOLDER: measure it alone.")
+@click.option("--prompt-tokens", type=click.IntRange(min=1), help="FOLDER: length of the prompt.  [default: 128]")
+@click.option("--new-tokens", type=click.IntRange(min=2), help="FOLDER: tokens to generate.  [default: 33]")
+@click.option("--no-save", is_flag=True, help="FOLDER: do not write speed.json into it.")
+@click.pass_context
+def command(ctx: click.Context, /, folder: str | None, **options: Any) -> None:
+    """Time the kernels of every layout, or the checkpoint in FOLDER as a whole.
+
+    Kernels run against torch's dense products and against peers that are installed. A checkpoint generates text, as
+    does its dense model; what was measured is written into FOLDER as speed.json, which `compress report` shows.
+    """
+    from compress.errors import CompressError
+
+    wrong = _KERNELS_ONLY if folder else _FOLDER_ONLY
+    flags = [param.opts[0] for param in ctx.command.params if param.name in wrong and options[str(param.name)]]
+    if flags:
+        raise CompressError(
+            f"{flags[0]} is about {'kernels' if folder else 'a checkpoint'}",
+            do="Leave out FOLDER, or the option" if folder else "Name the folder of one: compress bench FOLDER",
+        )
+    given = {name: value for name, value in options.items() if value is not None}
+    if folder:
+        _checkpoint(folder, given)
+    else:
+        _kernels(given)
+
+
+def _kernels(given: dict[str, Any]) -> None:
     import torch
 
     from compress.bench import kernels
     from compress.report import bench as shown
     from compress.report.console import console
 
-    if threads:
-        torch.set_num_threads(threads)
-    given: dict[str, Any] = {"shapes": kernels.SHAPES, "tokens": kernels.TOKENS} if full else {}
-    if layouts:
-        given["layouts"] = kernels.names(layouts)
-    if shapes:
-        given["shapes"] = tuple(map(kernels.parse_shape, kernels.names(shapes)))
-    if tokens:
-        given["tokens"] = kernels.counts(tokens)
-    given |= {name: value for name, value in (("dtype", dtype), ("seconds", seconds)) if value is not None}
-    settings = kernels.Settings(**given, kernel=kernel, rounds=rounds, peers=not no_peers)
+    if "threads" in given:
+        torch.set_num_threads(given["threads"])
+    chosen: dict[str, Any] = {"shapes": kernels.SHAPES, "tokens": kernels.TOKENS} if given["full"] else {}
+    for name, parse in (("layouts", kernels.names), ("shapes", kernels.shapes), ("tokens", kernels.counts)):
+        if name in given:
+            chosen[name] = parse(given[name])
+    chosen |= {name: given[name] for name in ("dtype", "seconds", "rounds", "kernel") if name in given}
     errors, on = console(stderr=True), console()
+    settings = kernels.Settings(**chosen, peers=not given["no_peers"])
     result = kernels.run(settings, lambda text: errors.print(text, style="dim"))
     for case in result["cases"]:
         on.print(shown.table(case))
         for name, reason in case["left_out"].items():
             on.print(f"left out: {name}: {reason}", markup=False)
         on.print()
-    if json_path:
-        Path(json_path).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if plot:
-        shown.plot(result, Path(plot))
+    _write(given.get("json_path"), result)
+    if "plot" in given:
+        shown.plot(result, Path(given["plot"]))
+
+
+def _checkpoint(folder: str, given: dict[str, Any]) -> None:
+    import torch
+
+    from compress.bench import checkpoint, models
+    from compress.bench.kernels import names
+    from compress.report import bench as shown
+    from compress.report.console import console
+
+    chosen = {name: given[name] for name in ("prompt_tokens", "new_tokens", "rounds") if name in given}
+    settings = models.Settings(**chosen, threads=given.get("threads", torch.get_num_threads()))
+    errors, on = console(stderr=True), console()
+    speed = checkpoint.measure(
+        folder,
+        dense=given.get("dense"),
+        with_dense=not given["no_dense"],
+        dtypes=names(given["dtype"]) if "dtype" in given else models.DTYPES,
+        settings=settings,
+        progress=lambda text: errors.print(text, style="dim", markup=False),
+    )
+    on.print(shown.speed_table(speed))
+    _write(given.get("json_path"), speed.to_dict())
+    if not given["no_save"]:
+        on.print(f"written: {speed.write(folder)}", markup=False)
+
+
+def _write(path: str | None, content: dict[str, Any]) -> None:
+    if path:
+        Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

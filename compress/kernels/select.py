@@ -23,6 +23,8 @@ from compress.format.scheme import Scheme
 
 KERNELS = ("native", "triton", "reference")
 """By preference: the first that accepts runs."""
+COMPACT = frozenset({"native", "triton"})
+"""Kernels whose own form of the planes takes about the bytes of the planes, where others decode the weight."""
 FORCE = "COMPRESS_KERNEL"
 """Environment variable that forces one kernel."""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from compress.bench.speed import Speed
 from compress.report.figures import percent, size
 
 
@@ -42,6 +43,28 @@ def duration(seconds: float) -> str:
         if seconds * factor < 999.5:
             return f"{seconds * factor:.3g} {unit}"
     return f"{seconds:.3g} s"
+
+
+def speed_table(speed: Speed) -> Table:
+    """Returns what was measured of a checkpoint and its dense model."""
+    title = (
+        f"{speed.machine}, {speed.threads} threads, batch 1, prompt of {speed.prompt_tokens} tokens, "
+        f"{speed.new_tokens} new; medians of {speed.rounds} rounds"
+    )
+    found = Table("", "dtype", title=title, title_justify="left", title_style="bold", box=None, pad_edge=False,
+                  padding=(0, 2, 0, 0))  # fmt: skip
+    for name in ("prefill tokens/s", "decode tokens/s", "load s", "resident", "peak"):
+        found.add_column(name, justify="right")
+    for kind, entries in (("compressed", speed.compressed), ("dense", speed.dense)):
+        for dtype, one in entries.items():
+            rates = f"{one.prefill_tokens_per_s:.4g}", f"{one.decode_tokens_per_s:.3g}", f"{one.load_seconds:.2f}"
+            peak = "" if one.peak_bytes is None else size(one.peak_bytes)
+            found.add_row(kind, dtype, *rates, size(one.resident_bytes), peak)
+    best = speed.fastest()[0]
+    ratios = [f"{speed.times_faster(dtype, best):.2f}× dense {dtype}" for dtype in speed.dense]
+    if ratios:
+        found.caption, found.caption_justify = f"decoding, compressed in {best}: {', '.join(ratios)}", "left"
+    return found
 
 
 _COLOURS = {"ours": "#0f766e", "torch": "#94a3b8", "peer": "#c2703d"}

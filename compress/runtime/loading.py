@@ -31,7 +31,8 @@ def load(
         device: where the model goes.
         verify: read every shard once and compare its sha256 with the manifest.
         keep_prepared: True keeps each weight in the kernel's form after its first use (with the reference kernel: the
-            memory of the dense model beside the packed one); False decodes at every call; None keeps up to 1 GiB.
+            memory of the dense model beside the packed one); False makes it at every call; None keeps what is about
+            as small as the planes, and up to 1 GiB of decoded weights.
 
     Raises FormatError for a folder that is damaged, incomplete, newer than this package or not one of ours.
     """

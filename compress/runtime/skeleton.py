@@ -16,7 +16,8 @@ from compress.runtime.experts import PackedExperts
 from compress.runtime.linear import PackedLinear
 
 KEEP_PREPARED_BYTES = 1 << 30
-"""Models whose decoded weights take less than this keep them after the first use, unless told otherwise."""
+"""Models whose decoded weights take less than this keep them after the first use, unless told otherwise. What a kernel
+prepares without decoding is always kept: making it again at every call costs a hundred times the call."""
 
 
 def install(model: nn.Module, tensors: Mapping[str, Any]) -> None:
@@ -66,14 +67,23 @@ def packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
 
 
 def keep_prepared(model: nn.Module, keep: bool | None = None) -> None:
-    """Sets whether packed layers keep the decoded form after the first use; None: only if all take less than 1 GiB."""
+    """Sets whether packed layers keep the kernel's form of their planes after the first use.
+
+    None: where that takes about the bytes of the planes, and decoded weights if all of them take less than 1 GiB.
+    """
     layers = packed_layers(model).values()
-    if keep is None:
-        dtype: torch.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-        keep = sum(layer.out_features * layer.in_features for layer in layers) * dtype.itemsize <= KEEP_PREPARED_BYTES
+    packed = {id(layer) for layer in layers if _stays_packed(layer)}
+    dtype: torch.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    decoded = sum(layer.out_features * layer.in_features for layer in layers if id(layer) not in packed)
     for layer in layers:
-        layer.keep_prepared = keep
+        small = id(layer) in packed or decoded * dtype.itemsize <= KEEP_PREPARED_BYTES
+        layer.keep_prepared = small if keep is None else keep
         layer._forget()
+
+
+def _stays_packed(layer: PackedLinear) -> bool:
+    answer = select.select(layer.scheme, (layer.out_features, layer.in_features), layer.get_buffer("weight").device)
+    return isinstance(answer, select.Accepted) and answer.kernel in select.COMPACT
 
 
 def _empty_layer(model: nn.Module, entry: Mapping[str, Any]) -> PackedLinear:

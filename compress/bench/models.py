@@ -1,0 +1,153 @@
+"""The bench of whole models: each in a process of its own, taking turns; prefill and decode apart."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import IO, Any
+
+import psutil
+
+from compress.bench.speed import Figures
+from compress.errors import CompressError
+
+DTYPES = ("bfloat16", "float32")
+_SPARE = 1.1
+"""Memory that is wanted for a model, as a share of its weights in the dtype of the arithmetic."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How the models are run."""
+
+    prompt_tokens: int = 128
+    new_tokens: int = 33
+    """Of which all but the first count as decoded."""
+    rounds: int = 5
+    threads: int
+
+    def check(self) -> None:
+        """Raises CompressError for numbers that cannot be measured."""
+        if self.new_tokens < 2 or self.prompt_tokens < 1 or self.rounds < 1:
+            raise CompressError(
+                f"{self.prompt_tokens} prompt tokens, {self.new_tokens} new ones, {self.rounds} rounds",
+                allowed="at least 1, 2 and 1",
+            )
+
+
+@dataclass(slots=True)
+class Entrant:
+    """One folder in one dtype."""
+
+    name: str
+    folder: Path
+    dtype: str
+    loaded: dict[str, Any] = field(default_factory=dict)
+    prefill_seconds: list[float] = field(default_factory=list)
+    decode_seconds: list[float] = field(default_factory=list)
+
+    def figures(self, settings: Settings) -> Figures:
+        """Returns the medians over the rounds."""
+        return Figures(
+            prefill_tokens_per_s=settings.prompt_tokens / median(self.prefill_seconds),
+            decode_tokens_per_s=(settings.new_tokens - 1) / median(self.decode_seconds),
+            load_seconds=self.loaded["load_seconds"],
+            resident_bytes=self.loaded["resident_bytes"],
+            peak_bytes=self.loaded["peak_bytes"],
+        )
+
+
+def measure(
+    entrants: Sequence[Entrant], settings: Settings, progress: Callable[[str], None] = lambda text: None
+) -> None:
+    """Fills the entrants: loads them one after another, then gives each a turn in every round.
+
+    Raises CompressError where a model cannot be loaded or run, or where all do not fit into memory side by side.
+    """
+    settings.check()
+    with ExitStack() as stack:
+        workers = []
+        for number, entrant in enumerate(entrants, 1):
+            progress(f"loading {number}/{len(entrants)}: {entrant.name} in {entrant.dtype}")
+            _refuse_too_large(entrant)
+            workers.append(worker := stack.enter_context(_worker(entrant, settings)))
+            entrant.loaded = worker.answer()
+        order = random.Random(0)
+        for number in range(settings.rounds):
+            progress(f"round {number + 1}/{settings.rounds}")
+            for worker in order.sample(workers, len(workers)):
+                found = worker.ask()
+                worker.entrant.prefill_seconds.append(found["prefill_seconds"])
+                worker.entrant.decode_seconds.append(found["decode_seconds"])
+
+
+class _Worker:
+    """A process that runs `compress.bench.worker`."""
+
+    def __init__(self, entrant: Entrant, process: subprocess.Popen[str], errors: IO[str]) -> None:
+        self.entrant, self._process, self._errors = entrant, process, errors
+
+    def ask(self) -> Mapping[str, Any]:
+        """Has it run one round; returns its figures."""
+        assert self._process.stdin
+        try:
+            self._process.stdin.write("round\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the reason is in its last answer
+        return self.answer()
+
+    def answer(self) -> dict[str, Any]:
+        """Returns its next line; CompressError where it failed."""
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        found: dict[str, Any] = json.loads(line) if line else {}
+        if "error" in found:
+            raise CompressError(found["error"])
+        if not found:
+            code = self._process.wait()
+            self._errors.seek(0)
+            said = self._errors.read().strip()[-2000:]
+            raise CompressError(f"{self.entrant.folder} in {self.entrant.dtype} ended with code {code}: {said}")
+        return found
+
+
+@contextmanager
+def _worker(entrant: Entrant, settings: Settings) -> Iterator[_Worker]:
+    asked = {
+        "folder": str(entrant.folder),
+        "dtype": entrant.dtype,
+        "prompt_tokens": settings.prompt_tokens,
+        "new_tokens": settings.new_tokens,
+        "threads": settings.threads,
+    }
+    command = [sys.executable, "-m", "compress.bench.worker", json.dumps(asked)]
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8"
+        ) as process,
+    ):
+        try:
+            yield _Worker(entrant, process, errors)
+        finally:
+            process.kill()
+
+
+def _refuse_too_large(entrant: Entrant) -> None:
+    """Raises CompressError where the weights alone do not fit into the memory that is free."""
+    size = sum(path.stat().st_size for path in entrant.folder.glob("*.safetensors"))
+    free = psutil.virtual_memory().available
+    if _SPARE * size > free:
+        raise CompressError(
+            f"{entrant.folder} takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free",
+            do="Measure fewer models side by side (--dtype bfloat16, --no-dense)",
+        )

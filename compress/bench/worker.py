@@ -1,0 +1,120 @@
+"""One model in a process of its own, which runs a round whenever it is told to.
+
+    python -m compress.bench.worker '{"folder": …, "dtype": …, "prompt_tokens": …, "new_tokens": …, "threads": …}'
+
+prints a line of JSON when the model is ready, and one for every line that it reads. Meanwhile it sleeps, so that models
+in other processes run undisturbed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from compress.errors import CompressError
+from compress.format.manifest import MANIFEST
+
+
+class _Clock:
+    """A streamer of transformers' `generate`: notes when each token came; the prompt comes first."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, tokens: object) -> None:
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        """Nothing is held back."""
+
+
+class Runner:
+    """A loaded model and a random prompt."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype, prompt_tokens: int, new_tokens: int):
+        """Loads the folder, ours or any of transformers', and generates two tokens, so that all is in place."""
+        start = time.perf_counter()
+        self.model = _load(folder, dtype)
+        self.model.generation_config.eos_token_id = None  # always as many tokens as were asked for
+        size = self.model.config.get_text_config().vocab_size
+        generator = torch.Generator().manual_seed(0)
+        self.prompt_1T = torch.randint(0, size, (1, prompt_tokens), generator=generator)
+        self.new_tokens = new_tokens
+        with torch.inference_mode():
+            self.model(self.prompt_1T[:, :1], use_cache=False)
+        self.load_seconds = time.perf_counter() - start
+        self._generate(2)
+
+    def round(self) -> tuple[float, float]:
+        """Returns the seconds of the prompt up to its first new token, and those of the further tokens."""
+        start = time.perf_counter()
+        times = self._generate(self.new_tokens)
+        return times[0] - start, times[-1] - times[0]
+
+    def _generate(self, tokens: int) -> list[float]:
+        """Generates greedily; returns when each new token came."""
+        from transformers import GenerationConfig
+
+        clock = _Clock()
+        config = GenerationConfig(max_new_tokens=tokens, do_sample=False, pad_token_id=0)
+        self.model.generate(
+            self.prompt_1T, attention_mask=torch.ones_like(self.prompt_1T), generation_config=config, streamer=clock
+        )
+        times = clock.times[1:]
+        if len(times) != tokens:
+            raise CompressError(f"{type(self.model).__name__} made {len(times)} new tokens", allowed=str(tokens))
+        return times
+
+
+def _load(folder: Path, dtype: torch.dtype) -> Any:
+    if (folder / MANIFEST).is_file():
+        from compress.runtime import load
+
+        return load(folder, dtype=dtype, verify=False)
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
+
+
+def memory() -> dict[str, int]:
+    """Returns the bytes that are resident in this process, and the most there were."""
+    info = psutil.Process().memory_info()
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
+    peak = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), info.rss)
+    return {"resident_bytes": info.rss, "peak_bytes": peak}
+
+
+def main() -> int:
+    """Runs the protocol of the file's docstring."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    asked = json.loads(sys.argv[1])
+    torch.set_num_threads(asked["threads"])
+    try:
+        runner = Runner(
+            Path(asked["folder"]), getattr(torch, asked["dtype"]), asked["prompt_tokens"], asked["new_tokens"]
+        )
+        _say({"load_seconds": runner.load_seconds, **memory()})
+        for _ in sys.stdin:
+            prefill, decode = runner.round()
+            _say({"prefill_seconds": prefill, "decode_seconds": decode})
+    except CompressError as error:
+        _say({"error": str(error)})
+        return error.exit_code
+    return 0
+
+
+def _say(answer: dict[str, Any]) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
