@@ -18,6 +18,8 @@ from compress.errors import FormatError
 from compress.format import layouts, manifest
 from compress.format.layouts import spqr
 from compress.format.packed import PackedTensor
+from compress.kernels import select
+from compress.runtime import skeleton
 from compress.runtime.skeleton import packed_layers
 from tests.runtime import checkpoints
 from tests.runtime.checkpoints import Packed
@@ -89,6 +91,15 @@ def test_spqr_planes_survive_casts_and_decode_alike(make: Make, tokens: torch.Te
         for plane, stored in packed.linears[name].planes.items():
             assert layer.packed.planes[plane].dtype == stored.dtype
             assert torch.equal(layer.packed.planes[plane], stored)
+
+
+def test_what_stays_packed_is_kept_whatever_the_size(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make("llama").folder
+    monkeypatch.setenv("COMPRESS_KERNEL", "reference")
+    for limit, compact, kept in ((1 << 30, set(), True), (0, set(), False), (0, {"reference"}, True)):
+        monkeypatch.setattr(skeleton, "KEEP_PREPARED_BYTES", limit)
+        monkeypatch.setattr(select, "COMPACT", compact)
+        assert {layer.keep_prepared for layer in packed_layers(compress.load(folder)).values()} == {kept}
 
 
 @pytest.mark.parametrize("architecture", ["llama-tied", "gpt2", "mixtral"])
