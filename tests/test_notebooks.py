@@ -15,8 +15,8 @@ pytest.importorskip("ipykernel", reason="ipykernel is not installed; it comes wi
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
-# What the first cell of a notebook says is replaced by this, so that a test takes seconds: two questions, a text that need
-# not be made first, and the proof of load in the kernel's own process.
+# What the first cell of a notebook says is replaced by this, so that a test takes seconds: two questions, a text that
+# need not be made first, and the proof of load in the kernel's own process.
 SMALL = f"""
 from compress.runtime import proof
 proof.prove_in_fresh_process = lambda folder, reference: proof.prove(folder, reference)
