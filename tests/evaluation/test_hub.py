@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
-import datasets
+import huggingface_hub
+import pyarrow
 import pytest
+from huggingface_hub.errors import EntryNotFoundError, OfflineModeIsEnabled
+from pyarrow import parquet
 
 from compress.errors import EvaluationError
 from compress.evaluation import suites
@@ -25,29 +29,39 @@ THERE: dict[str, list[dict[str, Any]]] = {
     "baber/piqa": [{"goal": "Open", "sol1": "pull", "sol2": "push", "label": 1}],
     "allenai/winogrande": [{"sentence": "The cat sat as _ was old.", "option1": "it", "option2": "he", "answer": "2"}],
     "mrqa-workshop/mrqa": [
-        {"subset": "SQuAD", "qid": "s", "question": "no", "answers": ["x"], "context": "no"},
+        {"subset": "SQuAD", "qid": "s", "question": "no", "answers": ["x"], "context": "no", "context_tokens": [1]},
         {"subset": "NaturalQuestionsShort", "qid": "n1", "question": "who", "answers": ["Ada"],
-         "context": "<P> It was Ada . </P>"},
+         "context": "<P> It was Ada . </P>", "context_tokens": [2]},
     ],
     "abisee/cnn_dailymail": [{"id": "c1", "article": "It fell.", "highlights": "Fell ."}],
-    "HuggingFaceH4/mt_bench_prompts": [{"prompt": ["Write.", "Shorter."], "prompt_id": 81, "category": "writing"}],
+    "HuggingFaceH4/mt_bench_prompts": [{"prompt": ["Write.", "Shorter."], "question_id": 81, "category": "writing"}],
     "Salesforce/wikitext": [{"text": ""}, {"text": " = Towers = \n"}, {"text": " High .\n"}],
 }  # fmt: skip
 
 
+Asked = list[tuple[str, str, str, str]]
+
+
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    calls: list[tuple[Any, ...]] = []
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asked:
+    """A hub of the rows above, in files as the true one has them; the requests are noted."""
+    calls: Asked = []
 
-    def load_dataset(dataset: str, config: str | None, *, split: str, revision: str) -> list[dict[str, Any]]:
-        calls.append((dataset, config, split, revision))
-        return THERE[dataset]
+    def download(dataset: str, file: str, *, repo_type: str, revision: str) -> str:
+        calls.append((repo_type, dataset, revision, file))
+        path = tmp_path / dataset / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if file.endswith(".jsonl"):
+            path.write_text("".join(f"{json.dumps(row)}\n" for row in THERE[dataset]), encoding="utf-8")
+        else:
+            parquet.write_table(pyarrow.Table.from_pylist(THERE[dataset]), path)
+        return str(path)
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     return calls
 
 
-def test_the_suite_of_the_hub(asked: list[tuple[Any, ...]]) -> None:
+def test_the_suite_of_the_hub(asked: Asked) -> None:
     suite = suites.load("kick")
     found = {item["id"]: item for family in suite.families for item in family.items}
     assert suite.warnings == ()
@@ -63,31 +77,49 @@ def test_the_suite_of_the_hub(asked: list[tuple[Any, ...]]) -> None:
     assert suite.heldout() == [" = Towers = \n High ."]
     pinned = re.compile(r"[^@]+@[0-9a-f]{40}")
     assert all(pinned.fullmatch(source) for source in suite.sources.values())
-    assert ("cais/mmlu", "all", "dev", _hub.PLACES["mmlu_dev"].revision) in asked
+    assert found["mt_bench/81"]["turns"] == ["Write.", "Shorter."]
+    revision = _hub.PLACES["mmlu_dev"].revision
+    assert ("dataset", "cais/mmlu", revision, "all/dev-00000-of-00001.parquet") in asked
+    assert len(asked) == len(_hub.PLACES) == len(set(asked)), "each file once, and no other"
+
+
+def test_only_the_columns_that_are_read_are_taken(asked: Asked) -> None:
+    place = _hub.PLACES["nq_open_oracle"]
+    rows = list(_hub._read(place, _hub._fetched(place)))
+    assert all(set(row) == set(place.columns) for row in rows)
 
 
 def test_another_column_is_an_error_that_names_the_dataset(
-    asked: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(THERE, "baber/piqa", [{"goal": "Open", "solution": "pull"}])
     with pytest.raises(EvaluationError, match=r"row 0 of baber/piqa@.* is not as expected: KeyError\('sol1'\)"):
         suites.load("kick")
 
 
-def test_what_the_hub_does_not_give_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load_dataset(*_: Any, **__: Any) -> None:
-        raise ConnectionError("offline")
+@pytest.mark.parametrize("refusal", [ConnectionError, OfflineModeIsEnabled, EntryNotFoundError, ValueError])
+def test_what_the_hub_does_not_give_is_an_error(refusal: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: Any, **__: Any) -> None:
+        raise refusal("offline")
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     with pytest.raises(EvaluationError, match=r"cannot be had from the hub: offline.*--data-dir"):
         suites.load("kick")
 
 
+def test_a_damaged_file_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "test.parquet"
+    path.write_bytes(b"PAR1 and then nothing")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: str(path))
+    with pytest.raises(EvaluationError, match="cannot be read"):
+        suites.load("kick")
+
+
 def test_a_folder_never_asks_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def load_dataset(*_: Any, **__: Any) -> None:
+    def download(*_: Any, **__: Any) -> None:
         raise AssertionError("the hub was asked")
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     (tmp_path / "heldout.txt").write_text("Text.")
     with pytest.raises(EvaluationError, match="none of the datasets"):
         suites.load("kick", tmp_path)

@@ -1,13 +1,16 @@
 """Public datasets on the Hugging Face hub: where they are, pinned to a revision, their rows in the form of our files.
 
 The form of the files is that of `_rows`; a dataset that changes its columns is an error that names what is missing.
+Only the file of the one split is fetched: `datasets.load_dataset` would take the training splits too, gigabytes of them.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from compress.errors import EvaluationError
@@ -22,8 +25,10 @@ class Place:
     dataset: str
     revision: str
     """Commit."""
-    config: str | None
-    split: str
+    file: str
+    """Parquet, or JSON lines."""
+    columns: tuple[str, ...]
+    """Those that `read` looks at; others, such as the tokens of a passage, can be many times as large."""
     read: Callable[[int, Row], Row | None]
     """Position and row of the hub -> row of our files, or None for one that is not wanted."""
 
@@ -33,32 +38,46 @@ class Place:
 
 def rows(place: Place) -> list[Row]:
     """Returns the rows in the form of the files; EvaluationError when the hub does not have them, or not like that."""
-    from datasets import load_dataset
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    path = _fetched(place)
+    made = []
+    for number, row in enumerate(_read(place, path)):
+        try:
+            found = place.read(number, row)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise EvaluationError(f"row {number} of {place} is not as expected: {error!r}") from error
+        if found is not None:
+            made.append(found)
+    return made
 
-    bars = are_progress_bars_disabled()
-    disable_progress_bars()  # our callers show progress themselves
+
+def _fetched(place: Place) -> Path:
+    """The file in the hub's cache, from which it is taken without a connection from the second time on."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
     try:
-        loaded = load_dataset(place.dataset, place.config, split=place.split, revision=place.revision)
-    except (OSError, ValueError, RuntimeError) as error:  # what `datasets` raises offline, and for ids it does not know
+        return Path(hf_hub_download(place.dataset, place.file, repo_type="dataset", revision=place.revision))
+    except (OSError, ValueError, EntryNotFoundError) as error:  # no connection, no such dataset, no such file
         raise EvaluationError(
-            f"{place} cannot be had from the hub: {error}",
+            f"{place.file} of {place} cannot be had from the hub: {error}",
             do="Check the connection and HF_HUB_OFFLINE, or give the data with --data-dir",
         ) from error
-    finally:
-        if not bars:
-            enable_progress_bars()
-    return list(_read(place, loaded))
 
 
-def _read(place: Place, loaded: Iterable[Row]) -> Iterator[Row]:
-    for number, row in enumerate(loaded):
-        try:
-            made = place.read(number, row)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise EvaluationError(f"row {number} of {place} is not as expected: {error!r}") from error
-        if made is not None:
-            yield made
+def _read(place: Place, path: Path) -> Iterator[Row]:
+    """The rows with the columns that are wanted."""
+    if path.suffix == ".jsonl":
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            for line in lines:
+                yield json.loads(line)
+        return
+    from pyarrow import ArrowException, parquet
+
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches(columns=list(place.columns)):
+            yield from batch.to_pylist()
+    except ArrowException as error:
+        raise EvaluationError(f"{place.file} of {place} cannot be read: {error}") from error
 
 
 def _web_questions(number: int, row: Row) -> Row:
@@ -117,7 +136,7 @@ def _cnn_dailymail(number: int, row: Row) -> Row:
 
 
 def _mt_bench(number: int, row: Row) -> Row:
-    return {"id": f"{row['prompt_id']}", "category": row["category"], "turns": list(row["prompt"])}
+    return {"id": f"{row['question_id']}", "category": row["category"], "turns": list(row["prompt"])}
 
 
 def _wikitext(number: int, row: Row) -> Row | None:
@@ -125,36 +144,53 @@ def _wikitext(number: int, row: Row) -> Row | None:
 
 
 _MMLU_REVISION = "c30699e8356da336a370243923dbaf21066bb9fe"
+_MMLU = ("question", "subject", "choices", "answer")
 _ARC_REVISION = "210d026faf9955653af8916fad021475a3f00453"
+_ARC = ("id", "question", "choices", "answerKey")
+_ONE = "00000-of-00001.parquet"  # how the hub names the only file of a split
 PLACES = {
     "webquestions_test": Place(
-        "stanfordnlp/web_questions", "0e473cbe21d1e91ec18da343644498be6a3f5454", None, "test", _web_questions
+        "stanfordnlp/web_questions", "0e473cbe21d1e91ec18da343644498be6a3f5454", f"data/test-{_ONE}",
+        ("question", "answers"), _web_questions,
     ),
     "triviaqa_closed": Place(
-        "mandarjoshi/trivia_qa", "0f7faf33a3908546c6fd5b73a660e0f8ff173c2f", "rc.nocontext", "validation", _trivia_qa
+        "mandarjoshi/trivia_qa", "0f7faf33a3908546c6fd5b73a660e0f8ff173c2f", f"rc.nocontext/validation-{_ONE}",
+        ("question", "question_id", "answer"), _trivia_qa,
     ),
-    "mmlu_dev": Place("cais/mmlu", _MMLU_REVISION, "all", "dev", _mmlu),
-    "mmlu_test": Place("cais/mmlu", _MMLU_REVISION, "all", "test", _mmlu),
-    "arc_challenge": Place("allenai/ai2_arc", _ARC_REVISION, "ARC-Challenge", "test", _lettered("question")),
-    "arc_easy": Place("allenai/ai2_arc", _ARC_REVISION, "ARC-Easy", "test", _lettered("question")),
-    "boolq": Place("google/boolq", "35b264d03638db9f4ce671b711558bf7ff0f80d5", None, "validation", _boolq),
+    "mmlu_dev": Place("cais/mmlu", _MMLU_REVISION, f"all/dev-{_ONE}", _MMLU, _mmlu),
+    "mmlu_test": Place("cais/mmlu", _MMLU_REVISION, f"all/test-{_ONE}", _MMLU, _mmlu),
+    "arc_challenge": Place("allenai/ai2_arc", _ARC_REVISION, f"ARC-Challenge/test-{_ONE}", _ARC, _lettered("question")),
+    "arc_easy": Place("allenai/ai2_arc", _ARC_REVISION, f"ARC-Easy/test-{_ONE}", _ARC, _lettered("question")),
+    "boolq": Place(
+        "google/boolq", "35b264d03638db9f4ce671b711558bf7ff0f80d5", f"data/validation-{_ONE}",
+        ("question", "answer", "passage"), _boolq,
+    ),
     "openbook_qa": Place(
-        "allenai/openbookqa", "388097ea7776314e93a529163e0fea805b8a6454", "main", "test", _lettered("question_stem")
+        "allenai/openbookqa", "388097ea7776314e93a529163e0fea805b8a6454", f"main/test-{_ONE}",
+        ("id", "question_stem", "choices", "answerKey"), _lettered("question_stem"),
     ),
-    "piqa": Place("baber/piqa", "142f6d7367fd9877f0fb3b5734ea6a545f54cdd1", None, "validation", _piqa),
+    "piqa": Place(
+        "baber/piqa", "142f6d7367fd9877f0fb3b5734ea6a545f54cdd1", "piqa_validation.parquet",
+        ("goal", "sol1", "sol2", "label"), _piqa,
+    ),
     "winogrande": Place(
-        "allenai/winogrande", "01e74176c63542e6b0bcb004dcdea22d94fb67b5", "winogrande_xl", "validation", _winogrande
+        "allenai/winogrande", "01e74176c63542e6b0bcb004dcdea22d94fb67b5", f"winogrande_xl/validation-{_ONE}",
+        ("sentence", "option1", "option2", "answer"), _winogrande,
     ),
     "nq_open_oracle": Place(
-        "mrqa-workshop/mrqa", "f3178d9888471dfb2b67c93de14f0ddf499a8d9f", None, "validation", _natural_questions
+        "mrqa-workshop/mrqa", "f3178d9888471dfb2b67c93de14f0ddf499a8d9f", f"plain_text/validation-{_ONE}",
+        ("subset", "qid", "question", "answers", "context"), _natural_questions,
     ),
     "cnn_dailymail": Place(
-        "abisee/cnn_dailymail", "96df5e686bee6baa90b8bee7c28b81fa3fa6223d", "3.0.0", "test", _cnn_dailymail
+        "abisee/cnn_dailymail", "96df5e686bee6baa90b8bee7c28b81fa3fa6223d", f"3.0.0/test-{_ONE}",
+        ("id", "article", "highlights"), _cnn_dailymail,
     ),
     "mt_bench": Place(
-        "HuggingFaceH4/mt_bench_prompts", "e3a795c5e9a82ee40611c416b8a7786c73198991", None, "train", _mt_bench
+        "HuggingFaceH4/mt_bench_prompts", "e3a795c5e9a82ee40611c416b8a7786c73198991", "raw/question.jsonl",
+        ("question_id", "category", "prompt"), _mt_bench,
     ),
     "wikitext2_test": Place(
-        "Salesforce/wikitext", "b08601e04326c79dfdd32d625aee71d232d685c3", "wikitext-2-raw-v1", "test", _wikitext
+        "Salesforce/wikitext", "b08601e04326c79dfdd32d625aee71d232d685c3", f"wikitext-2-raw-v1/test-{_ONE}",
+        ("text",), _wikitext,
     ),
-}
+}  # fmt: skip
