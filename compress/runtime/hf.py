@@ -14,7 +14,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from compress.format import manifest
 from compress.models import structure
-from compress.runtime import skeleton
+from compress.runtime import head, skeleton
 from compress.runtime.experts import PackedExperts
 
 
@@ -57,6 +57,7 @@ class CompressQuantizer(HfQuantizer):  # type: ignore[misc]
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         skeleton.check_loaded(model)
         skeleton.keep_prepared(model)
+        head.install(model)
         self._has_experts = any(isinstance(module, PackedExperts) for module in model.modules())
         return model
 

@@ -9,7 +9,7 @@ import torch
 
 from compress.errors import FormatError
 from compress.format.reader import open_checkpoint
-from compress.runtime import skeleton
+from compress.runtime import head, skeleton
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,7 +32,7 @@ def load(
         verify: read every shard once and compare its sha256 with the manifest.
         keep_prepared: True keeps each weight in the kernel's form after its first use (with the reference kernel: the
             memory of the dense model beside the packed one); False makes it at every call; None keeps what is about
-            as small as the planes, and up to 1 GiB of decoded weights.
+            as small as the planes, a dense head of 64 MiB or more, and up to 1 GiB of decoded weights.
 
     Raises FormatError for a folder that is damaged, incomplete, newer than this package or not one of ours.
     """
@@ -48,6 +48,7 @@ def load(
             )
     model = model.to(device).eval()
     skeleton.keep_prepared(model, keep_prepared)
+    head.keep_tiles(model, keep_prepared is not False)
     return model
 
 
