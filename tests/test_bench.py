@@ -122,4 +122,4 @@ def test_a_kernel_that_cannot_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -
 def test_the_machine_is_named() -> None:
     assert machine.processor() and machine.last_level_cache() > 1 << 15
     assert machine.versions("no-such-thing").keys() == {"python", "compress-llm", "torch"}
-    assert all(isinstance(call(), torch.Tensor) for call in machine.readers(1 << 12))
+    assert all(isinstance(call(), torch.Tensor) for call in machine.readers(1 << 15))

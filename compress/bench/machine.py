@@ -10,10 +10,17 @@ from pathlib import Path
 
 import torch
 
+from compress.format.layouts import dense
+from compress.kernels import native
+from compress.kernels.native import loader
+from compress.kernels.native.prepare import block
+
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _UNITS = {"K": 1 << 10, "M": 1 << 20}
 _UNKNOWN_CACHE = 64 << 20
 """Taken for the last-level cache where the system does not tell."""
+_WIDTH = 4096
+"""Columns of the matrix that is read."""
 
 
 def processor() -> str:
@@ -57,10 +64,16 @@ def description() -> dict[str, object]:
 
 
 def readers(size_bytes: int) -> list[Callable[[], object]]:
-    """Returns calls that read `size_bytes` of memory once, in two ways; the faster one is the bandwidth.
+    """Returns calls that read `size_bytes` of memory once, each in its way; the fastest one tells the bandwidth.
 
-    Both are torch's own vectorised reductions with torch's threads. Which is faster depends on the processor.
+    They are two reductions of torch, and where the native kernels run, their product of a plain bfloat16 matrix with a
+    vector, which decodes nothing. All use torch's threads.
     """
     numbers = torch.zeros(size_bytes // 4, dtype=torch.int32).random_(generator=torch.Generator().manual_seed(0))
-    reals = numbers.to(torch.float32)
-    return [lambda: torch.dot(reals, reals), lambda: numbers.amax()]
+    reals = numbers.float()
+    found: list[Callable[[], object]] = [lambda: torch.dot(reals, reals), lambda: numbers.amax()]
+    if loader.unavailable() is None:
+        matrix = torch.ones(size_bytes // 2 // _WIDTH, _WIDTH, dtype=torch.bfloat16)
+        operands, x = (torch.empty(*matrix.shape, 0), block(dense.pack(matrix))), torch.ones(1, _WIDTH)
+        found.append(lambda: native.linear(x, operands, None))
+    return found

@@ -5,6 +5,7 @@ Each answers with a Contender, or with the reason why it cannot take part.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Callable
 
@@ -45,11 +46,10 @@ def torchao(case: Case) -> Contender | str:
     from torchao.quantization import quantize_
 
     size = case.shape[0] * case.shape[1] // 2 + case.shape[0] * case.shape[1] // _GROUP * 2 * case.dtype.itemsize
-    x, layers = case.inputs(), []
-    for _ in range(case.copies(size)):
-        layer = torch.nn.Linear(case.shape[1], case.shape[0], bias=False, dtype=case.dtype)
-        quantize_(layer, PrototypeInt4WeightOnlyConfig(group_size=_GROUP, set_inductor_config=False))
-        layers.append(layer.requires_grad_(False))
+    x, layer = case.inputs(), torch.nn.Linear(case.shape[1], case.shape[0], bias=False, dtype=case.dtype)
+    quantize_(layer, PrototypeInt4WeightOnlyConfig(group_size=_GROUP, set_inductor_config=False))
+    layer.requires_grad_(False)
+    layers = [layer, *(copy.deepcopy(layer) for _ in range(case.copies(size) - 1))]
     calls: list[Callable[[], object]] = [lambda layer=layer: layer(x) for layer in layers]  # type: ignore[misc]
     return Contender("peer-torchao-int4", calls, size, {"kernel": "torchao", "inputs": "as given"})
 
