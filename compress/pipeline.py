@@ -211,6 +211,8 @@ def recipe_for(model: str, method: str, options: dict[str, Any]) -> Recipe:
     }
     plain = ("revision", "skip", "suite", "data_dir", "tier", "limit", "max_memory", "min_coverage", "workers")
     values = {name: left.pop(name) for name in plain if name in left}
+    if "suite" in values and values["suite"] is None:
+        values["suite"] = "none"
     extra = {name: left.pop(name) for name in ("tune", "target_bits") if name in left}
     if isinstance(values.get("skip"), str):
         values["skip"] = (values["skip"],)
