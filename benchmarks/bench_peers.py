@@ -42,8 +42,9 @@ OURS: dict[str, dict[str, Any]] = {
     "SpQR, 3 bits g16": {"method": "spqr"},
     "GPTQ, 3 bits g128": {"method": "gptq", "bits": 3, "group_size": 128},
     "SpQR, at most 3.2 bits": {"method": "spqr", "target_bits": 3.2},
-    "GPTQ, 2 bits g128": {"method": "gptq", "bits": 2, "group_size": 128},
-    "AQLM, about 2 bits": {"method": "aqlm"},
+    "GPTQ, 2 bits g128": {"method": "gptq", "bits": 2, "group_size": 128, "symmetric": False},
+    "AQLM, 3 codebooks of 5 bits": {"method": "aqlm", "codebooks": 3, "code_bits": 5},
+    "the same, tuned": {"method": "aqlm", "codebooks": 3, "code_bits": 5, "tune": "full"},
 }
 
 
