@@ -1,11 +1,13 @@
 # make run · make test · make lint · make slow · make bench · make docs · make clean
 #   PYTHON=python3.12 make run         another interpreter (3.11 or 3.12)
 #   make run ARGS="--method rtn"       other arguments for `compress run`
+#   make test JOBS=4                   processes that run tests side by side; each takes about 1.5 GB
 
 VENV  := .venv
 BIN   := $(VENV)/bin
 TORCH := 2.13.0
 ARGS  ?= --method spqr
+JOBS  ?= 2
 # The first interpreter that really starts and has a version we support.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
@@ -15,8 +17,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 run: $(VENV)/.installed
 	$(BIN)/compress run $(ARGS)
 
+# A file's tests stay in one process, which keeps what they share.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS) --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

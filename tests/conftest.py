@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -13,10 +15,13 @@ import pytest
 # Before any test module imports a library that reads them.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has it
+if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, processes are the threads
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _name in ("COMPRESS_DEBUG", "COMPRESS_KERNEL"):
     os.environ.pop(_name, None)
 
 os.environ["COMPRESS_CACHE"] = tempfile.mkdtemp(prefix="compress-cache-")
+atexit.register(shutil.rmtree, os.environ["COMPRESS_CACHE"], ignore_errors=True)
 _LOCAL = {"127.0.0.1", "::1", "localhost"}
 
 
