@@ -75,7 +75,7 @@ def test_the_command_writes_table_json_and_plot(tmp_path: Path, capsys: pytest.C
     args += ["--json", str(tmp_path / "b.json"), "--plot", str(tmp_path / "b.png")]
     assert invoke(args) == 0
     shown = capsys.readouterr().out
-    assert "33×256, 1 token; memory is read at" in shown and "int2-g64" in shown
+    assert "33×256, 1 token, float32; memory is read at" in shown and "int2-g64" in shown
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
     result = json.loads((tmp_path / "b.json").read_text())
     assert result["format"] == 1 and result["machine"]["processor"] and result["settings"]["dtype"] == "float32"

@@ -79,6 +79,8 @@ class Measured:
 
     shape: tuple[int, int]
     tokens: int
+    dtype: str
+    """Of our inputs."""
     rounds: int
     read_gigabytes_per_s: float
     rows: list[Row]
@@ -118,8 +120,9 @@ def measure(settings: Settings, shape: tuple[int, int], tokens: int) -> Measured
     speed = max(reader.packed_bytes / reader.median for reader in readers)
     rows = [_row(one, dense, speed) for one in (*dense.values(), *ours, *others)]
     return Measured(
-        shape=shape, tokens=tokens, rounds=rounds, read_gigabytes_per_s=speed / 1e9, rows=rows, left_out=left_out
-    )
+        shape=shape, tokens=tokens, dtype=settings.dtype, rounds=rounds, read_gigabytes_per_s=speed / 1e9, rows=rows,
+        left_out=left_out,
+    )  # fmt: skip
 
 
 def _ours(case: Case, settings: Settings, left_out: dict[str, str]) -> list[Contender]:

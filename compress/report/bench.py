@@ -14,9 +14,7 @@ from compress.report.figures import percent, size
 
 def table(case: Mapping[str, Any]) -> Table:
     """Returns one case of the bench, all contenders, the fastest first."""
-    rows, columns = case["shape"]
-    tokens = f"{case['tokens']} token{'s' if case['tokens'] > 1 else ''}"
-    title = f"{rows}×{columns}, {tokens}; memory is read at {case['read_gigabytes_per_s']:.1f} GB/s"
+    title = f"{_name(case)}; memory is read at {case['read_gigabytes_per_s']:.1f} GB/s"
     found = Table(
         "", "kernel", title=title, title_justify="left", title_style="bold", box=None, pad_edge=False,
         padding=(0, 2, 0, 0),
@@ -68,6 +66,8 @@ def speed_table(speed: Speed) -> Table:
 
 
 _COLOURS = {"ours": "#0f766e", "torch": "#94a3b8", "peer": "#c2703d"}
+_BOUND_BY_MEMORY = 4
+"""Tokens up to which a share of the bandwidth says something."""
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
@@ -76,13 +76,14 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.patches import Patch
 
     cases = result["cases"]
     columns = min(2, len(cases))
     lines = -(-len(cases) // columns)
     most = max(len(case["rows"]) for case in cases)
     figure, panels = pyplot.subplots(
-        lines, columns, figsize=(6.2 * columns, (0.26 * most + 0.9) * lines), squeeze=False, layout="constrained"
+        lines, columns, figsize=(6.2 * columns, (0.24 * most + 0.8) * lines), squeeze=False, layout="constrained"
     )
     for panel, case in zip(panels.flat, cases, strict=False):
         _panel(panel, case)
@@ -93,21 +94,33 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
         f"Times faster than torch's dense float32 product · {machine['processor']}, {machine['threads']} threads",
         fontsize=10,
     )
-    figure.savefig(path, dpi=150)
+    figure.legend(
+        handles=[Patch(color=colour, label=name) for name, colour in _COLOURS.items()],
+        loc="outside lower center", ncols=3, fontsize=8, frameon=False,
+    )  # fmt: skip
+    figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
 
 def _panel(panel: Any, case: Mapping[str, Any]) -> None:
     rows = sorted(case["rows"], key=lambda row: -row["seconds"])
     values = [row["times_faster"]["float32"] for row in rows]
-    colours = [_COLOURS.get(row["name"].partition("-")[0], _COLOURS["ours"]) for row in rows]
-    bars = panel.barh([row["name"].removeprefix("peer-") for row in rows], values, color=colours, height=0.72)
-    labels = [f"{value:.2g}×  {percent(row['bandwidth_share'])}" for row, value in zip(rows, values, strict=True)]
+    kinds = [row["name"].partition("-")[0] for row in rows]
+    colours = [_COLOURS.get(kind, _COLOURS["ours"]) for kind in kinds]
+    bars = panel.barh([row["name"] for row in rows], values, color=colours, height=0.72)
+    labels = [f"{value:.2g}×" for value in values]
+    title = _name(case)
+    if case["tokens"] <= _BOUND_BY_MEMORY:
+        labels = [f"{text}  {percent(row['bandwidth_share'])}" for text, row in zip(labels, rows, strict=True)]
+        title += f" (share of {case['read_gigabytes_per_s']:.0f} GB/s read)"
     panel.bar_label(bars, labels, padding=3, fontsize=7)
     panel.margins(x=0.22)
     panel.axvline(1, color="#64748b", linewidth=0.8, linestyle=":")
     panel.tick_params(labelsize=7.5)
     panel.spines[["top", "right"]].set_visible(False)
-    tokens = f"{case['tokens']} token{'s' if case['tokens'] > 1 else ''}"
-    title = f"{case['shape'][0]}×{case['shape'][1]}, {tokens} (share of {case['read_gigabytes_per_s']:.0f} GB/s read)"
     panel.set_title(title, fontsize=8.5, loc="left")
+
+
+def _name(case: Mapping[str, Any]) -> str:
+    rows, columns = case["shape"]
+    return f"{rows}×{columns}, {case['tokens']} token{'s' if case['tokens'] > 1 else ''}, {case['dtype']}"
