@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from compress.progress import Progress
 
 REPORT_ONLY: Mapping[str, tuple[str, ...]] = {"kick": ("summarisation", "instruction")}
-"""Families of a suite that are shown and not judged unless somebody asks: some 70 texts and 80 prompts can only show
-losses of more than 5 points, and the dense model's agreement with itself is no score that one could keep."""
+"""Families of a suite that are shown and not judged unless somebody asks: a point of a probability per byte, or of the
+agreement with another model's answers, is no question that got a wrong answer, and 80 prompts show large losses only."""
 
 
 def gate(

@@ -74,7 +74,7 @@ class DivergenceVerdict:
     """Of the mean; None where nothing was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class GateReport:
     """What the gate found, and on what."""
 
@@ -113,7 +113,7 @@ class GateReport:
         except ValueError as error:
             raise EvaluationError("a figure of the gate is not a finite number") from error
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         families = ", ".join(f"{family.name} {family.verdict}" for family in self.families.values())
         return "; ".join([f"{self.verdict}: {families}" if families else self.verdict, *self.reasons])
 

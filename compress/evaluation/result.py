@@ -173,7 +173,7 @@ class Judgement:
         return fmean(float(one == other) for one, other in pairs)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class EvalResult:
     """Everything that one model was asked and answered."""
 
@@ -189,10 +189,19 @@ class EvalResult:
     text: TextResult
     divergence: Divergence | None = None
     comparison: Comparison | None = None
-    baseline: EvalResult | None = field(default=None, repr=False)
+    baseline: EvalResult | None = None
     warnings: Sequence[str] = ()
     """What was asked for and left out, in words."""
     judgement: Judgement | None = None
+
+    def __repr__(self) -> str:
+        """One line: a notebook shows it, and all items would be a book."""
+        if self.comparison is None:
+            told = [f"{name} {100 * family.score:.1f} %" for name, family in self.families.items()]
+        else:
+            paired = self.comparison.families.items()
+            told = [f"{name} {100 * one.compressed:.1f} % ({100 * one.difference:+.1f})" for name, one in paired]
+        return f"EvalResult({self.model['name']} on {self.suite['name']}: {', '.join(told)})"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data in the schema of docs/EVAL.md."""

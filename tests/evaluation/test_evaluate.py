@@ -43,6 +43,13 @@ def test_the_baseline_is_evaluated_and_paired(paired: EvalResult) -> None:
     assert recalled.metrics["nll"] == pytest.approx(recalled.difference)
 
 
+def test_a_notebook_shows_a_line_and_not_all_items(paired: EvalResult) -> None:
+    shown = repr(paired)
+    assert len(shown) < 300 and "\n" not in shown
+    assert all(f"{name} {100 * family.score:.1f} %" in shown for name, family in paired.families.items())
+    assert paired.baseline is not None and "(" not in repr(paired.baseline).removeprefix("EvalResult(")
+
+
 def test_json_brings_everything_back(paired: EvalResult, tmp_path: Path) -> None:
     path = tmp_path / "eval.json"
     path.write_text(paired.to_json(), encoding="utf-8")

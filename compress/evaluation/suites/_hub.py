@@ -1,7 +1,7 @@
 """Public datasets on the Hugging Face hub: where they are, pinned to a revision, their rows in the form of our files.
 
 The form of the files is that of `_rows`; a dataset that changes its columns is an error that names what is missing.
-Only the file of the one split is fetched: `datasets.load_dataset` would take the training splits too, gigabytes of them.
+Only the file of the one split is fetched: `datasets.load_dataset` would take the training splits too, in gigabytes.
 """
 
 from __future__ import annotations
