@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 REPORT_ONLY: Mapping[str, tuple[str, ...]] = {"kick": ("summarisation", "instruction")}
 """Families of a suite that are shown and not judged unless somebody asks: a point of a probability per byte, or of the
-agreement with another model's answers, is no question that got a wrong answer, and 80 prompts show large losses only."""
+agreement with another model's answers, is no question answered wrongly, and 80 prompts show large losses only."""
 
 
 def gate(
