@@ -158,6 +158,7 @@ INLINE void add_set(const Set& set, const uint8_t* codes, int64_t count, float* 
     __mmask64 upper[UNITS];
     each<UNITS>([&](auto u) {
       code[u] = _mm512_loadu_si512(codes + u * kLookups * kUnitRows);
+      ask_ahead(codes + u * kLookups * kUnitRows);
       upper[u] = _mm512_movepi8_mask(code[u]);
     });
     each<kPlanes>([&](auto plane) {

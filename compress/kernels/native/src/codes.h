@@ -116,6 +116,15 @@ INLINE const uint32_t* words_of(const Header& h, int64_t tile) {
   return h.at<uint32_t>(kWords) + tile * words * kLanes;
 }
 
+// The words of one period.
+template <int BITS>
+INLINE void fetch(const uint32_t* from, I* words) {
+  each<BITS>([&](auto w) {
+    ask_ahead(from + w * kLanes);
+    words[w] = load(from + w * kLanes);
+  });
+}
+
 // Writes columns `from` to `to` of the tile as [columns, 16], each value exactly as the layout's unpack makes it.
 // Groups are multiples of RUN columns; `from` is a multiple of kPeriod.
 template <int BITS, int RUN, class Groups>
@@ -125,7 +134,7 @@ void decode_codes(const Header& h, int64_t tile, int64_t from, int64_t to, float
   const uint32_t* words = words_of(h, tile) + from / kPeriod * BITS * kLanes;
   for (int64_t k = from; k < to; k += kPeriod, words += BITS * kLanes, block += kPeriod * kLanes) {
     I word[BITS];
-    each<BITS>([&](auto w) { word[w] = load(words + w * kLanes); });
+    fetch<BITS>(words, word);
     each<kPeriod / RUN>([&](auto run) {
       if (k + run * RUN < to) {
         const Statistic s = groups.at((k + run * RUN) / h.group);
@@ -182,7 +191,7 @@ void one_token(const Product& p, int64_t tile, float* out) {
   for (; g < last; words += BITS * kLanes, inputs.next_period()) {
     I word[BITS];
     inputs.start_period();
-    each<BITS>([&](auto w) { word[w] = load(words + w * kLanes); });
+    fetch<BITS>(words, word);
     each<kPeriod / RUN>([&](auto run) {
       each<RUN>([&](auto j) {
         constexpr int kPlace = decltype(run)::value * RUN + decltype(j)::value;

@@ -18,7 +18,7 @@ void one_token_dense(const Product& p, int64_t tile, float* out) {
   int64_t k = 0;
   for (; k + 4 <= h.width; k += 4) {
     each<4>([&](auto c) {
-      sums[c] = fma(load_number(values.values, TYPE, (k + c) * kLanes), splat(p.stored[k + c]), sums[c]);
+      sums[c] = fma(values.at(TYPE, k + c), splat(p.stored[k + c]), sums[c]);
     });
   }
   for (; k < h.width; ++k) sums[0] = fma(values[k], splat(p.stored[k]), sums[0]);

@@ -64,7 +64,7 @@ void one_token_kept(const Product& p, int64_t tile, float* out) {
     const I places = load(index);
     each<kPlaces>([&](auto i) {
       const F x = pick(p.stored + (j + i) / 2 * kOf, right(places, i * 2));
-      sums[i % 4] = fma(load_number(values.values, TYPE, (j + i) * kLanes), x, sums[i % 4]);
+      sums[i % 4] = fma(values.at(TYPE, j + i), x, sums[i % 4]);
     });
   }
   for (; j < h.width; ++j) {

@@ -184,21 +184,18 @@ void multiply_tile(const Product& p, const Bytes& x, int64_t tile, int64_t token
   };
   I word[BITS];
   auto next_period = [&]() __attribute__((always_inline)) { words += BITS * kLanes, bytes += kDigits * kPeriod; };
-  auto fetch = [&]() __attribute__((always_inline)) {
-    each<BITS>([&](auto w) { word[w] = load(words + w * kLanes); });
-  };
   if constexpr (RUN == kPeriod) {
     for (int64_t g = 0; g < last; ++g) {
       GroupSums sums;
       for (int64_t k = 0; k < h.group; k += kPeriod, next_period()) {
-        fetch();
+        fetch<BITS>(words, word);
         sums.template add_codes<BITS, 0, kVectors>(word, bytes, x.stride);
       }
       add_group(g, sums);
     }
   } else if constexpr (RUN == 16) {
     for (int64_t g = 0; g < last; next_period()) {
-      fetch();
+      fetch<BITS>(words, word);
       GroupSums first, second;
       first.template add_codes<BITS, 0, kVectors / 2>(word, bytes, x.stride);
       add_group(g++, first);
@@ -217,7 +214,7 @@ void multiply_tile(const Product& p, const Bytes& x, int64_t tile, int64_t token
       left = h.group;
     };
     for (; g < last; next_period()) {
-      fetch();
+      fetch<BITS>(words, word);
       sums.template add_codes<BITS, 0, kVectors / 2>(word, bytes, x.stride);
       end_run();
       sums.template add_codes<BITS, kVectors / 2, kVectors / 2>(word, bytes, x.stride);
@@ -239,18 +236,16 @@ void multiply_tiles(const Product& p, int64_t begin, int64_t end) {
   }
 }
 
-template <int BITS, class Groups>
-void multiply_groups(const Product& p, int64_t begin, int64_t end) {
-  const int64_t group = p.weight->group;
-  if (group % kPeriod == 0) return multiply_tiles<BITS, kPeriod, Groups>(p, begin, end);
-  if (group == 16) return multiply_tiles<BITS, 16, Groups>(p, begin, end);
-  return multiply_tiles<BITS, 0, Groups>(p, begin, end);
-}
-
+// What is stored most often has a form of its own: wide groups of integers, and SpQR's narrow ones.
 template <int BITS>
 void multiply_width(const Product& p, int64_t begin, int64_t end) {
-  if (p.weight->stats == kBilevel) return multiply_groups<BITS, Bilevel>(p, begin, end);
-  return multiply_groups<BITS, Integers>(p, begin, end);
+  const int64_t group = p.weight->group;
+  if (p.weight->stats == kBilevel) {
+    if (group == 16) return multiply_tiles<BITS, 16, Bilevel>(p, begin, end);
+    return multiply_tiles<BITS, 0, Bilevel>(p, begin, end);
+  }
+  if (group % kPeriod == 0) return multiply_tiles<BITS, kPeriod, Integers>(p, begin, end);
+  return multiply_tiles<BITS, 0, Integers>(p, begin, end);
 }
 
 inline void multiply_bytes(const Product& p, int64_t begin, int64_t end) {
