@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,8 +24,10 @@ from compress.kernels.native import prepare as preparing
 
 FEW_TOKENS = 16
 """Up to here the fused kernels run."""
-_DECODED_ELEMENTS = 1 << 22
-"""Weights that are decoded at once for many tokens: 16 MiB in float32."""
+_DECODED_ELEMENTS = {2: 1 << 19, 4: 1 << 20, 8: 1 << 20}
+"""Weights that are decoded at once for many tokens, by the bytes of one: caches keep them until they are multiplied."""
+_LEAST_ROWS = 128
+"""Below, products get slower."""
 
 
 def reject(scheme: Scheme, shape: tuple[int, int], device: torch.device) -> str | None:
@@ -57,12 +59,16 @@ def linear(x: torch.Tensor, operands: tuple[torch.Tensor, ...], bias: torch.Tens
 def decode(operands: Sequence[torch.Tensor]) -> torch.Tensor:
     """Returns the weight [N, K] as float32, exactly `layouts.unpack` of what was prepared."""
     whole, factors = _split(operands)
-    weights = [_decode(block, 0, blocks.field(block, "rows"), torch.float32).T for block in (*whole, *factors)]
+    weights = [_decode(block) for block in (*whole, *factors)]
     added = composing.product(weights[-1], weights[-2]) if factors else None
     if not whole:
         assert added is not None
         return added
-    return weights[0].contiguous() if added is None else weights[0] + added
+    return weights[0] if added is None else weights[0] + added
+
+
+def _decode(block: torch.Tensor) -> torch.Tensor:
+    return torch.cat([weight_KR.T.contiguous() for _, weight_KR in _pieces(block, torch.float32)])
 
 
 @torch.library.custom_op(
@@ -155,43 +161,41 @@ def _product(x_TK: torch.Tensor, block: torch.Tensor, bias: torch.Tensor | None,
 
 
 def _many_tokens(x_TK: torch.Tensor, block: torch.Tensor, bias: torch.Tensor | None, out_TN: torch.Tensor) -> None:
-    rows, step = out_TN.shape[1], _rows_at_once(x_TK.shape[1])
-    for first in range(0, rows, step):
-        last = min(rows, first + step)
-        weight_KR = _decode(block, first, last, x_TK.dtype)
+    for rows, weight_KR in _pieces(block, x_TK.dtype):
         if bias is None:
-            out_TN[:, first:last] = x_TK @ weight_KR
+            out_TN[:, rows] = x_TK @ weight_KR
         else:
-            out_TN[:, first:last] = torch.addmm(bias[first:last], x_TK, weight_KR)
+            out_TN[:, rows] = torch.addmm(bias[rows], x_TK, weight_KR)
 
 
 def _transposed(y_TN: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
     """Returns y times one block: [T, K]."""
-    rows, columns = y_TN.shape[1], blocks.field(block, "cols")
-    out_TK, step = y_TN.new_zeros(y_TN.shape[0], columns), _rows_at_once(columns)
-    for first in range(0, rows, step):
-        last = min(rows, first + step)
-        out_TK += y_TN[:, first:last] @ _decode(block, first, last, y_TN.dtype).T
+    out_TK = y_TN.new_zeros(y_TN.shape[0], blocks.field(block, "cols"))
+    for rows, weight_KR in _pieces(block, y_TN.dtype):
+        out_TK += y_TN[:, rows] @ weight_KR.T
     return out_TK
 
 
-def _rows_at_once(columns: int) -> int:
-    return max(1, _DECODED_ELEMENTS // columns // blocks.LANES) * blocks.LANES
+def _pieces(block: torch.Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yields some rows at a time as columns, [K, R] in `dtype`; each piece takes the place of the one before.
 
-
-def _decode(block: torch.Tensor, first: int, last: int, dtype: torch.dtype) -> torch.Tensor:
-    """Returns rows `first` (a multiple of 16) to `last` as columns, [K, last − first] in `dtype`."""
-    tiles = -(-(last - first) // blocks.LANES)
+    Fresh memory for each would cost more than the decoding: the system clears its pages.
+    """
+    rows, columns = blocks.field(block, "rows"), blocks.field(block, "cols")
+    step = max(_LEAST_ROWS, _DECODED_ELEMENTS[dtype.itemsize] // columns // blocks.LANES * blocks.LANES)
     native = dtype if dtype in blocks.TYPES else torch.float32
-    columns = torch.empty(blocks.field(block, "cols"), tiles * blocks.LANES, dtype=native)
-    error = loader.library().cn_decode(
-        block.data_ptr(),
-        first,
-        tiles,
-        columns.data_ptr(),
-        blocks.TYPES[native],
-        columns.shape[1],
-        torch.get_num_threads(),
-    )
-    assert not error, f"cn_decode says {error}"
-    return columns[:, : last - first].to(dtype)
+    # two more tiles: columns whose distance is a power of two would share few places of a cache
+    piece_KR = torch.empty(columns, (-(-min(step, rows) // blocks.LANES) + 2) * blocks.LANES, dtype=native)
+    for first in range(0, rows, step):
+        last = min(rows, first + step)
+        error = loader.library().cn_decode(
+            block.data_ptr(),
+            first,
+            -(-(last - first) // blocks.LANES),
+            piece_KR.data_ptr(),
+            blocks.TYPES[native],
+            piece_KR.shape[1],
+            torch.get_num_threads(),
+        )
+        assert not error, f"cn_decode says {error}"
+        yield slice(first, last), piece_KR[:, : last - first].to(dtype)
