@@ -20,6 +20,7 @@ _TYPES = {"q4_0": 2, "q4_k": 12}
 """Numbers of ggml's enum ggml_type."""
 _FLOAT = 0
 _BLOCK = {"q4_0": 32, "q4_k": 256}
+_REPACKED_ROWS = 16
 _GRAPH_BYTES = 1 << 20
 _WEIGHTS = 1
 """Of enum ggml_backend_buffer_usage."""
@@ -36,6 +37,8 @@ def contender(case: Case, kind: str, *, repacked: bool) -> Contender | str:
         return library
     if case.shape[1] % _BLOCK[kind]:
         return f"ggml's {kind} takes columns in multiples of {_BLOCK[kind]}"
+    if repacked and case.shape[0] % _REPACKED_ROWS:
+        return f"ggml repacks rows in multiples of {_REPACKED_ROWS}"
     buffer_type = library.repacking() if repacked else library.base.ggml_backend_cpu_buffer_type()
     if buffer_type is None:
         return "this build of ggml repacks nothing"

@@ -73,8 +73,12 @@ def aqlm(case: Case) -> Contender | str:
 
     def call(codes: torch.Tensor) -> Callable[[], object]:
         def run() -> object:
+            threads = torch.get_num_threads()
             numba.set_num_threads(1)
-            return numba_gemm_lut(x, codes, books, scales, None)
+            try:
+                return numba_gemm_lut(x, codes, books, scales, None)
+            finally:
+                torch.set_num_threads(threads)  # numba sets those of the OpenMP runtime, which torch uses too
 
         return run
 
