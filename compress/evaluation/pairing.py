@@ -8,7 +8,7 @@ from typing import Any
 
 from compress.errors import EvaluationError
 from compress.evaluation.result import Comparison, EvalResult, FamilyComparison, FamilyResult, ItemOutcome
-from compress.evaluation.stats import bootstrap_interval, tango_interval
+from compress.evaluation.stats import bootstrap_interval, tango_interval, unchanged_interval
 
 
 def compare(dense: EvalResult, compressed: EvalResult, confidence: float = 0.95) -> Comparison:
@@ -83,6 +83,8 @@ def _family(dense: FamilyResult, compressed: FamilyResult, confidence: float) ->
     lost, gained = sum(d < 0 for d in differences), sum(d > 0 for d in differences)
     if dense.kind == "binary":
         low, high = tango_interval(lost, gained, len(differences), confidence)
+    elif not any(differences):
+        low, high = unchanged_interval(len(differences), confidence)
     else:
         low, high = bootstrap_interval(differences, confidence=confidence)
     dense_metrics, metrics = dense.metrics, compressed.metrics

@@ -18,6 +18,16 @@ def tango_interval(lost: int, gained: int, n: int, confidence: float = 0.95) -> 
     return tango.bounds(lost, gained, n, (1 + confidence) / 2)
 
 
+def unchanged_interval(n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Returns the interval of a mean difference of which `n` items show none at all.
+
+    A resample of nothing is nothing; but a change by the whole unit of the outcome that is rarer than this does not
+    show in `n` items (the exact upper limit of a rate with no case, some 3.7 / n).
+    """
+    rarest = 1 - ((1 - confidence) / 2) ** (1 / n)
+    return -rarest, rarest
+
+
 def bootstrap_interval(
     values: ArrayLike, weights: ArrayLike | None = None, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:

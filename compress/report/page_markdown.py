@@ -130,7 +130,7 @@ def _compared(compared: Content) -> list[str]:
     )
     rows = [
         (
-            f"{row['key']} {row['methods'] or row['name']}",
+            f"{row['key']} {row['methods'] or row['name']}" + (f" ({row['about']})" if row["about"] else ""),
             "–" if row["size_bytes"] is None else size(row["size_bytes"]),
             "–" if row["bits"] is None else f"{row['bits']:.2f}",
             "–" if row["kl"] is None else f"{row['kl']['mean']:.4f}",

@@ -20,11 +20,16 @@ def key(index: int) -> str:
 
 
 def comparison(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Returns `families`, `rows`, `points` of several runs, and whether any is `fast`: has a speed. None for fewer."""
+    """Returns `families`, `rows`, `points` of several runs, and whether any is `fast`: has a speed. None for fewer.
+
+    A row is `about` a model and a suite where these differ: then scores side by side are no comparison.
+    """
     if len(runs) < 2:
         return None
     names = list(dict.fromkeys(family["name"] for run in runs for family in run["families"] or ()))
     rows = [_row(index, run, names) for index, run in enumerate(runs)]
+    if len({row["about"] for row in rows}) == 1:  # then it is no news
+        rows = [{**row, "about": None} for row in rows]
     points = [point for index, run in enumerate(runs) if (point := _point(index, run))]
     return {"families": names, "rows": rows, "points": points, "fast": any(run["speed"] for run in runs)}
 
@@ -36,6 +41,7 @@ def _row(index: int, run: Mapping[str, Any], names: Sequence[str]) -> dict[str, 
         "key": key(index),
         "name": run["name"],
         "methods": methods(run),
+        "about": f"{run['model']}, {run['asked']['suite']['name']}" if run["asked"] else run["model"],
         "size_bytes": (run["size"] or {}).get("bytes"),
         "bits": (run["size"] or {}).get("bits_per_weight_linears"),
         "kl": text.get("divergence"),

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
-from compress.evaluation.stats import bootstrap_interval, tango_interval
+from compress.evaluation.stats import bootstrap_interval, tango_interval, unchanged_interval
 
 Z = float(norm.ppf(0.975))
 
@@ -85,3 +85,10 @@ def test_the_bootstrap_is_seeded() -> None:
     values = np.arange(30.0)
     assert bootstrap_interval(values) == bootstrap_interval(values)
     assert bootstrap_interval(values, seed=1) != bootstrap_interval(values)
+
+
+@pytest.mark.parametrize("n", [10, 300, 4000])
+def test_what_did_not_change_may_change_as_rarely_as_its_items_cannot_show(n: int) -> None:
+    low, high = unchanged_interval(n)
+    assert low == -high
+    assert (1 - high) ** n == pytest.approx(0.025), "so likely is it to see no change at that rate"

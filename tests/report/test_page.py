@@ -223,6 +223,16 @@ def test_markdown_has_the_same_figures_in_tables_that_are_whole(several: dict[st
         assert words in text, words
 
 
+def test_runs_of_other_models_or_suites_are_told_apart(manifest: dict[str, Any]) -> None:
+    other = replace(dense_and_packed()[1], suite={"name": "questions", "version": 1, "items_sha256": "1" * 64})
+    same, mixed = (content_of(Run("a", manifest, runs.of_atlas()), Run("b", manifest, found))
+                   for found in (runs.of_atlas(), other))  # fmt: skip
+    warned = "compare differences, not scores"
+    assert warned in Parsed(page.render(mixed)).text and "atlas, questions" in Parsed(page.render(mixed)).text
+    assert "(atlas, questions)" in page_markdown.render(mixed)
+    assert warned not in Parsed(page.render(same)).text and "(atlas, kick-atlas)" not in page_markdown.render(same)
+
+
 def test_a_frontier_alone_is_a_page(frontier: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "frontier.json").write_text(json.dumps(frontier), encoding="utf-8")
     made = page_content.build(page_sources.read([tmp_path]))
