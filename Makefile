@@ -1,4 +1,4 @@
-# make run · make test · make lint · make slow · make bench · make docs · make clean
+# make run · make test · make lint · make slow · make bench · make sanitize · make docs · make clean
 #   PYTHON=python3.12 make run         another interpreter (3.11 or 3.12)
 #   make run ARGS="--method rtn"       other arguments for `compress run`
 #   make test JOBS=4                   processes that run tests side by side; each takes about 1.5 GB
@@ -12,7 +12,7 @@ JOBS  ?= 2
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: run test lint slow bench docs clean
+.PHONY: run test lint slow bench sanitize docs clean
 
 run: $(VENV)/.installed
 	$(BIN)/compress run $(ARGS)
@@ -31,6 +31,22 @@ slow: $(VENV)/.dev
 # Figures are taken from a tree whose tests pass.
 bench: test
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+# The native kernels under the sanitizers of GCC, in folders of their own: addresses and undefined behaviour, then data
+# races among threads of our own, as the sanitizer cannot look into an OpenMP runtime.
+SANITIZE_RUN = $(abspath $(BIN))/python -m pytest -p no:cacheprovider -m 'slow or not slow' --timeout 3600
+sanitize: $(VENV)/.dev
+	for kind in address,undefined thread; do \
+	  folder=build/sanitize/$${kind%%,*}; mkdir -p $$folder; cp -r tests pyproject.toml $$folder; \
+	  COMPRESS_SANITIZE=$$kind COMPRESS_BUILD_NATIVE=1 $(BIN)/python setup.py -q build \
+	    --build-lib $$folder --build-temp $$folder/objects || exit 1; \
+	done
+	cd build/sanitize/address; ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
+	  $(SANITIZE_RUN) tests/kernels/test_native.py tests/kernels/test_native_fuzz.py tests/test_gate.py
+	cd build/sanitize/thread; COMPRESS_THREADS=own TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1 \
+	  LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" setarch -R \
+	  $(SANITIZE_RUN) tests/kernels/test_native.py -k "threads or other_layouts"
 
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -118,22 +118,24 @@ def run(count: int, seed: int) -> tuple[int, int]:
         except FormatError:
             refused += 1
             continue
-        with loader.forced(dice.choice(SETS)):
-            torch.testing.assert_close(native.decode(operands), layouts.unpack(broken), rtol=0, atol=0, equal_nan=True)
-            for tokens in (1, 3):
-                found = native.linear(torch.randn(tokens, broken.shape[1]), operands, None)
-                assert found.shape == (tokens, broken.shape[0])
+        for name in (dice.choice(SETS), "scalar"):  # sanitizers do not see into gathers of other sets
+            with loader.forced(name):
+                found = native.decode(operands)
+                torch.testing.assert_close(found, layouts.unpack(broken), rtol=0, atol=0, equal_nan=True)
+                for tokens in (1, 3):
+                    found = native.linear(torch.randn(tokens, broken.shape[1]), operands, None)
+                    assert found.shape == (tokens, broken.shape[0])
         decoded += 1
     return refused, decoded
 
 
 def test_corrupt_planes() -> None:
-    refused, decoded = run(300, seed=1)
+    refused, decoded = run(200, seed=1)
     assert refused > 50 and decoded > 50
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2, 10))
+@pytest.mark.parametrize("seed", range(2, 6))
 def test_many_corrupt_planes(seed: int) -> None:
-    refused, decoded = run(3000, seed)
-    assert refused > 500 and decoded > 500
+    refused, decoded = run(1500, seed)
+    assert refused > 250 and decoded > 250

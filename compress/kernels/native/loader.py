@@ -53,8 +53,7 @@ def library() -> ctypes.CDLL:
     lib.cn_fields.argtypes = [pointer, number, number, number, number, pointer, ctypes.c_int]
     lib.cn_openmp.argtypes = [pointer]
     _use(lib, os.environ.get(ISA))
-    if os.environ.get(THREADS) != "own":
-        lib.cn_openmp(_openmp())
+    lib.cn_openmp(_openmp())
     return lib
 
 
@@ -124,10 +123,12 @@ def _use(lib: ctypes.CDLL, name: str | None) -> None:
 
 @cache
 def _openmp() -> int | None:
-    """Returns the address of GOMP_parallel in the OpenMP runtime that torch has loaded, or None.
+    """Returns the address of GOMP_parallel in the OpenMP runtime that torch has loaded, or None for threads of our own.
 
     A second pool beside it would have its threads wait for cores that the first one's still spin on.
     """
+    if os.environ.get(THREADS) == "own":
+        return None
     import torch
 
     at_home = str(Path(torch.__file__).parent)
