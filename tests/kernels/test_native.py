@@ -127,7 +127,7 @@ def test_gradients_of_other_layouts(name: str) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
 def test_an_input_that_is_not_finite_shows(isa: str, value: float) -> None:
-    for make in (OTHERS["additive 2x8 g8"], FORMS["int4"]):
+    for make in (OTHERS["additive 2x8 g8"], FORMS["int4"], SPQR["2 bits, natural order"]):
         weight = make((64, 256))
         x = torch.zeros(1, 256)
         x[0, 77] = value
@@ -135,6 +135,15 @@ def test_an_input_that_is_not_finite_shows(isa: str, value: float) -> None:
         expected = x @ layouts.unpack(weight.packed).T
         assert found.isfinite().logical_not().equal(expected.isfinite().logical_not()) or value == 1e38
         assert found.isfinite().all() or not expected.isfinite().all() or value == 1e38
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_inputs_of_any_magnitude(isa: str, size: float) -> None:
+    for make in (FORMS["int4 zero"], SPQR["3 bits"], OTHERS["additive 2x8 g8"], OTHERS["2:4 int4 delta"]):
+        weight = make((40, 192))
+        for tokens in (1, 3):
+            x = torch.randn(tokens, 192, generator=torch.Generator().manual_seed(tokens)) * size
+            assert excess(native.linear(x, native.prepare(weight.packed, torch.float32), None), x, weight) <= 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -167,7 +176,7 @@ def test_inputs_without_tokens_and_without_a_batch() -> None:
 @pytest.mark.parametrize("own", [False, True], ids=["openmp", "own"])
 def test_one_and_many_threads_give_the_same_bits(isa: str, own: bool) -> None:
     before = torch.get_num_threads()
-    for weight in (integers((1000, 256), symmetric=False, share=0.01), bilevel((515, 256))):
+    for weight in (integers((1000, 256), symmetric=False, share=0.01), bilevel((515, 256)), vectors((515, 256))):
         operands = native.prepare(weight.packed, torch.float32)
         for tokens in (1, 4):
             x = torch.randn(tokens, 256)
