@@ -51,6 +51,7 @@ OTHERS = {
     **{f"2:4 int{bits}": partial(kept, values=partial(integers, bits=bits, group=48)) for bits in (2, 3, 4, 5, 8)},
     "2:4 int4 group 32": partial(kept, values=partial(integers, bits=4)),
     "2:4 int4 zero": partial(kept, values=partial(integers, bits=4, group=16, symmetric=False)),
+    "2:4 int4 zero group 32": partial(kept, values=partial(integers, bits=4, symmetric=False)),
     "2:4 int4 delta": partial(kept, values=partial(integers, bits=4, group=16, share=0.05)),
     "3:4 int4": partial(kept, n=3, values=partial(integers, bits=4, group=8)),
     "2:4 + product": partial(kept, slorb=5),

@@ -150,6 +150,7 @@ void decode_codes(const Header& h, int64_t tile, int64_t from, int64_t to, float
 
 // The input of each place of a period where all are kept.
 struct EveryInput {
+  static constexpr bool kSummed = false;
   const float* x;
   EveryInput(const Product& p, int64_t) : x(p.stored) {}
   INLINE void start_period() {}
@@ -173,7 +174,8 @@ void decode_any(const Header& h, int64_t tile, int64_t from, int64_t to, float* 
 
 // One token: the sums of a group are made on bare codes, then scaled once:
 // y = Σ_g scale_g · (Σ_k x_k · code_k − zero_g · Σ_k x_k).
-// Inputs gives the input of each stored code; the sums over groups exist where all rows have the same ones.
+// Inputs gives the input of each stored code. The sums of the inputs of a group are known where all rows have the same
+// ones, and are made here where they have not (kSummed).
 template <int BITS, int RUN, class Groups, class Inputs = EveryInput>
 void one_token(const Product& p, int64_t tile, float* out) {
   constexpr bool kCentred = std::is_same<Groups, Integers>::value;
@@ -185,8 +187,12 @@ void one_token(const Product& p, int64_t tile, float* out) {
   Inputs inputs(p, tile);
   const int64_t last = h.groups();
   const bool shifted = groups.has_zero();
-  F total = splat(0), sums[kChains];
-  each<kChains>([&](auto c) { sums[c] = splat(0); });
+  F total = splat(0), sums[kChains], seen[kChains];
+  auto clear = [&]() __attribute__((always_inline)) {
+    each<kChains>([&](auto c) { sums[c] = seen[c] = splat(0); });
+  };
+  auto all = [](const F* parts) { return add(add(parts[0], parts[1]), add(parts[2], parts[3])); };
+  clear();
   int64_t g = 0, left = h.group;
   for (; g < last; words += BITS * kLanes, inputs.next_period()) {
     I word[BITS];
@@ -195,16 +201,17 @@ void one_token(const Product& p, int64_t tile, float* out) {
     each<kPeriod / RUN>([&](auto run) {
       each<RUN>([&](auto j) {
         constexpr int kPlace = decltype(run)::value * RUN + decltype(j)::value;
-        const F code = value(code_of<BITS, kPlace>(word));
-        sums[j % kChains] = fma(code, inputs.template at<kPlace>(), sums[j % kChains]);
+        const F code = value(code_of<BITS, kPlace>(word)), x = inputs.template at<kPlace>();
+        sums[j % kChains] = fma(code, x, sums[j % kChains]);
+        if constexpr (Inputs::kSummed) seen[j % kChains] = add(seen[j % kChains], x);
       });
       left -= RUN;
       if (left == 0 && g < last) {
         const Statistic s = groups.at(g);
-        F sum = add(add(sums[0], sums[1]), add(sums[2], sums[3]));
-        if (shifted) sum = sub(sum, mul(s.zero, splat(p.sums[g])));
+        F sum = all(sums);
+        if (shifted) sum = sub(sum, mul(s.zero, Inputs::kSummed ? all(seen) : splat(p.sums[g])));
         total = fma(s.scale, sum, total);
-        each<kChains>([&](auto c) { sums[c] = splat(0); });
+        clear();
         ++g, left = h.group;
       }
     });

@@ -13,8 +13,10 @@ INLINE const uint32_t* index_of(const Header& h, int64_t tile) {
   return h.at<uint32_t>(kIndex) + tile * ((h.width + kPeriod - 1) / kPeriod * 2) * kLanes;
 }
 
-// The inputs of one period of kept values at 2:4, which span 64 columns.
+// The inputs of one period of kept values at 2:4, which span 64 columns and are others in every row.
+template <bool SUMMED>
 struct KeptInputs {
+  static constexpr bool kSummed = SUMMED;
   const float* x;
   const uint32_t* index;
   I places[2];
@@ -73,11 +75,18 @@ void one_token_kept(const Product& p, int64_t tile, float* out) {
   store(out, add(add(sums[0], sums[1]), add(sums[2], sums[3])));
 }
 
+template <int BITS, class Inputs>
+OneToken kept_of_group(const Header& h) {
+  if (h.group % 32 == 0) return one_token<BITS, 32, Integers, Inputs>;
+  if (h.group % 16 == 0) return one_token<BITS, 16, Integers, Inputs>;
+  return nullptr;
+}
+
 template <int BITS>
 OneToken kept_of_width(const Header& h) {
-  if (h.group % 32 == 0) return one_token<BITS, 32, Integers, KeptInputs>;
-  if (h.group % 16 == 0) return one_token<BITS, 16, Integers, KeptInputs>;
-  return nullptr;
+  // a zero point is multiplied by the sum of the inputs of its group
+  if (h.stats == kScaleOnly) return kept_of_group<BITS, KeptInputs<false>>(h);
+  return kept_of_group<BITS, KeptInputs<true>>(h);
 }
 
 // The fused product of one token, or null where weights are decoded first.
@@ -87,8 +96,7 @@ inline OneToken sparse_one_token(const Header& h) {
     if (h.value_type == kHalf) return one_token_kept<kHalf>;
     return h.value_type == kBfloat ? one_token_kept<kBfloat> : one_token_kept<kFloat>;
   }
-  // a zero point is multiplied by the sum of the inputs of its group, which are others in every row
-  if (h.stats != kScaleOnly) return nullptr;
+  if (h.stats == kReal || h.stats == kBilevel) return nullptr;
   switch (h.bits) {
     case 2: return kept_of_width<2>(h);
     case 3: return kept_of_width<3>(h);
