@@ -24,10 +24,8 @@ from compress.kernels.native import prepare as preparing
 
 FEW_TOKENS = 16
 """Up to here the fused kernels run."""
-_DECODED_ELEMENTS = {2: 1 << 19, 4: 1 << 20, 8: 1 << 20}
-"""Weights that are decoded at once for many tokens, by the bytes of one: caches keep them until they are multiplied."""
-_LEAST_ROWS = 128
-"""Below, products get slower."""
+_ROWS_AT_ONCE = 512
+"""Rows that are decoded at once for many tokens: fewer make torch's product slower, more leave the caches."""
 
 
 def reject(scheme: Scheme, shape: tuple[int, int], device: torch.device) -> str | None:
@@ -182,12 +180,11 @@ def _pieces(block: torch.Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, to
     Fresh memory for each would cost more than the decoding: the system clears its pages.
     """
     rows, columns = blocks.field(block, "rows"), blocks.field(block, "cols")
-    step = max(_LEAST_ROWS, _DECODED_ELEMENTS[dtype.itemsize] // columns // blocks.LANES * blocks.LANES)
     native = dtype if dtype in blocks.TYPES else torch.float32
     # two more tiles: columns whose distance is a power of two would share few places of a cache
-    piece_KR = torch.empty(columns, (-(-min(step, rows) // blocks.LANES) + 2) * blocks.LANES, dtype=native)
-    for first in range(0, rows, step):
-        last = min(rows, first + step)
+    piece_KR = torch.empty(columns, (-(-min(_ROWS_AT_ONCE, rows) // blocks.LANES) + 2) * blocks.LANES, dtype=native)
+    for first in range(0, rows, _ROWS_AT_ONCE):
+        last = min(rows, first + _ROWS_AT_ONCE)
         error = loader.library().cn_decode(
             block.data_ptr(),
             first,
