@@ -40,7 +40,8 @@ class Scheme:
             raise FormatError(
                 f"a scheme lacks the field {error}", allowed="layout, bits, group_size, options"
             ) from error
-        ints = all(isinstance(value, int) and not isinstance(value, bool) for value in (bits, group))
-        if not (isinstance(layout, str) and ints and isinstance(options, Mapping)):
+        counts = (bits, group, options.get("outliers", 0) if isinstance(options, Mapping) else None)
+        ints = all(isinstance(value, int) and not isinstance(value, bool) for value in counts)
+        if not (isinstance(layout, str) and ints):
             raise FormatError(f"a scheme has fields of the wrong type: {dict(data)!r}")
         return cls(layout=layout, bits=bits, group_size=group, options=dict(options))

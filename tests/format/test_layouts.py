@@ -187,7 +187,9 @@ def test_impossible_schemes_are_refused(change):
 def test_scheme_round_trip_and_bad_fields():
     scheme = golden_spqr().scheme
     assert Scheme.from_dict(scheme.to_dict()) == scheme
-    for data in ({}, {"layout": 3, "bits": 3, "group_size": 1}, {"layout": "a", "bits": True, "group_size": 1}, []):
+    plain = {"layout": "a", "bits": 3, "group_size": 1}
+    many = ({"options": {"outliers": None}}, {"options": 3}, {"layout": 3}, {"bits": True})
+    for data in ({}, [], *(plain | wrong for wrong in many)):
         with pytest.raises(FormatError):
             Scheme.from_dict(data)
 
