@@ -21,7 +21,7 @@ from compress.errors import CompressError
 
 DTYPES = ("bfloat16", "float32")
 _SPARE = 1.1
-"""Memory that is wanted for a model, as a share of its weights in the dtype of the arithmetic."""
+"""Memory that is wanted for a model at least, as a share of the files of its weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,8 @@ from compress.report.figures import percent, size
 def table(case: Mapping[str, Any]) -> Table:
     """Returns one case of the bench, all contenders, the fastest first."""
     title = f"{_name(case)}; memory is read at {case['read_gigabytes_per_s']:.1f} GB/s"
-    found = Table(
-        "", "kernel", title=title, title_justify="left", title_style="bold", box=None, pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )  # fmt: skip
-    for name in ("time", "10 % to 90 %", "bytes", "GB/s", "of bandwidth", "× fp32", "× bf16"):
-        found.add_column(name, justify="right")
+    figures = ("time", "10 % to 90 %", "bytes", "GB/s", "of bandwidth", "× fp32", "× bf16")
+    found = _plain(title, "kernel", figures)
     for row in sorted(case["rows"], key=lambda row: row["seconds"]):
         found.add_row(
             row["name"],
@@ -49,10 +45,7 @@ def speed_table(speed: Speed) -> Table:
         f"{speed.machine}, {speed.threads} threads, batch 1, prompt of {speed.prompt_tokens} tokens, "
         f"{speed.new_tokens} new; medians of {speed.rounds} rounds"
     )
-    found = Table("", "dtype", title=title, title_justify="left", title_style="bold", box=None, pad_edge=False,
-                  padding=(0, 2, 0, 0))  # fmt: skip
-    for name in ("prefill tokens/s", "decode tokens/s", "load s", "resident", "peak"):
-        found.add_column(name, justify="right")
+    found = _plain(title, "dtype", ("prefill tokens/s", "decode tokens/s", "load s", "resident", "peak"))
     for kind, entries in (("compressed", speed.compressed), ("dense", speed.dense)):
         for dtype, one in entries.items():
             rates = f"{one.prefill_tokens_per_s:.4g}", f"{one.decode_tokens_per_s:.3g}", f"{one.load_seconds:.2f}"
@@ -62,6 +55,15 @@ def speed_table(speed: Speed) -> Table:
     ratios = [f"{speed.times_faster(dtype, best):.2f}× dense {dtype}" for dtype in speed.dense]
     if ratios:
         found.caption, found.caption_justify = f"decoding, compressed in {best}: {', '.join(ratios)}", "left"
+    return found
+
+
+def _plain(title: str, kind: str, figures: Sequence[str]) -> Table:
+    """Returns an empty table: a name, its kind, and columns of figures."""
+    found = Table("", kind, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False,
+                  padding=(0, 2, 0, 0))  # fmt: skip
+    for name in figures:
+        found.add_column(name, justify="right")
     return found
 
 
