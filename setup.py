@@ -32,7 +32,8 @@ SANITIZED = ["-fno-omit-frame-pointer", "-g1", "-O1", "-fno-sanitize-recover=all
 UNITS = {"library": [], "pool": [], "unit_scalar": ["-O2"]}
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 if X86:
-    UNITS |= {"unit_avx2": AVX2, "unit_avx512": AVX512, "unit_avx512vnni": [*AVX512, "-mavx512vbmi", "-mavx512vnni"]}
+    UNITS |= {"unit_avx2": AVX2, "unit_avx512": AVX512, "unit_avx512vnni": [*AVX512, "-mavx512vbmi", "-mavx512vnni"],
+              "many": [*AVX512, "-mavx512bf16"]}  # fmt: skip
 
 
 class BuildNative(build_ext):

@@ -42,6 +42,7 @@ OTHERS = {
     "additive 2x8 g8": partial(vectors),
     "additive 1x16 g8": partial(vectors, books=1, bits=16),
     "additive 1x12 g8": partial(vectors, books=1, bits=12),
+    "additive 2x11 g12": partial(vectors, bits=11, group=12),
     "additive 3x5 g4": partial(vectors, books=3, bits=5, group=4),
     "additive 2x2 g24": partial(vectors, bits=2, group=24, dtype=torch.float32),
     "2:4 bfloat16": partial(kept),
@@ -103,6 +104,17 @@ def test_products_are_within_rounding_of_float64(isa: str, shape: tuple[int, int
         operands = native.prepare(weight.packed, torch.float32)
         found = native.linear(x, operands, bias)
         assert excess(found, x, weight, bias) <= 1, name
+
+
+@pytest.mark.parametrize("shape", [(63, 96), (33, 1000), (5, 7), (130, 160)], ids=str)
+@pytest.mark.parametrize("tokens", [18, 600])
+def test_many_tokens_in_bfloat16(isa: str, shape: tuple[int, int], tokens: int) -> None:
+    generator = torch.Generator().manual_seed(tokens)
+    x = torch.randn(tokens, shape[1], generator=generator).bfloat16()
+    bias = torch.randn(shape[0], generator=generator)
+    for name, weight in all_weights(shape):
+        found = native.linear(x, native.prepare(weight.packed, torch.bfloat16), bias)
+        assert found.dtype == torch.bfloat16 and excess(found, x, weight, bias) <= 1, name
 
 
 @pytest.mark.parametrize("shape", [(100, 192), (33, 960)], ids=str)
@@ -177,10 +189,11 @@ def test_inputs_without_tokens_and_without_a_batch() -> None:
 @pytest.mark.parametrize("own", [False, True], ids=["openmp", "own"])
 def test_one_and_many_threads_give_the_same_bits(isa: str, own: bool) -> None:
     before = torch.get_num_threads()
-    for weight in (integers((1000, 256), symmetric=False, share=0.01), bilevel((515, 256)), vectors((515, 256))):
+    weights = [integers((1000, 256), symmetric=False, share=0.01), bilevel((515, 256)), vectors((515, 256))]
+    for weight in [*weights, vectors((70, 256), books=1, bits=16)]:
         operands = native.prepare(weight.packed, torch.float32)
-        for tokens in (1, 4):
-            x = torch.randn(tokens, 256)
+        for tokens, dtype in ((1, torch.float32), (4, torch.float32), (300, torch.bfloat16)):
+            x = torch.randn(tokens, 256).to(dtype)
             found = []
             for threads in (1, 2, 7):
                 torch.set_num_threads(threads)

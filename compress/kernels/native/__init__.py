@@ -1,7 +1,8 @@
 """The native CPU kernels: C++ of src/ behind a C interface, for every layout.
 
-Up to 16 tokens the product is fused with the decoding and summed in float32; above, blocks of rows are decoded in the
-dtype of the inputs and multiplied by torch. Decoded values are exactly those of `layouts.unpack`.
+Up to 16 tokens the product is fused with the decoding and summed in float32. Above, rows are decoded in the dtype of
+the inputs and multiplied: in bfloat16 by our own kernel where the processor has an instruction for it, else by torch, a
+block of rows at a time. Decoded values are exactly those of `layouts.unpack`.
 
 Shape letters: T tokens, N out features, K in features.
 """
@@ -139,26 +140,30 @@ def _linear(x: torch.Tensor, operands: Sequence[torch.Tensor], bias: torch.Tenso
 def _product(x_TK: torch.Tensor, block: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
     """Returns contiguous x times one block, plus `bias`, in `dtype`; for many tokens that must be the dtype of x."""
     out_TN = x_TK.new_empty(x_TK.shape[0], blocks.field(block, "rows"), dtype=dtype)
-    if x_TK.shape[0] > FEW_TOKENS or x_TK.dtype not in blocks.TYPES:
+    if not x_TK.shape[0]:
+        return out_TN
+    library, few = loader.library(), x_TK.shape[0] <= FEW_TOKENS and x_TK.dtype in blocks.TYPES
+    if not few and not (x_TK.dtype == torch.bfloat16 and library.cn_has_many()):
         _many_tokens(x_TK, block, bias, out_TN)
-    elif x_TK.shape[0]:
-        bias = None if bias is None else bias.contiguous()
-        error = loader.library().cn_linear(
-            block.data_ptr(),
-            x_TK.data_ptr(),
-            blocks.TYPES[x_TK.dtype],
-            x_TK.shape[0],
-            None if bias is None else bias.data_ptr(),
-            0 if bias is None else blocks.TYPES[bias.dtype],
-            out_TN.data_ptr(),
-            blocks.TYPES[dtype],
-            torch.get_num_threads(),
-        )
-        assert not error, f"cn_linear says {error}"
+        return out_TN
+    bias = None if bias is None else bias.contiguous()
+    error = (library.cn_linear if few else library.cn_many)(
+        block.data_ptr(),
+        x_TK.data_ptr(),
+        blocks.TYPES[x_TK.dtype],
+        x_TK.shape[0],
+        None if bias is None else bias.data_ptr(),
+        0 if bias is None else blocks.TYPES[bias.dtype],
+        out_TN.data_ptr(),
+        blocks.TYPES[dtype],
+        torch.get_num_threads(),
+    )
+    assert not error, f"the library says {error}"
     return out_TN
 
 
 def _many_tokens(x_TK: torch.Tensor, block: torch.Tensor, bias: torch.Tensor | None, out_TN: torch.Tensor) -> None:
+    bias = None if bias is None else bias.to(x_TK.dtype)
     for rows, weight_KR in _pieces(block, x_TK.dtype):
         if bias is None:
             out_TN[:, rows] = x_TK @ weight_KR

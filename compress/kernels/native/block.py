@@ -23,7 +23,7 @@ _FIELDS = (
     "magic", "kind", "rows", "cols", "bits", "group", "stats", "scale_type", "value_type", "width", "keep", "books",
     "exponent", "entries", "col_bytes", "run_tiles",
 )  # fmt: skip
-_SECTIONS = ("words", "scale", "zero", "steps", "index", "perm", "rowptr", "col", "val", "books", "reach")
+_SECTIONS = ("words", "scale", "zero", "steps", "index", "perm", "rowptr", "col", "val", "books", "reach", "vectors")
 _HEADER_WORDS = 32
 
 

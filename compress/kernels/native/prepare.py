@@ -84,22 +84,24 @@ def _spqr(packed: PackedTensor) -> tuple[Fields, Sections]:
 
 def _additive(packed: PackedTensor) -> tuple[Fields, Sections]:
     scheme, planes, (rows, _) = packed.scheme, packed.planes, packed.shape
-    books_MVg = planes["codebooks"].float()
-    tables = packed.shape[1] // scheme.group_size * books_MVg.shape[0]
+    vectors_MVg = planes["codebooks"]
+    tables = packed.shape[1] // scheme.group_size * vectors_MVg.shape[0]
     codes_NT = bitstream.unpack_rows(planes["weight"], scheme.bits, tables)
+    # vectors are read eight numbers at a time
+    sections = {"vectors": torch.nn.functional.pad(vectors_MVg.flatten(), (0, 8))}
     if scheme.bits > 8:
         codes_NT = codes_NT.to(torch.int16)
-    else:  # looked up by vector: vectors innermost, padded to the lanes
-        padding = max(0, LANES - books_MVg.shape[1])
-        books_MVg = torch.nn.functional.pad(books_MVg.transpose(1, 2), (0, padding))
+    else:  # products of vectors are looked up: vectors innermost, padded to the lanes
+        padding = max(0, LANES - vectors_MVg.shape[1])
+        sections["books"] = torch.nn.functional.pad(vectors_MVg.float().transpose(1, 2), (0, padding))
+        sections["reach"] = vectors_MVg.float().abs().amax(1)
     fields: Fields = {
-        "kind": Kind.ADDITIVE, "bits": scheme.bits, "group": scheme.group_size, "books": planes["codebooks"].shape[0],
+        "kind": Kind.ADDITIVE, "bits": scheme.bits, "group": scheme.group_size, "books": vectors_MVg.shape[0],
     }  # fmt: skip
     scale_N = torch.nn.functional.pad(planes["scale"].float(), (0, -rows % LANES))
     codes_NT = torch.nn.functional.pad(codes_NT, (0, -tables % _LOOKUPS, 0, -rows % _UNIT_ROWS))
     codes_URSL = codes_NT.view(-1, _UNIT_ROWS, codes_NT.shape[1] // _LOOKUPS, _LOOKUPS)
-    reach_Mg = planes["codebooks"].float().abs().amax(1)
-    sections = {"words": codes_URSL.permute(2, 0, 3, 1), "scale": scale_N, "books": books_MVg, "reach": reach_Mg}
+    sections |= {"words": codes_URSL.permute(2, 0, 3, 1), "scale": scale_N}
     return fields, sections
 
 

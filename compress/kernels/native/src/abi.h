@@ -5,7 +5,7 @@
 
 namespace compress_native {
 
-constexpr int64_t kAbi = 5;         // changes with anything below; a library of another version is not used
+constexpr int64_t kAbi = 6;         // changes with anything below; a library of another version is not used
 constexpr int64_t kMagic = 0x6b636f6c62706d63;
 constexpr int kLanes = 16;          // rows of a tile
 constexpr int kPeriod = 32;         // codes that end on a word boundary whatever their width is
@@ -21,7 +21,7 @@ enum Stats : int64_t {
   kReal = 3,        // SCALE and ZERO float32 [tiles, G, 16]
 };
 enum Type : int64_t { kFloat = 0, kHalf = 1, kBfloat = 2 };
-enum Section { kWords = 0, kScale, kZero, kSteps, kIndex, kPerm, kRowptr, kCol, kVal, kBooks, kReach, kSections = 16 };
+enum Section { kWords = 0, kScale, kZero, kSteps, kIndex, kPerm, kRowptr, kCol, kVal, kBooks, kReach, kVectors, kSections = 16 };
 
 struct Header {
   int64_t magic, kind, rows, cols;
@@ -88,6 +88,8 @@ struct Unit {
   void (*fill_table)(const Product&, int64_t begin, int64_t end);  // parts of the table
   void (*product)(const Product&, int64_t begin, int64_t end);     // pieces
   void (*decode)(const Decode&, int64_t begin, int64_t end);       // tiles
+  // Columns `from` to `to`, 128 at most, of a tile that has neither a permutation nor a sparse part: [columns, 16].
+  void (*columns)(const Header&, int64_t tile, int64_t from, int64_t to, float* block);
 };
 
 extern const Unit unit_scalar;

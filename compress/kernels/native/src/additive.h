@@ -1,8 +1,8 @@
 // Sums of vectors of codebooks. WORDS: codes [sets, units, 32, 64] of one byte, or two above 8 bits, for sets of 32 tables
-// and units of 64 rows: what is looked up in a set stands together. SCALE float32 [rows].
-// BOOKS float32: [M, g, V] up to 8 bits, [M, V, g] above.
+// and units of 64 rows: what is looked up in a set stands together. SCALE float32 [rows]. VECTORS float16 [M, V, g], and
+// 8 more; up to 8 bits BOOKS float32 [M, g, V] as well.
 //
-// A product needs Σ of table[j, m][code]: the products of all vectors with the inputs are made once for all rows.
+// Up to 8 bits a product needs Σ of table[j, m][code]: the products of all vectors with the inputs are made once for all rows.
 #pragma once
 #include <cmath>
 
@@ -10,30 +10,75 @@
 
 namespace {
 
-INLINE I load_codes(const Header& h, int64_t tile, int64_t table) {
+// Where the codes of a tile in one table begin.
+INLINE int64_t place_of_codes(const Header& h, int64_t tile, int64_t table) {
   const int64_t unit = table / kLookups * h.units() + tile * kLanes / kUnitRows;
-  const int64_t i = (unit * kLookups + table % kLookups) * kUnitRows + tile * kLanes % kUnitRows;
-  return h.bits <= 8 ? load(h.at<uint8_t>(kWords) + i) : load(h.at<uint16_t>(kWords) + i);
+  return (unit * kLookups + table % kLookups) * kUnitRows + tile * kLanes % kUnitRows;
+}
+
+// Eight columns of the vectors that 16 rows have in one table, a row at a time, which are added where SUM.
+template <class Code, bool SUM>
+INLINE void add_vectors(const Code* codes, const uint16_t* book, int64_t size, Eight* rows) {
+  each<kLanes>([&](auto i) {
+    const Eight vector = load_eight(book + codes[i] * size);
+    rows[i] = SUM ? add(rows[i], vector) : vector;
+  });
+}
+
+template <class Code>
+void decode_vectors(const Header& h, int64_t tile, int64_t from, int64_t to, float* block) {
+  const uint16_t* vectors = h.at<uint16_t>(kVectors);
+  const Code* words = h.at<Code>(kWords);
+  const F scale = load(h.at<float>(kScale) + tile * kLanes);
+  const int64_t size = h.group, book = size << h.bits;
+  for (int64_t j = from / size; j * size < to; ++j) {
+    for (int64_t part = 0; part < size; part += 8) {
+      const int64_t first = j * size + part, end = first - part + size;
+      Eight rows[kLanes];
+      F columns[8];
+      add_vectors<Code, false>(words + place_of_codes(h, tile, j * h.books), vectors + part, size, rows);
+      for (int64_t m = 1; m < h.books; ++m) {
+        const Code* codes = words + place_of_codes(h, tile, j * h.books + m);
+        add_vectors<Code, true>(codes, vectors + m * book + part, size, rows);
+      }
+      turn(rows, columns);
+      each<8>([&](auto c) {
+        // the last of a vector may be fewer than eight, and a block may begin or end within one
+        const int64_t k = first + c;
+        if (k >= from && k < to && k < end) store(block + (k - from) * kLanes, mul(columns[c], scale));
+      });
+    }
+  }
 }
 
 inline void decode_additive(const Header& h, int64_t tile, int64_t from, int64_t to, float* block) {
-  const float* books = h.at<float>(kBooks);
-  const F scale = load(h.at<float>(kScale) + tile * kLanes);
-  const int64_t book = h.vectors() * h.group, inner = h.bits <= 8 ? h.vectors() : 1;
-  for (int64_t k = from; k < to;) {
-    const int64_t j = k / h.group, start = k;
-    const int64_t end = (j + 1) * h.group < to ? (j + 1) * h.group : to;
-    for (int64_t m = 0; m < h.books; ++m) {
-      const I codes = load_codes(h, tile, j * h.books + m);
-      const I at = h.bits <= 8 ? codes : times(codes, int(h.group));
-      for (int64_t c = start; c < end; ++c) {
-        const F value = gather(books + m * book + (c - j * h.group) * inner, at);
-        float* sum = block + (c - from) * kLanes;
-        store(sum, m ? add(load(sum), value) : value);
-      }
+  (h.bits <= 8 ? decode_vectors<uint8_t> : decode_vectors<uint16_t>)(h, tile, from, to, block);
+}
+
+// The product of one token where vectors are too many for a table of sums; they are multiplied as they are stored.
+inline void one_token_vectors(const Product& p, int64_t tile, float* out) {
+  const Header& h = *p.weight;
+  const uint16_t *vectors = h.at<uint16_t>(kVectors), *words = h.at<uint16_t>(kWords);
+  const int64_t size = h.group, book = size << h.bits;
+  Eight sums[kLanes];
+  each<kLanes>([&](auto i) { sums[i] = zero_eight(); });
+  for (int64_t table = 0; table < h.tables(); ++table) {
+    const uint16_t* codes = words + place_of_codes(h, tile, table);
+    const float* x = p.stored + table / h.books * size;
+    ask_ahead(codes);
+    for (int64_t part = 0; part < size; part += 8, x += 8) {
+      const uint16_t* from = vectors + table % h.books * book + part;
+      const Eight input = load_eight(x);
+      each<kLanes>([&](auto i) { sums[i] = fma(load_eight(from + codes[i] * size), input, sums[i]); });
     }
-    for (; k < end; ++k) store(block + (k - from) * kLanes, mul(load(block + (k - from) * kLanes), scale));
   }
+  F columns[8];
+  turn(sums, columns);
+  each<3>([&](auto step) {  // eight to four to two to one
+    constexpr int kHalf = 4 >> decltype(step)::value;
+    each<kHalf>([&](auto c) { columns[c] = add(columns[c], columns[c + kHalf]); });
+  });
+  store(out, mul(columns[0], load(h.at<float>(kScale) + tile * kLanes)));
 }
 
 INLINE void finish_unit(const Product& p, int64_t unit, float* sums) {
@@ -132,18 +177,18 @@ INLINE void look_up(const __m512i* table, __m512i codes, __mmask64 upper, Halves
   sums.odd = _mm512_add_epi16(sums.odd, _mm512_srli_epi16(found, 8));
 }
 
-// Adds the sums of one set to 64 rows: sums [64], even rows first.
+// Adds the sums of one set to 64 rows: sums [64], even rows first. All is unrolled, or the sums would live in memory.
 INLINE void flush(const Halves* halves, float unit, int64_t count, float* to) {
   const __m512i offset = _mm512_set1_epi32(-int32_t(count) * int32_t(kMiddle));  // at most 2^28
-  for (int half = 0; half < 4; ++half, to += kLanes) {
+  each<4>([&](auto half) {
     __m512i whole = offset;
     each<kPlanes>([&](auto plane) {
       const __m512i all = half / 2 ? halves[plane].odd : halves[plane].even;
       const __m256i part = half % 2 ? _mm512_extracti64x4_epi64(all, 1) : _mm512_castsi512_si256(all);
       whole = _mm512_add_epi32(whole, _mm512_slli_epi32(_mm512_cvtepu16_epi32(part), plane * 8));
     });
-    store(to, fma(to_float(I{whole}), splat(unit), load(to)));
-  }
+    store(to + half * kLanes, fma(to_float(I{whole}), splat(unit), load(to + half * kLanes)));
+  });
 }
 
 // Adds what one set gives for UNITS units, which share the loads of its tables.
@@ -158,7 +203,9 @@ INLINE void add_set(const Set& set, const uint8_t* codes, int64_t count, float* 
     __mmask64 upper[UNITS];
     each<UNITS>([&](auto u) {
       code[u] = _mm512_loadu_si512(codes + u * kLookups * kUnitRows);
-      ask_ahead(codes + u * kLookups * kUnitRows);
+      // to the second-level cache: the tables of the set fill most of the first
+      const char* ahead = reinterpret_cast<const char*>(codes + u * kLookups * kUnitRows) + 4096;
+      _mm_prefetch(ahead, _MM_HINT_T1);
       upper[u] = _mm512_movepi8_mask(code[u]);
     });
     each<kPlanes>([&](auto plane) {
@@ -172,7 +219,7 @@ INLINE void add_set(const Set& set, const uint8_t* codes, int64_t count, float* 
 
 void add_up(const Product& p, int64_t begin, int64_t end) {
   const Header& h = *p.weight;
-  constexpr int64_t kMost = 16;  // units whose sums are kept while a set of tables stays in the first-level cache
+  constexpr int64_t kMost = 64;  // units whose sums are kept while a set of tables stays in the first-level cache
   alignas(64) float sums[kMost * kUnitRows];
   for (int64_t from = begin; from < end; from += kMost) {
     const int64_t to = from + kMost < end ? from + kMost : end;
@@ -230,8 +277,9 @@ void add_up(const Product& p, int64_t begin, int64_t end) {
     F sum[4];
     each<4>([&](auto i) { sum[i] = splat(0); });
     const float* table = static_cast<const float*>(p.table);
+    const uint8_t* codes = h.at<uint8_t>(kWords);
     for (int64_t t = 0; t < h.tables(); ++t, table += h.vectors()) {
-      each<4>([&](auto i) { sum[i] = add(sum[i], gather(table, load_codes(h, unit * 4 + i, t))); });
+      each<4>([&](auto i) { sum[i] = add(sum[i], gather(table, load(codes + place_of_codes(h, unit * 4 + i, t)))); });
     }
     each<4>([&](auto i) { store(sums + i * kLanes, sum[i]); });
     finish_unit(p, unit, sums);

@@ -1,11 +1,14 @@
 // The C interface of the library: which unit runs, and the calls on prepared weights.
-#include <cstdlib>
 #include <cstring>
 
 #include "abi.h"
 #include "fields.h"
+#if defined(COMPRESS_X86)
+#include "many.h"
+#endif
 #include "numbers.h"
 #include "pool.h"
+#include "scratch.h"
 
 using namespace compress_native;
 
@@ -36,24 +39,7 @@ bool runs_here(const Unit* candidate) {
   return candidate == &unit_scalar;
 }
 
-// Memory of the calling thread that grows to what its largest product needed.
-class Scratch {
- public:
-  ~Scratch() { std::free(data_); }
-  float* floats(int64_t count) {
-    if (count > capacity_) {
-      std::free(data_);
-      capacity_ = (count + 15) / 16 * 16;
-      data_ = std::aligned_alloc(64, size_t(capacity_) * sizeof(float));
-      if (!data_) capacity_ = 0;
-    }
-    return static_cast<float*>(data_);
-  }
-
- private:
-  void* data_ = nullptr;
-  int64_t capacity_ = 0;
-};
+// Of the calling thread.
 thread_local Scratch scratch;
 
 // x [T, K] of any type to float32 [padded, T] with zeros below; `perm` takes stored columns from input features.
@@ -80,6 +66,12 @@ void run_product(const void* context, int64_t begin, int64_t end) {
 void run_table(const void* context, int64_t begin, int64_t end) {
   unit->fill_table(*static_cast<const Product*>(context), begin, end);
 }
+
+#if defined(COMPRESS_X86)
+void run_many(const void* context, int64_t begin, int64_t end) {
+  multiply_many(*static_cast<const Many*>(context), begin, end);
+}
+#endif
 
 void run_decode(const void* context, int64_t begin, int64_t end) {
   const Decode& d = *static_cast<const Decode*>(context);
@@ -120,7 +112,7 @@ void run_fields(const void* context, int64_t begin, int64_t end) {
   }
 }
 
-enum Error { kNotAWeight = 1, kNotInRange = 2, kNoMemory = 3 };
+enum Error { kNotAWeight = 1, kNotInRange = 2, kNoMemory = 3, kNoInstructions = 4 };
 
 int64_t size_of(int64_t type) { return type == kFloat ? 4 : 2; }
 
@@ -154,7 +146,8 @@ int multiply(const Header& h, const void* x, int64_t x_type, int64_t tokens, con
   }
   const Product p{&h, natural, stored, sums, table ? memory : nullptr, tokens, out, out_type, bias, bias_type};
   if (table) run(run_table, &p, wanted.parts, threads);
-  run(run_product, &p, h.pieces(), threads);
+  // every part of a product by look-up reads all tables
+  run(run_product, &p, h.pieces(), threads, h.looked_up() ? 2 : kParts);
   return 0;
 }
 
@@ -190,6 +183,45 @@ int cn_linear(const void* weight, const void* x, int64_t x_type, int64_t tokens,
     if (const int error = multiply(h, row, x_type, 1, bias, bias_type, to, out_type, threads)) return error;
   }
   return 0;
+}
+
+// Whether the unit in use multiplies many tokens of bfloat16 by itself.
+int cn_has_many() {
+#if defined(COMPRESS_X86)
+  return unit == &unit_avx512vnni && __builtin_cpu_supports("avx512bf16");
+#else
+  return 0;
+#endif
+}
+
+// The same for any number of tokens, x and out in bfloat16.
+int cn_many(const void* weight, const void* x, int64_t x_type, int64_t tokens, const void* bias, int64_t bias_type,
+            void* out, int64_t out_type, int threads) {
+#if defined(COMPRESS_X86)
+  const Header& h = *static_cast<const Header*>(weight);
+  if (h.magic != kMagic || !unit) return kNotAWeight;
+  if (!cn_has_many()) return kNoInstructions;
+  if (x_type != kBfloat || out_type != kBfloat) return kNotInRange;
+  const uint16_t* inputs = static_cast<const uint16_t*>(x);
+  const int64_t stride = h.cols + h.cols % 2;
+  if (stride != h.cols) {  // columns are read in pairs
+    uint16_t* padded = reinterpret_cast<uint16_t*>(scratch.floats(tokens * stride / 2));
+    if (!padded) return kNoMemory;
+    for (int64_t t = 0; t < tokens; ++t) {
+      std::memcpy(padded + t * stride, inputs + t * h.cols, size_t(h.cols) * sizeof *inputs);
+      padded[t * stride + h.cols] = 0;
+    }
+    inputs = padded;
+  }
+  int64_t splits = 1;  // weights are decoded once for each, so there are more only where threads would have nothing to do
+  while (h.units() * splits < threads && tokens / splits >= 128) splits *= 2;
+  std::atomic<bool> failed{false};
+  const Many m{&h, unit, inputs, stride, tokens, splits, bias, bias_type, static_cast<uint16_t*>(out), &failed};
+  run(run_many, &m, h.units() * splits, threads);
+  return failed ? kNoMemory : 0;
+#else
+  return kNoInstructions;
+#endif
 }
 
 // Codes of one stored bit stream per row, `words` 32-bit words each, to the fields of the kernels: out [rows, periods, bits].

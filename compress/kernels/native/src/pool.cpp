@@ -92,9 +92,8 @@ void take(void* task) { static_cast<Task*>(task)->take(); }
 
 void use_openmp(OpenMp entry) { openmp = entry; }
 
-void run(Work work, const void* context, int64_t count, int threads) {
-  // eight parts for each thread: small enough to share out, large enough that taking one costs nothing
-  const int64_t part = count / (threads * 8) > 1 ? count / (threads * 8) : 1;
+void run(Work work, const void* context, int64_t count, int threads, int parts) {
+  const int64_t part = count / (threads * parts) > 1 ? count / (threads * parts) : 1;
   Task task{work, context, count, part};
   if (threads > count) threads = int(count);
   if (threads <= 1) return task.take();

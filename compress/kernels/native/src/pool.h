@@ -10,7 +10,9 @@ using Work = void (*)(const void* context, int64_t begin, int64_t end);
 using OpenMp = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
 void use_openmp(OpenMp entry);
+// Parts for each thread: small enough to share out, large enough that taking one costs nothing.
+constexpr int kParts = 8;
 // Calls work on parts of [0, count) from up to `threads` threads and returns when all are done.
-void run(Work work, const void* context, int64_t count, int threads);
+void run(Work work, const void* context, int64_t count, int threads, int parts = kParts);
 
 }  // namespace compress_native

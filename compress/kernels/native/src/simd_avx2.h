@@ -101,4 +101,38 @@ inline F where(I place, int wanted, F x, F y) {
           _mm256_blendv_ps(y.b, x.b, _mm256_castsi256_ps(_mm256_cmpeq_epi32(two.b, want)))};
 }
 
+// Eight numbers of one row.
+struct Eight { __m256 v; };
+inline Eight load_eight(const uint16_t* halves) { return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)halves))}; }
+inline Eight add(Eight x, Eight y) { return {_mm256_add_ps(x.v, y.v)}; }
+inline Eight load_eight(const float* from) { return {_mm256_loadu_ps(from)}; }
+inline Eight zero_eight() { return {_mm256_setzero_ps()}; }
+inline Eight fma(Eight a, Eight b, Eight c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+inline void turn_eight(const Eight* rows, __m256* columns) {
+  __m256 pair[8];
+  __m256d four[8];
+  for (int i = 0; i < 8; i += 2) {
+    pair[i] = _mm256_unpacklo_ps(rows[i].v, rows[i + 1].v);
+    pair[i + 1] = _mm256_unpackhi_ps(rows[i].v, rows[i + 1].v);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    for (int side = 0; side < 2; ++side) {
+      const __m256d x = _mm256_castps_pd(pair[i + side]), y = _mm256_castps_pd(pair[i + 2 + side]);
+      four[i + 2 * side] = _mm256_unpacklo_pd(x, y);
+      four[i + 2 * side + 1] = _mm256_unpackhi_pd(x, y);
+    }
+  }
+  for (int c = 0; c < 4; ++c) {
+    columns[c] = _mm256_castpd_ps(_mm256_permute2f128_pd(four[c], four[c + 4], 0x20));
+    columns[c + 4] = _mm256_castpd_ps(_mm256_permute2f128_pd(four[c], four[c + 4], 0x31));
+  }
+}
+// Sixteen rows of eight to eight columns of sixteen.
+inline void turn(const Eight* rows, F* columns) {
+  __m256 half[2][8];
+  turn_eight(rows, half[0]);
+  turn_eight(rows + 8, half[1]);
+  for (int c = 0; c < 8; ++c) columns[c] = {half[0][c], half[1][c]};
+}
+
 }  // namespace

@@ -77,4 +77,35 @@ inline F where(I place, int wanted, F a, F b) {
   return {_mm512_mask_blend_ps(same, b.v, a.v)};
 }
 
+// Eight numbers of one row.
+struct Eight { __m256 v; };
+inline Eight load_eight(const uint16_t* halves) { return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)halves))}; }
+inline Eight add(Eight a, Eight b) { return {_mm256_add_ps(a.v, b.v)}; }
+inline Eight load_eight(const float* from) { return {_mm256_loadu_ps(from)}; }
+inline Eight zero_eight() { return {_mm256_setzero_ps()}; }
+inline Eight fma(Eight a, Eight b, Eight c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+// Sixteen rows of eight to eight columns of sixteen.
+inline void turn(const Eight* rows, F* columns) {
+  // pairs of rows, then of pairs, then of quarters; rows 8 to 15 stand in the upper halves
+  __m512 row[8], pair[8];
+  __m512d four[8];
+  for (int i = 0; i < 8; ++i) row[i] = _mm512_insertf32x8(_mm512_castps256_ps512(rows[i].v), rows[i + 8].v, 1);
+  for (int i = 0; i < 8; i += 2) {
+    pair[i] = _mm512_unpacklo_ps(row[i], row[i + 1]);
+    pair[i + 1] = _mm512_unpackhi_ps(row[i], row[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    for (int side = 0; side < 2; ++side) {
+      const __m512d a = _mm512_castps_pd(pair[i + side]), b = _mm512_castps_pd(pair[i + 2 + side]);
+      four[i + 2 * side] = _mm512_unpacklo_pd(a, b);
+      four[i + 2 * side + 1] = _mm512_unpackhi_pd(a, b);
+    }
+  }
+  const __m512i lower = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), upper = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+  for (int c = 0; c < 4; ++c) {
+    columns[c] = {_mm512_castpd_ps(_mm512_permutex2var_pd(four[c], lower, four[c + 4]))};
+    columns[c + 4] = {_mm512_castpd_ps(_mm512_permutex2var_pd(four[c], upper, four[c + 4]))};
+  }
+}
+
 }  // namespace

@@ -59,6 +59,28 @@ inline F where(I place, int wanted, F a, F b) {
   return b;
 }
 
+// Eight numbers of one row.
+struct Eight { float v[8]; };
+inline Eight load_eight(const uint16_t* halves) {
+  Eight r;
+  for (int i = 0; i < 8; ++i) r.v[i] = from_half(halves[i]);
+  return r;
+}
+inline Eight add(Eight a, Eight b) {
+  for (int i = 0; i < 8; ++i) a.v[i] += b.v[i];
+  return a;
+}
+inline Eight load_eight(const float* from) { Eight r; std::memcpy(r.v, from, sizeof r.v); return r; }
+inline Eight zero_eight() { return {}; }
+inline Eight fma(Eight a, Eight b, Eight c) {
+  for (int i = 0; i < 8; ++i) c.v[i] += a.v[i] * b.v[i];
+  return c;
+}
+// Sixteen rows of eight to eight columns of sixteen.
+inline void turn(const Eight* rows, F* columns) {
+  for (int c = 0; c < 8; ++c) EACH_LANE columns[c].v[i] = rows[i].v[c];
+}
+
 #undef EACH_LANE
 
 }  // namespace

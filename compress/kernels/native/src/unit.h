@@ -20,7 +20,7 @@ struct Kernel {
 inline Kernel kernel_of(const Header& h) {
   if (h.kind == kDense) return {decode_dense, one_token_dense};
   if (h.kind == kSparse) return {decode_sparse, sparse_one_token(h)};
-  if (h.kind == kAdditive) return {decode_additive, nullptr};
+  if (h.kind == kAdditive) return {decode_additive, h.bits > 8 && h.group % 8 == 0 ? one_token_vectors : nullptr};
   const CodeKernel codes = code_kernel(h);
   return {codes.decode, codes.one_token};
 }
@@ -52,6 +52,10 @@ void product(const Product& p, int64_t begin, int64_t end) {
     }
     finish(p, tile, acc);
   }
+}
+
+void columns(const Header& h, int64_t tile, int64_t from, int64_t to, float* block) {
+  kernel_of(h).decode(h, tile, from, to, block);
 }
 
 void decode_tile(const Header& h, const Kernel& kernel, int64_t tile, void* out, int64_t out_type, int64_t stride) {

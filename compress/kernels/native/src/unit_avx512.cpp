@@ -2,4 +2,4 @@
 
 #include "unit.h"
 
-const compress_native::Unit compress_native::unit_avx512 = {"avx512", table, fill_table, product, decode};
+const compress_native::Unit compress_native::unit_avx512 = {"avx512", table, fill_table, product, decode, columns};
