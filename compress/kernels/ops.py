@@ -20,6 +20,7 @@ from compress.format import layouts
 from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
 from compress.kernels import select
+from compress.kernels.define import define
 
 
 def spec_of(scheme: Scheme, shape: tuple[int, int]) -> str:
@@ -39,25 +40,16 @@ def _packed(planes: Sequence[torch.Tensor], spec: str) -> PackedTensor:
     return PackedTensor(shape, scheme, dict(zip(names, planes, strict=True)))
 
 
-@torch.library.custom_op("compress::unpack", mutates_args=(), schema="(Tensor[] planes, str spec) -> Tensor")
-def unpack(planes: Sequence[torch.Tensor], spec: str) -> torch.Tensor:
+def _unpack(planes: Sequence[torch.Tensor], spec: str) -> torch.Tensor:
     """Returns `layouts.unpack` of the planes: float32 [N, K]."""
     return layouts.unpack(_packed(planes, spec))
 
 
-@unpack.register_fake
-def _(planes: Sequence[torch.Tensor], spec: str) -> torch.Tensor:
+def _like_unpacked(planes: Sequence[torch.Tensor], spec: str) -> torch.Tensor:
     return planes[0].new_empty(_parse(spec)[1], dtype=torch.float32)
 
 
-@torch.library.custom_op(
-    "compress::packed_linear",
-    mutates_args=(),
-    schema="(Tensor x, Tensor[] planes, Tensor? bias, str spec) -> Tensor",
-)
-def packed_linear(
-    x: torch.Tensor, planes: Sequence[torch.Tensor], bias: torch.Tensor | None, spec: str
-) -> torch.Tensor:
+def _linear(x: torch.Tensor, planes: Sequence[torch.Tensor], bias: torch.Tensor | None, spec: str) -> torch.Tensor:
     """Returns x [..., K] times the packed weight, plus `bias` [N]: [..., N] in the dtype of `x`.
 
     The planes are prepared for this one call; PackedLinear keeps what the kernel prepared where memory allows.
@@ -68,8 +60,7 @@ def packed_linear(
     return result
 
 
-@packed_linear.register_fake
-def _(x: torch.Tensor, planes: Sequence[torch.Tensor], bias: torch.Tensor | None, spec: str) -> torch.Tensor:
+def _like_linear(x: torch.Tensor, planes: Sequence[torch.Tensor], bias: torch.Tensor | None, spec: str) -> torch.Tensor:
     return x.new_empty((*x.shape[:-1], _parse(spec)[1][0]))
 
 
@@ -82,10 +73,17 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, list[N
     """The planes are constants: gradients reach the input and the bias only."""
     grad_x = grad_bias = None
     if ctx.needs_input_grad[0]:
-        grad_x = grad @ unpack(list(ctx.saved_tensors), ctx.spec).to(grad.dtype)
+        grad_x = grad @ torch.ops.compress.unpack(list(ctx.saved_tensors), ctx.spec).to(grad.dtype)
     if ctx.needs_input_grad[2]:
         grad_bias = grad.reshape(math.prod(grad.shape[:-1]), -1).sum(0)
     return grad_x, [None] * len(ctx.saved_tensors), grad_bias, None
 
 
-packed_linear.register_autograd(_backward, setup_context=_setup_context)
+define("unpack(Tensor[] planes, str spec) -> Tensor", _unpack, _like_unpacked)
+define(
+    "packed_linear(Tensor x, Tensor[] planes, Tensor? bias, str spec) -> Tensor",
+    _linear,
+    _like_linear,
+    setup_context=_setup_context,
+    backward=_backward,
+)

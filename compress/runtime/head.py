@@ -26,6 +26,7 @@ class TiledHead(nn.Linear):
     """An nn.Linear over the same parameters, tied or not, which keeps a copy of its weight [V, H] in tiles.
 
     The copy is made when `native.FEW_TOKENS` tokens or fewer come for the first time, and anew when the weight changed.
+    A graph of torch.compile takes the copy that there is when it is made.
     """
 
     _tiles: tuple[torch.Tensor, ...]
@@ -43,18 +44,23 @@ class TiledHead(nn.Linear):
         """Returns [..., V] for hidden states [..., H]."""
         if not self._runs(input):
             return super().forward(input)
+        if not torch.compiler.is_compiling():
+            self._make_tiles()
+        return native.linear(input, self._tiles, self.bias)
+
+    def _make_tiles(self) -> None:
         made_of = self.weight.data_ptr(), self.weight._version, self.weight.dtype
         if made_of != self._made_of:
             with torch.inference_mode(False), torch.no_grad():
                 self._tiles = torch.empty(self.out_features, self.in_features, 0), block(dense.pack(self.weight))
             self._made_of = made_of
-        return native.linear(input, self._tiles, self.bias)
 
     def _runs(self, x: torch.Tensor) -> bool:
         few = 0 < math.prod(x.shape[:-1]) <= native.FEW_TOKENS
         learning = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
         plain = self.weight.device.type == "cpu" and x.dtype == self.weight.dtype
-        return self.keep_tiles and few and plain and not learning and not torch.compiler.is_compiling()
+        made = bool(self._tiles) or not torch.compiler.is_compiling()
+        return self.keep_tiles and few and plain and not learning and made
 
 
 def install(model: nn.Module) -> None:

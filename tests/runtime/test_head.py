@@ -69,6 +69,17 @@ def test_a_changed_weight_is_seen() -> None:
 
 
 @torch.no_grad()
+def test_a_compiled_graph_takes_the_tiles_that_there_are() -> None:
+    tiled, x = TiledHead(linear()), torch.randn(1, 96)
+    expected = tiled(x)
+    found = torch.compile(tiled, backend="aot_eager", fullgraph=True)(x)
+    assert torch.equal(found, expected)
+    fresh = TiledHead(linear())
+    plain = torch.compile(fresh, backend="aot_eager", fullgraph=True)(x)
+    assert not fresh._tiles and torch.allclose(plain, expected, atol=1e-5)
+
+
+@torch.no_grad()
 def test_a_loaded_model_has_it_where_it_pays(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packed, tokens = make("llama-tied"), torch.arange(12).view(1, 12)
     small = compress.load(packed.folder)

@@ -19,6 +19,7 @@ import torch
 from compress.format.layouts import composing
 from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
+from compress.kernels.define import define
 from compress.kernels.native import block as blocks
 from compress.kernels.native import loader
 from compress.kernels.native import prepare as preparing
@@ -70,15 +71,7 @@ def _decode(block: torch.Tensor) -> torch.Tensor:
     return torch.cat([weight_KR.T.contiguous() for _, weight_KR in _pieces(block, torch.float32)])
 
 
-@torch.library.custom_op(
-    "compress::native_linear", mutates_args=(), schema="(Tensor x, Tensor[] operands, Tensor? bias) -> Tensor"
-)
-def _native_linear(x: torch.Tensor, operands: Sequence[torch.Tensor], bias: torch.Tensor | None) -> torch.Tensor:
-    return _linear(x, operands, bias)
-
-
-@_native_linear.register_fake
-def _(x: torch.Tensor, operands: Sequence[torch.Tensor], bias: torch.Tensor | None) -> torch.Tensor:
+def _like_linear(x: torch.Tensor, operands: Sequence[torch.Tensor], bias: torch.Tensor | None) -> torch.Tensor:
     return x.new_empty((*x.shape[:-1], operands[0].shape[0]))
 
 
@@ -96,10 +89,7 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, list[N
     return grad_x, [None] * len(ctx.saved_tensors), grad_bias
 
 
-@torch.library.custom_op(
-    "compress::native_transposed", mutates_args=(), schema="(Tensor y, Tensor[] operands) -> Tensor"
-)
-def _native_transposed(y: torch.Tensor, operands: Sequence[torch.Tensor]) -> torch.Tensor:
+def _linear_transposed(y: torch.Tensor, operands: Sequence[torch.Tensor]) -> torch.Tensor:
     """Returns y [..., N] times the weight: [..., K]."""
     y_TN, (whole, factors) = y.reshape(-1, y.shape[-1]), _split(operands)
     found = [_transposed(y_TN, block) for block in whole]
@@ -109,12 +99,8 @@ def _native_transposed(y: torch.Tensor, operands: Sequence[torch.Tensor]) -> tor
     return functools.reduce(torch.add, found).view(*y.shape[:-1], operands[0].shape[1])
 
 
-@_native_transposed.register_fake
-def _(y: torch.Tensor, operands: Sequence[torch.Tensor]) -> torch.Tensor:
+def _like_transposed(y: torch.Tensor, operands: Sequence[torch.Tensor]) -> torch.Tensor:
     return y.new_empty((*y.shape[:-1], operands[0].shape[1]))
-
-
-_native_linear.register_autograd(_backward, setup_context=_setup_context)
 
 
 def _split(operands: Sequence[torch.Tensor]) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
@@ -201,3 +187,13 @@ def _pieces(block: torch.Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, to
         )
         assert not error, f"cn_decode says {error}"
         yield slice(first, last), piece_KR[:, : last - first].to(dtype)
+
+
+define(
+    "native_linear(Tensor x, Tensor[] operands, Tensor? bias) -> Tensor",
+    _linear,
+    _like_linear,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+define("native_transposed(Tensor y, Tensor[] operands) -> Tensor", _linear_transposed, _like_transposed)

@@ -21,6 +21,7 @@ import torch
 from compress.errors import CompressError
 from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
+from compress.kernels.define import define
 from compress.kernels.triton import plan
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -82,20 +83,14 @@ def dequantise(operands: tuple[Any, ...], dtype: torch.dtype = torch.float32) ->
     return plan.plan_of(spec).weight(planes, dtype)
 
 
-@torch.library.custom_op(
-    "compress::triton_linear",
-    mutates_args=(),
-    schema="(Tensor x, Tensor[] operands, Tensor? bias, str spec) -> Tensor",
-)
-def _triton_linear(
-    x: torch.Tensor, operands: Sequence[torch.Tensor], bias: torch.Tensor | None, spec: str
-) -> torch.Tensor:
+def _linear(x: torch.Tensor, operands: Sequence[torch.Tensor], bias: torch.Tensor | None, spec: str) -> torch.Tensor:
     x_MK = x.reshape(-1, x.shape[-1]).contiguous()
     return plan.plan_of(spec).product(x_MK, operands, bias).view(*x.shape[:-1], plan.parse(spec)[1][0])
 
 
-@_triton_linear.register_fake
-def _(x: torch.Tensor, operands: Sequence[torch.Tensor], bias: torch.Tensor | None, spec: str) -> torch.Tensor:
+def _like_linear(
+    x: torch.Tensor, operands: Sequence[torch.Tensor], bias: torch.Tensor | None, spec: str
+) -> torch.Tensor:
     return x.new_empty((*x.shape[:-1], plan.parse(spec)[1][0]))
 
 
@@ -114,17 +109,22 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, list[N
     return grad_x, [None] * len(ctx.saved_tensors), grad_bias, None
 
 
-_triton_linear.register_autograd(_backward, setup_context=_setup_context)
-
-
-@torch.library.custom_op("compress::triton_unpack", mutates_args=(), schema="(Tensor[] operands, str spec) -> Tensor")
-def _triton_unpack(operands: Sequence[torch.Tensor], spec: str) -> torch.Tensor:
+def _unpack(operands: Sequence[torch.Tensor], spec: str) -> torch.Tensor:
     return plan.plan_of(spec).weight(operands, torch.float32)
 
 
-@_triton_unpack.register_fake
-def _(operands: Sequence[torch.Tensor], spec: str) -> torch.Tensor:
+def _like_unpacked(operands: Sequence[torch.Tensor], spec: str) -> torch.Tensor:
     return operands[0].new_empty(plan.parse(spec)[1], dtype=torch.float32)
+
+
+define(
+    "triton_linear(Tensor x, Tensor[] operands, Tensor? bias, str spec) -> Tensor",
+    _linear,
+    _like_linear,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+define("triton_unpack(Tensor[] operands, str spec) -> Tensor", _unpack, _like_unpacked)
 
 
 @cache
