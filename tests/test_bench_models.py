@@ -11,6 +11,7 @@ import pytest
 from compress.bench import checkpoint, models, speed
 from compress.cli import invoke
 from compress.errors import CompressError
+from compress.format.manifest import fingerprint
 from tests.runtime import checkpoints
 
 
@@ -36,6 +37,7 @@ def test_the_command_measures_both_and_writes_speed_json(
     assert "decode tokens/s" in shown.out and "× dense float32" in shown.out and "round 2/2" in shown.err
     found = speed.read(packed)
     assert found is not None and json.loads((tmp_path / "s.json").read_text()) == found.to_dict()
+    assert found.fingerprint == fingerprint(packed)
     assert (found.threads, found.prompt_tokens, found.new_tokens, found.rounds) == (1, 8, 4, 2)
     for figures in (found.compressed["float32"], found.dense["float32"]):
         values = dataclasses.asdict(figures)

@@ -10,7 +10,7 @@ from compress.bench import machine, models
 from compress.bench.models import Entrant, Settings
 from compress.bench.speed import Speed
 from compress.errors import CompressError, ModelError, unknown
-from compress.format.manifest import read_manifest
+from compress.format.manifest import fingerprint, read_manifest
 from compress.models.locate import locate
 
 
@@ -45,6 +45,7 @@ def measure(
         compressed={one.dtype: one.figures(settings) for one in ours},
         dense={one.dtype: one.figures(settings) for one in theirs},
         versions=machine.versions("transformers"),
+        fingerprint=fingerprint(folder),
     )
 
 

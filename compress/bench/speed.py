@@ -1,7 +1,7 @@
 """speed.json: how fast a checkpoint and its dense model ran on one machine. Standard library only.
 
     {"format": 1, "compress_version": "0.1.0", "machine": "<CPU>", "threads": 2,
-     "prompt_tokens": 128, "new_tokens": 32, "rounds": 5, "versions": {"torch": "…"},
+     "prompt_tokens": 128, "new_tokens": 32, "rounds": 5, "versions": {"torch": "…"}, "fingerprint": "<checkpoint>",
      "dense":      {"<dtype>": {"prefill_tokens_per_s", "decode_tokens_per_s", "load_seconds", "resident_bytes",
                                 "peak_bytes"}},
      "compressed": {"<dtype>": {the same}}}
@@ -55,6 +55,8 @@ class Speed:
     """dtype -> figures; at least one."""
     dense: dict[str, Figures] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    fingerprint: str | None = None
+    """Of the checkpoint, `format.manifest.fingerprint`; None in files of versions that wrote none."""
 
     def times_faster(self, dense_dtype: str, dtype: str | None = None) -> float | None:
         """Returns decode tokens/s of the checkpoint over the dense model's, or None where that was not measured.
@@ -112,6 +114,7 @@ def _speed(content: Mapping[str, Any]) -> Speed:
         compressed=compressed,
         dense={str(dtype): _figures(entry) for dtype, entry in content["dense"].items()},
         versions={str(name): str(version) for name, version in content.get("versions", {}).items()},
+        fingerprint=None if content.get("fingerprint") is None else str(content["fingerprint"]),
     )
 
 

@@ -82,9 +82,14 @@ def _run(path: Path) -> Run:
             raise FormatError(f"{path} holds no run", allowed=f"a folder with {MANIFEST}, {EVALUATION} or {FRONTIER}")
         return Run(name, None, evaluation, gate)
     manifest = read_manifest(path)
-    strange = evaluation is not None and evaluation.model.get("fingerprint") not in (None, fingerprint(path))
-    warnings = (f"{EVALUATION} was made of another checkpoint than the one beside it",) if strange else ()
-    return Run(name, manifest, evaluation, gate, warnings, speed.read(path))
+    measured = speed.read(path)
+    made_of = {
+        EVALUATION: None if evaluation is None else evaluation.model.get("fingerprint"),
+        speed.FILE: None if measured is None else measured.fingerprint,
+    }
+    strange = [file for file, found in made_of.items() if found not in (None, fingerprint(path))]
+    warnings = tuple(f"{file} was made of another checkpoint than the one beside it" for file in strange)
+    return Run(name, manifest, evaluation, gate, warnings, measured)
 
 
 def _checked(path: Path, fields: tuple[str, ...]) -> dict[str, Any]:

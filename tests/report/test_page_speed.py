@@ -69,6 +69,11 @@ def test_it_is_read_from_the_folder_of_the_run(tmp_path: Path, manifest: dict[st
     assert page_sources.read([folder]).runs[0].speed is None
     runs.speed().write(folder)
     assert page_sources.read([folder]).runs[0].speed == runs.speed()
+    assert page_sources.read([folder]).runs[0].warnings == ()
+    replace(runs.speed(), fingerprint="f" * 64).write(folder)
+    assert page_sources.read([folder]).runs[0].warnings == (
+        "speed.json was made of another checkpoint than the one beside it",
+    )
     (folder / "speed.json").write_text("{}", encoding="utf-8")
     with pytest.raises(FormatError, match=r"speed\.json is damaged"):
         page_sources.read([folder])
