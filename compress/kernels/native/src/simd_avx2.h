@@ -135,4 +135,69 @@ inline void turn(const Eight* rows, F* columns) {
   for (int c = 0; c < 8; ++c) columns[c] = {half[0][c], half[1][c]};
 }
 
+// What bytes.h takes: four codes of each row, one in each byte.
+#define MULTIPLIES_BYTES
+template <int SHIFT>
+inline I moved(I v) {  // to the right, or to the left where SHIFT is negative
+  if constexpr (SHIFT > 0) return {_mm256_srli_epi32(v.a, SHIFT), _mm256_srli_epi32(v.b, SHIFT)};
+  if constexpr (SHIFT < 0) return {_mm256_slli_epi32(v.a, -SHIFT), _mm256_slli_epi32(v.b, -SHIFT)};
+  return v;
+}
+inline I masked(I v, int mask) {
+  const __m256i bytes = _mm256_set1_epi8(char(mask));
+  return {_mm256_and_si256(v.a, bytes), _mm256_and_si256(v.b, bytes)};
+}
+// (x & mask) | y
+inline I masked_or(I x, int mask, I y) { return either(masked(x, mask), y); }
+inline I plus(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+inline F magnitude(F v) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_andnot_ps(sign, v.a), _mm256_andnot_ps(sign, v.b)};
+}
+inline F maximum(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+inline float largest(F v) {
+  alignas(32) float lanes[8];
+  _mm256_store_ps(lanes, _mm256_max_ps(v.a, v.b));
+  float most = lanes[0];
+  for (int i = 1; i < 8; ++i) most = most < lanes[i] ? lanes[i] : most;
+  return most;
+}
+inline float total(F v) {
+  alignas(32) float lanes[8];
+  _mm256_store_ps(lanes, _mm256_add_ps(v.a, v.b));
+  return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
+}
+inline I rounded(F v) { return {_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b)}; }
+inline void store_bytes(int8_t* to, I v) {
+  const I bytes = low(v, 8);
+  // packing works on halves of 128 bits, which are put in order in between
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(bytes.a, bytes.b), 0xd8);
+  _mm_storeu_si128((__m128i*)to, _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+// What is left after a digit between -128 and 127 was taken off.
+inline I next_digit(I v) {
+  const __m256i half = _mm256_set1_epi32(128);
+  return {_mm256_srai_epi32(_mm256_add_epi32(v.a, half), 8), _mm256_srai_epi32(_mm256_add_epi32(v.b, half), 8)};
+}
+
+constexpr int kByteTokens = 1, kByteBits = 7, kChains = 1;
+// Sums of four products in each lane; those of pairs are added in 16 bits as long as they fit.
+template <int BITS>
+struct Dots {
+  static constexpr int kMost = 32767 / (((1 << BITS) - 1) * 256);
+  __m256i a = _mm256_setzero_si256(), b = _mm256_setzero_si256(), narrow_a, narrow_b;
+  template <int PLACE, int COUNT>
+  inline __attribute__((always_inline)) void add(I codes, int32_t four) {
+    const __m256i x = _mm256_set1_epi32(four), ones = _mm256_set1_epi16(1);
+    const __m256i pairs_a = _mm256_maddubs_epi16(codes.a, x), pairs_b = _mm256_maddubs_epi16(codes.b, x);
+    narrow_a = PLACE % kMost ? _mm256_add_epi16(narrow_a, pairs_a) : pairs_a;
+    narrow_b = PLACE % kMost ? _mm256_add_epi16(narrow_b, pairs_b) : pairs_b;
+    if constexpr (PLACE % kMost == kMost - 1 || PLACE == COUNT - 1) {
+      a = _mm256_add_epi32(a, _mm256_madd_epi16(narrow_a, ones));
+      b = _mm256_add_epi32(b, _mm256_madd_epi16(narrow_b, ones));
+    }
+  }
+  inline I whole() const { return {a, b}; }
+};
+
 }  // namespace

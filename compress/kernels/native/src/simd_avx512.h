@@ -108,4 +108,58 @@ inline void turn(const Eight* rows, F* columns) {
   }
 }
 
+// What bytes.h takes: four codes of each row, one in each byte.
+#define MULTIPLIES_BYTES
+template <int SHIFT>
+inline I moved(I a) {  // to the right, or to the left where SHIFT is negative
+  if constexpr (SHIFT > 0) return {_mm512_srli_epi32(a.v, SHIFT)};
+  if constexpr (SHIFT < 0) return {_mm512_slli_epi32(a.v, -SHIFT)};
+  return a;
+}
+inline I masked(I a, int mask) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(char(mask)))}; }
+// (a & mask) | b
+inline I masked_or(I a, int mask, I b) {
+  return {_mm512_ternarylogic_epi32(a.v, _mm512_set1_epi8(char(mask)), b.v, 0xea)};
+}
+inline I plus(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline F magnitude(F a) { return {_mm512_abs_ps(a.v)}; }
+inline F maximum(F a, F b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline float largest(F a) { return _mm512_reduce_max_ps(a.v); }
+inline float total(F a) { return _mm512_reduce_add_ps(a.v); }
+inline I rounded(F a) { return {_mm512_cvtps_epi32(a.v)}; }
+inline void store_bytes(int8_t* to, I a) { _mm_storeu_si128((__m128i*)to, _mm512_cvtepi32_epi8(a.v)); }
+// What is left after a digit between -128 and 127 was taken off.
+inline I next_digit(I a) { return {_mm512_srai_epi32(_mm512_add_epi32(a.v, _mm512_set1_epi32(128)), 8)}; }
+
+#if defined(__AVX512VNNI__)
+constexpr int kByteTokens = 16, kByteBits = 8, kChains = 2;
+// Sums of four products in each lane.
+template <int BITS>
+struct Dots {
+  __m512i sum = _mm512_setzero_si512();
+  template <int PLACE, int COUNT>
+  inline __attribute__((always_inline)) void add(I codes, int32_t four) {
+    sum = _mm512_dpbusd_epi32(sum, codes.v, _mm512_set1_epi32(four));
+  }
+  inline I whole() const { return {sum}; }
+};
+#else
+constexpr int kByteTokens = 1, kByteBits = 7, kChains = 1;
+// Sums of four products in each lane; those of pairs are added in 16 bits as long as they fit.
+template <int BITS>
+struct Dots {
+  static constexpr int kMost = 32767 / (((1 << BITS) - 1) * 256);
+  __m512i sum = _mm512_setzero_si512(), narrow;
+  template <int PLACE, int COUNT>
+  inline __attribute__((always_inline)) void add(I codes, int32_t four) {
+    const __m512i pairs = _mm512_maddubs_epi16(codes.v, _mm512_set1_epi32(four));
+    narrow = PLACE % kMost ? _mm512_add_epi16(narrow, pairs) : pairs;
+    if constexpr (PLACE % kMost == kMost - 1 || PLACE == COUNT - 1) {
+      sum = _mm512_add_epi32(sum, _mm512_madd_epi16(narrow, _mm512_set1_epi16(1)));
+    }
+  }
+  inline I whole() const { return {sum}; }
+};
+#endif
+
 }  // namespace

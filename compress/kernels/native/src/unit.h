@@ -3,10 +3,10 @@
 #include <cstdlib>
 
 #include "additive.h"
+#include "bytes.h"
 #include "codes.h"
 #include "dense.h"
 #include "sparse.h"
-#include "vnni.h"
 
 namespace {
 

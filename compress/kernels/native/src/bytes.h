@@ -1,4 +1,4 @@
-// Products of codes with inputs in bytes, for processors that multiply bytes (AVX512_VNNI).
+// Products of codes with inputs in bytes.
 //
 // The inputs of a group become integers of 24 bits in units of their largest magnitude over 8355700, and these three
 // digits of a signed byte each, so that Σ code · x is three exact integer sums. An input is off by at most 2^-24 of the
@@ -10,7 +10,7 @@
 
 namespace {
 
-#if defined(__AVX512VNNI__)
+#if defined(MULTIPLIES_BYTES)
 
 constexpr int kDigits = 3;
 constexpr float kLargestInput = 8355700.0f;  // below 127 · (2^16 + 2^8 + 1), the largest number of three signed bytes
@@ -36,11 +36,12 @@ struct Bytes {
 inline bool in_bytes(const Header& h) {
   // four vectors of one bit do not hold 16 neighbouring columns
   const bool halved = h.bits > 1 || h.group % kPeriod == 0;
-  return h.kind == kCodes && h.stats != kReal && h.group % 16 == 0 && h.group <= kWidestGroup && halved;
+  const bool fits = h.bits <= kByteBits && h.group % 16 == 0 && h.group <= kWidestGroup;
+  return h.kind == kCodes && h.stats != kReal && fits && halved;
 }
 
 inline Table bytes_table(const Header& h, int64_t tokens) {
-  if (!in_bytes(h)) return {0, 0};
+  if (!in_bytes(h) || tokens > kByteTokens) return {0, 0};
   return {Bytes(h, nullptr, tokens).size(tokens), tokens};
 }
 
@@ -52,6 +53,16 @@ INLINE F inputs_at(const Product& p, int64_t k, int64_t t) {
   return load(lanes);
 }
 
+// bytes[i] = bytes[column[i]] for a period.
+INLINE void reorder(int8_t* bytes, const uint8_t* column) {
+  const __m256i from = _mm256_load_si256(reinterpret_cast<const __m256i*>(column));
+  const __m256i all = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
+  const __m256i below = _mm256_shuffle_epi8(_mm256_permute2x128_si256(all, all, 0x00), from);
+  const __m256i above = _mm256_shuffle_epi8(_mm256_permute2x128_si256(all, all, 0x11), from);
+  const __m256i upper = _mm256_slli_epi16(from, 3);  // bit 4 to bit 7, which chooses
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), _mm256_blendv_epi8(below, above, upper));
+}
+
 // The tokens from `begin` to `end`.
 inline void fill_bytes(const Product& p, int64_t begin, int64_t end) {
   const Header& h = *p.weight;
@@ -60,89 +71,68 @@ inline void fill_bytes(const Product& p, int64_t begin, int64_t end) {
   for (int v = 0; v < kVectors; ++v) {
     for (int b = 0; b < 4; ++b) column[v * 4 + b] = uint8_t(column_of(int(h.bits), v, b));
   }
-  const __m256i order = _mm256_load_si256(reinterpret_cast<const __m256i*>(column));
   for (int64_t t = begin; t < end; ++t) {
     int8_t* digits = to.digits + t * to.stride;
     std::memset(digits + to.stride - kDigits * kPeriod, 0, kDigits * kPeriod);
     for (int64_t g = 0; g < h.groups(); ++g) {
-      __m512 magnitudes = _mm512_setzero_ps(), signs = _mm512_setzero_ps();
+      F magnitudes = splat(0), signs = splat(0);
       for (int64_t k = g * h.group; k < (g + 1) * h.group; k += kLanes) {
-        const __m512 x = inputs_at(p, k, t).v;
-        magnitudes = _mm512_max_ps(magnitudes, _mm512_abs_ps(x));
-        signs = _mm512_add_ps(signs, _mm512_sub_ps(x, x));  // not a number where an input is infinite or none
+        const F x = inputs_at(p, k, t);
+        magnitudes = maximum(magnitudes, magnitude(x));
+        signs = add(signs, sub(x, x));  // not a number where an input is infinite or none
       }
-      const float most = _mm512_reduce_max_ps(magnitudes), finite = _mm512_reduce_add_ps(signs);
+      const float most = largest(magnitudes), finite = total(signs);
       // below, the reciprocal of the unit would overflow: there the unit is the smallest normal number
       const bool tiny = !(most >= 0x1p-102f);
       const float unit = tiny ? 0x1p-126f : most / kLargestInput, inverse = tiny ? 0x1p126f : kLargestInput / most;
-      __m512 sum = _mm512_setzero_ps();
+      F sum = splat(0);
       for (int64_t k = g * h.group; k < (g + 1) * h.group; k += kLanes) {
-        __m512i rest = _mm512_cvtps_epi32(mul(inputs_at(p, k, t), splat(inverse)).v);
-        sum = _mm512_add_ps(sum, _mm512_cvtepi32_ps(rest));
+        I rest = rounded(mul(inputs_at(p, k, t), splat(inverse)));
+        sum = add(sum, to_float(rest));
         int8_t* place = digits + k / kPeriod * kDigits * kPeriod + k % kPeriod;
         each<kDigits>([&](auto d) {
-          _mm_storeu_si128(reinterpret_cast<__m128i*>(place + d * kPeriod), _mm512_cvtepi32_epi8(rest));
-          // what stays after a digit between -128 and 127 is taken off
-          rest = _mm512_srai_epi32(_mm512_add_epi32(rest, _mm512_set1_epi32(128)), 8);
+          store_bytes(place + d * kPeriod, rest);
+          rest = next_digit(rest);
         });
       }
       to.unit[t * to.group_stride + g] = unit + finite;
-      to.sum[t * to.group_stride + g] = -_mm512_reduce_add_ps(sum);
+      to.sum[t * to.group_stride + g] = -total(sum);
     }
-    for (int64_t i = 0; i < to.stride; i += kPeriod) {
-      __m256i* bytes = reinterpret_cast<__m256i*>(digits + i);
-      _mm256_storeu_si256(bytes, _mm256_permutexvar_epi8(order, _mm256_loadu_si256(bytes)));
-    }
+    for (int64_t i = 0; i < to.stride; i += kPeriod) reorder(digits + i, column);
   }
 }
 
 // The four codes of each row that make vector V, one in each byte.
 template <int BITS, int V, int DONE = 0>
-INLINE __m512i codes_of(const I* words) {
+INLINE I codes_of(const I* words) {
   constexpr int kField = DONE ? next_field(BITS - DONE) : widest_field(BITS);
-  constexpr int kShift = shift_of(kField, V) - DONE;
-  const __m512i word = words[DONE + word_of(kField, V)].v;
-  const __m512i moved = kShift == 0 ? word
-                        : kShift > 0 ? _mm512_srli_epi32(word, unsigned(kShift > 0 ? kShift : 0))
-                                     : _mm512_slli_epi32(word, unsigned(kShift < 0 ? -kShift : 0));
+  constexpr int kMask = ((1 << kField) - 1) << DONE;
+  const I part = moved<shift_of(kField, V) - DONE>(words[DONE + word_of(kField, V)]);
   if constexpr (kField == 8) {
-    return moved;
+    return part;
+  } else if constexpr (DONE + kField == BITS) {
+    return masked(part, kMask);
   } else {
-    const __m512i mask = _mm512_set1_epi8(char(((1 << kField) - 1) << DONE));
-    if constexpr (DONE + kField == BITS) {
-      return _mm512_and_si512(moved, mask);
-    } else {
-      // (moved & mask) | rest in one instruction
-      return _mm512_ternarylogic_epi32(moved, mask, codes_of<BITS, V, DONE + kField>(words), 0xea);
-    }
+    return masked_or(part, kMask, codes_of<BITS, V, DONE + kField>(words));
   }
 }
 
-// Integer sums of T tokens for one group; two chains do not wait for each other.
-template <int T, int CHAINS>
+// Integer sums of T tokens for one group; chains do not wait for each other.
+template <int BITS, int T, int CHAINS>
 struct Sums {
-  __m512i digits[T][kDigits][CHAINS];
-
-  INLINE Sums() {
-    each<T>([&](auto t) {
-      each<kDigits>([&](auto d) {
-        each<CHAINS>([&](auto c) { digits[t][d][c] = _mm512_setzero_si512(); });
-      });
-    });
-  }
+  Dots<BITS> digits[T][kDigits][CHAINS];
 
   // Adds COUNT vectors of a period from FIRST on.
-  template <int BITS, int FIRST, int COUNT>
+  template <int FIRST, int COUNT>
   INLINE void add_codes(const I* word, const int8_t* bytes, int64_t stride) {
     each<COUNT>([&](auto i) {
       constexpr int kVector = FIRST + decltype(i)::value;
-      const __m512i codes = codes_of<BITS, kVector>(word);
+      const I codes = codes_of<BITS, kVector>(word);
       each<T>([&](auto t) {
         each<kDigits>([&](auto d) {
           int32_t four;
           std::memcpy(&four, bytes + t * stride + d * kPeriod + kVector * 4, 4);
-          __m512i& chain = digits[t][d][kVector % CHAINS];
-          chain = _mm512_dpbusd_epi32(chain, codes, _mm512_set1_epi32(four));
+          digits[t][d][kVector % CHAINS].template add<decltype(i)::value, COUNT>(codes, four);
         });
       });
     });
@@ -153,9 +143,9 @@ struct Sums {
   INLINE F total() const {
     F digit[kDigits];
     each<kDigits>([&](auto d) {
-      __m512i whole = digits[TOKEN][d][0];
-      if constexpr (CHAINS == 2) whole = _mm512_add_epi32(whole, digits[TOKEN][d][1]);
-      digit[d] = to_float(I{whole});
+      I whole = digits[TOKEN][d][0].whole();
+      if constexpr (CHAINS == 2) whole = plus(whole, digits[TOKEN][d][1].whole());
+      digit[d] = to_float(whole);
     });
     return fma(digit[2], splat(65536), fma(digit[1], splat(256), digit[0]));
   }
@@ -165,7 +155,7 @@ struct Sums {
 // any multiple of 16 columns for RUN 0.
 template <int BITS, int RUN, class Groups, int T>
 void multiply_tile(const Product& p, const Bytes& x, int64_t tile, int64_t token, float* acc) {
-  using GroupSums = Sums<T, RUN == kPeriod && T == 1 ? 2 : 1>;
+  using GroupSums = Sums<BITS, T, RUN == kPeriod && T == 1 ? kChains : 1>;
   const Header& h = *p.weight;
   const Groups groups(h, tile, false);
   const uint32_t* words = words_of(h, tile);
@@ -189,7 +179,7 @@ void multiply_tile(const Product& p, const Bytes& x, int64_t tile, int64_t token
       GroupSums sums;
       for (int64_t k = 0; k < h.group; k += kPeriod, next_period()) {
         fetch<BITS>(words, word);
-        sums.template add_codes<BITS, 0, kVectors>(word, bytes, x.stride);
+        sums.template add_codes<0, kVectors>(word, bytes, x.stride);
       }
       add_group(g, sums);
     }
@@ -197,10 +187,10 @@ void multiply_tile(const Product& p, const Bytes& x, int64_t tile, int64_t token
     for (int64_t g = 0; g < last; next_period()) {
       fetch<BITS>(words, word);
       GroupSums first, second;
-      first.template add_codes<BITS, 0, kVectors / 2>(word, bytes, x.stride);
+      first.template add_codes<0, kVectors / 2>(word, bytes, x.stride);
       add_group(g++, first);
       if (g == last) break;
-      second.template add_codes<BITS, kVectors / 2, kVectors / 2>(word, bytes, x.stride);
+      second.template add_codes<kVectors / 2, kVectors / 2>(word, bytes, x.stride);
       add_group(g++, second);
     }
   } else {
@@ -215,9 +205,9 @@ void multiply_tile(const Product& p, const Bytes& x, int64_t tile, int64_t token
     };
     for (; g < last; next_period()) {
       fetch<BITS>(words, word);
-      sums.template add_codes<BITS, 0, kVectors / 2>(word, bytes, x.stride);
+      sums.template add_codes<0, kVectors / 2>(word, bytes, x.stride);
       end_run();
-      sums.template add_codes<BITS, kVectors / 2, kVectors / 2>(word, bytes, x.stride);
+      sums.template add_codes<kVectors / 2, kVectors / 2>(word, bytes, x.stride);
       end_run();
     }
   }
@@ -230,7 +220,9 @@ void multiply_tiles(const Product& p, int64_t begin, int64_t end) {
   alignas(64) float acc[kFewTokens * kLanes];
   for (int64_t tile = begin; tile < end; ++tile) {
     int64_t t = 0;
-    for (; t + 4 <= p.tokens; t += 4) multiply_tile<BITS, RUN, Groups, 4>(p, x, tile, t, acc + t * kLanes);
+    if constexpr (kByteTokens >= 4) {
+      for (; t + 4 <= p.tokens; t += 4) multiply_tile<BITS, RUN, Groups, 4>(p, x, tile, t, acc + t * kLanes);
+    }
     for (; t < p.tokens; ++t) multiply_tile<BITS, RUN, Groups, 1>(p, x, tile, t, acc + t * kLanes);
     finish(p, tile, acc);
   }
@@ -239,6 +231,7 @@ void multiply_tiles(const Product& p, int64_t begin, int64_t end) {
 // What is stored most often has a form of its own: wide groups of integers, and SpQR's narrow ones.
 template <int BITS>
 void multiply_width(const Product& p, int64_t begin, int64_t end) {
+  static_assert(BITS <= kByteBits);
   const int64_t group = p.weight->group;
   if (p.weight->stats == kBilevel) {
     if (group == 16) return multiply_tiles<BITS, 16, Bilevel>(p, begin, end);
@@ -257,7 +250,7 @@ inline void multiply_bytes(const Product& p, int64_t begin, int64_t end) {
     case 5: return multiply_width<5>(p, begin, end);
     case 6: return multiply_width<6>(p, begin, end);
     case 7: return multiply_width<7>(p, begin, end);
-    default: return multiply_width<8>(p, begin, end);
+    default: return multiply_width<kByteBits>(p, begin, end);
   }
 }
 
