@@ -1,8 +1,8 @@
-// Sums of vectors of codebooks. WORDS: codes [sets, units, 32, 64] of one byte, or two above 8 bits, for sets of 32 tables
-// and units of 64 rows: what is looked up in a set stands together. SCALE float32 [rows]. VECTORS float16 [M, V, g], and
-// 8 more; up to 8 bits BOOKS float32 [M, g, V] as well.
+// Sums of vectors of codebooks. WORDS: codes [sets, units, 32, 64] of one byte, or two above 8 bits, for sets of 32
+// tables and units of 64 rows: what is looked up in a set stands together. SCALE float32 [rows]. VECTORS float16
+// [M, V, g], and 8 numbers more; up to 8 bits BOOKS float32 [M, g, V] as well.
 //
-// Up to 8 bits a product needs Σ of table[j, m][code]: the products of all vectors with the inputs are made once for all rows.
+// Up to 8 bits a product is Σ of table[j, m][code]: products of all vectors with the inputs are made once for all rows.
 #pragma once
 #include <cmath>
 

@@ -220,8 +220,10 @@ void multiply_tiles(const Product& p, int64_t begin, int64_t end) {
   alignas(64) float acc[kFewTokens * kLanes];
   for (int64_t tile = begin; tile < end; ++tile) {
     int64_t t = 0;
-    if constexpr (kByteTokens >= 4) {
-      for (; t + 4 <= p.tokens; t += 4) multiply_tile<BITS, RUN, Groups, 4>(p, x, tile, t, acc + t * kLanes);
+    if constexpr (kBytesAtOnce > 1) {
+      for (; t + kBytesAtOnce <= p.tokens; t += kBytesAtOnce) {
+        multiply_tile<BITS, RUN, Groups, kBytesAtOnce>(p, x, tile, t, acc + t * kLanes);
+      }
     }
     for (; t < p.tokens; ++t) multiply_tile<BITS, RUN, Groups, 1>(p, x, tile, t, acc + t * kLanes);
     finish(p, tile, acc);

@@ -213,7 +213,7 @@ int cn_many(const void* weight, const void* x, int64_t x_type, int64_t tokens, c
     }
     inputs = padded;
   }
-  int64_t splits = 1;  // weights are decoded once for each, so there are more only where threads would have nothing to do
+  int64_t splits = 1;  // each decodes the weight: more of them only where threads would have nothing to do
   while (h.units() * splits < threads && tokens / splits >= 128) splits *= 2;
   std::atomic<bool> failed{false};
   const Many m{&h, unit, inputs, stride, tokens, splits, bias, bias_type, static_cast<uint16_t*>(out), &failed};

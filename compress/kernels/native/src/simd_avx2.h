@@ -135,7 +135,8 @@ inline void turn(const Eight* rows, F* columns) {
   for (int c = 0; c < 8; ++c) columns[c] = {half[0][c], half[1][c]};
 }
 
-// What bytes.h takes: four codes of each row, one in each byte.
+// What bytes.h takes: four codes of each row, one in each byte. Its products are for up to kByteTokens tokens, of which
+// kBytesAtOnce share the codes, and for codes of up to kByteBits bits; kChains sums do not wait for each other.
 #define MULTIPLIES_BYTES
 template <int SHIFT>
 inline I moved(I v) {  // to the right, or to the left where SHIFT is negative
@@ -180,7 +181,7 @@ inline I next_digit(I v) {
   return {_mm256_srai_epi32(_mm256_add_epi32(v.a, half), 8), _mm256_srai_epi32(_mm256_add_epi32(v.b, half), 8)};
 }
 
-constexpr int kByteTokens = 1, kByteBits = 7, kChains = 1;
+constexpr int kByteTokens = 4, kBytesAtOnce = 1, kByteBits = 7, kChains = 1;
 // Sums of four products in each lane; those of pairs are added in 16 bits as long as they fit.
 template <int BITS>
 struct Dots {

@@ -101,14 +101,16 @@ inline void turn(const Eight* rows, F* columns) {
       four[i + 2 * side + 1] = _mm512_unpackhi_pd(a, b);
     }
   }
-  const __m512i lower = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), upper = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+  const __m512i lower = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
+  const __m512i upper = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
   for (int c = 0; c < 4; ++c) {
     columns[c] = {_mm512_castpd_ps(_mm512_permutex2var_pd(four[c], lower, four[c + 4]))};
     columns[c + 4] = {_mm512_castpd_ps(_mm512_permutex2var_pd(four[c], upper, four[c + 4]))};
   }
 }
 
-// What bytes.h takes: four codes of each row, one in each byte.
+// What bytes.h takes: four codes of each row, one in each byte. Its products are for up to kByteTokens tokens, of which
+// kBytesAtOnce share the codes, and for codes of up to kByteBits bits; kChains sums do not wait for each other.
 #define MULTIPLIES_BYTES
 template <int SHIFT>
 inline I moved(I a) {  // to the right, or to the left where SHIFT is negative
@@ -132,7 +134,7 @@ inline void store_bytes(int8_t* to, I a) { _mm_storeu_si128((__m128i*)to, _mm512
 inline I next_digit(I a) { return {_mm512_srai_epi32(_mm512_add_epi32(a.v, _mm512_set1_epi32(128)), 8)}; }
 
 #if defined(__AVX512VNNI__)
-constexpr int kByteTokens = 16, kByteBits = 8, kChains = 2;
+constexpr int kByteTokens = 16, kBytesAtOnce = 4, kByteBits = 8, kChains = 2;
 // Sums of four products in each lane.
 template <int BITS>
 struct Dots {
@@ -144,7 +146,7 @@ struct Dots {
   inline I whole() const { return {sum}; }
 };
 #else
-constexpr int kByteTokens = 1, kByteBits = 7, kChains = 1;
+constexpr int kByteTokens = 4, kBytesAtOnce = 1, kByteBits = 7, kChains = 1;
 // Sums of four products in each lane; those of pairs are added in 16 bits as long as they fit.
 template <int BITS>
 struct Dots {
