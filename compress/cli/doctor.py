@@ -17,7 +17,7 @@ _SETTINGS = (
 )  # fmt: skip
 _SECRET = ("COMPRESS_JUDGE_KEY",)
 """Settings whose value is never shown."""
-_ISA = ("avx2", "fma", "avx512f", "avx512_vnni", "amx_int8", "asimd")
+_ISA = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd")
 
 
 @click.command("doctor")

@@ -14,7 +14,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from compress.format import manifest
 from compress.models import structure
-from compress.runtime import head, skeleton
+from compress.runtime import attention, head, skeleton
 from compress.runtime.experts import PackedExperts
 
 
@@ -58,6 +58,7 @@ class CompressQuantizer(HfQuantizer):  # type: ignore[misc]
         skeleton.check_loaded(model)
         skeleton.keep_prepared(model)
         head.install(model)
+        attention.install(model)
         self._has_experts = any(isinstance(module, PackedExperts) for module in model.modules())
         return model
 

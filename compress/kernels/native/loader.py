@@ -36,7 +36,8 @@ def library() -> ctypes.CDLL:
     """
     if not FILE.is_file():
         raise UnavailableError(
-            "the native kernels are not built; install a C++ compiler and the package again (pip install -e .)"
+            "the native kernels are not built; install a C++ compiler (GCC 10, Clang 9 or newer) and the package again "
+            "(pip install -e .)"
         )
     try:
         lib = ctypes.CDLL(str(FILE))

@@ -1,5 +1,6 @@
 // Products of many tokens in bfloat16: 64 rows at a time are decoded to pairs of columns, as the instruction for dot
-// products takes them, and stay in the caches while the tokens pass. Sums are float32 and rounded once.
+// products takes them, and stay in the caches while the tokens pass. Sums are float32 and rounded once; the instruction
+// takes subnormal numbers for zero.
 #include "many.h"
 
 #include "scratch.h"
