@@ -4,8 +4,8 @@
     python benchmarks/bench_decode.py DIR/int4-g128-16 [--prompt-tokens 512]
 
 Greedy decoding in bfloat16 as it is, with transformers' own attention, with a static cache, and with a static cache and
-torch.compile; before that the linears of the model's blocks one by one, against queries, keys and values (gate and up) as
-one weight, which several weights in one call could reach at best. All take turns.
+torch.compile; before that the linears of a block one by one, against queries, keys and values (gate and up) as one
+weight, which several weights in one call could reach at best. All take turns.
 """
 
 from __future__ import annotations
