@@ -25,6 +25,8 @@ def load(
 ) -> PreTrainedModel:
     """Returns the model in `folder`, in evaluation mode, its linears packed.
 
+    Where it would attend with `sdpa`, it does with `compress_sdpa`: the same, faster for one token on the CPU.
+
     Args:
         folder: what `compress run` wrote.
         dtype: of the dense tensors and the arithmetic; None takes that of the config. The planes keep theirs.
