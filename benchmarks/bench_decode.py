@@ -1,27 +1,28 @@
 """Where the time of a token goes besides the kernels, and what would cut it.
 
-    python benchmarks/bench_generate.py --layout int4-g128 --folder DIR      # makes DIR/int4-g128-16
-    python benchmarks/bench_decode.py DIR/int4-g128-16 [--prompt-tokens 512]
+    python benchmarks/bench_decode.py [--layout int4-g128] [--prompt-tokens 512] [--folder DIR]
 
 Greedy decoding in bfloat16 as it is, with transformers' own attention, with a static cache, and with a static cache and
 torch.compile; before that the linears of a block one by one, against queries, keys and values (gate and up) as one
-weight, which several weights in one call could reach at best. All take turns.
+weight, which several weights in one call could reach at best. All take turns. The model is that of `bench_generate.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from _print import show
-from transformers import GenerationConfig
+from bench_generate import packed_model
 
-import compress
 from compress.bench import machine, planes
+from compress.bench.worker import Runner
 from compress.kernels import native
 from compress.kernels.native import loader
 from compress.runtime import attention
@@ -32,10 +33,11 @@ _STATIC = {"cache_implementation": "static", "disable_compile": True}
 
 
 class _Timed:
-    """The native library, with the seconds that its products take."""
+    """The native library; notes when each of its products began and how long it took."""
 
     def __init__(self) -> None:
-        self._library, self.seconds = loader.library(), 0.0
+        self._library = loader.library()
+        self.products: list[tuple[float, float]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._library, name)
@@ -43,41 +45,23 @@ class _Timed:
     def cn_linear(self, *arguments: Any) -> int:
         start = time.perf_counter()
         error: int = self._library.cn_linear(*arguments)
-        self.seconds += time.perf_counter() - start
+        self.products.append((start, time.perf_counter() - start))
         return error
 
 
-class _Clock:
-    """A streamer that notes when tokens come; what the kernels took before the first of them does not count."""
-
-    def __init__(self, library: _Timed):
-        self.times: list[float] = []
-        self._library = library
-
-    def put(self, tokens: object) -> None:
-        self.times.append(time.perf_counter())
-        if len(self.times) == 2:  # the prompt, then the first token
-            self._library.seconds = 0.0
-
-    def end(self) -> None:
-        """Nothing is held back."""
-
-
-def token_seconds(model: Any, prompt_1T: torch.Tensor, library: _Timed, **options: Any) -> tuple[float, float]:
+def token_seconds(runner: Runner, library: _Timed, options: dict[str, Any]) -> tuple[float, float]:
     """Returns seconds of a token after the first, and how many of them the kernels took."""
-    clock = _Clock(library)
-    config = GenerationConfig(max_new_tokens=_NEW_TOKENS, do_sample=False, pad_token_id=0, **options)
-    model.generate(prompt_1T, attention_mask=torch.ones_like(prompt_1T), generation_config=config, streamer=clock)
-    tokens = len(clock.times) - 2
-    return (clock.times[-1] - clock.times[1]) / tokens, library.seconds / tokens
+    library.products.clear()
+    times = runner.generate(_NEW_TOKENS, **options)
+    kernels = sum(seconds for start, seconds in library.products if start > times[0])
+    return (times[-1] - times[0]) / (_NEW_TOKENS - 1), kernels / (_NEW_TOKENS - 1)
 
 
-def loop(folder: str, prompt_tokens: int, rounds: int) -> list[dict[str, Any]]:
+def loop(folder: Path, prompt_tokens: int, rounds: int) -> list[dict[str, Any]]:
     library = _Timed()
     loader.library = lambda: library  # type: ignore[assignment, return-value]
-    model: Any = compress.load(folder, dtype=torch.bfloat16, verify=False)
-    model.generation_config.eos_token_id = None
-    prompt_1T = torch.randint(0, model.config.vocab_size, (1, prompt_tokens))
+    runner = Runner(folder, torch.bfloat16, prompt_tokens, _NEW_TOKENS)
+    model = runner.model
     plain = model.forward
     compiled = torch.compile(plain, dynamic=False)
 
@@ -95,7 +79,7 @@ def loop(folder: str, prompt_tokens: int, rounds: int) -> list[dict[str, Any]]:
         for name, (forward, implementation, options) in modes.items():
             model.forward = forward
             model.set_attn_implementation(implementation)
-            seconds = token_seconds(model, prompt_1T, library, **options)
+            seconds = token_seconds(runner, library, options)
             if turn:  # the first makes tiles and graphs
                 found[name].append(seconds)
     medians = {name: [statistics.median(part) for part in zip(*each, strict=True)] for name, each in found.items()}
@@ -128,15 +112,18 @@ def blocks(layout: str, rounds: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="a packed model of bench_generate.py")
-    parser.add_argument("--layout", default="int4-g128", help="of the linears that are timed by themselves")
+    parser.add_argument("--layout", default="int4-g128")
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--blocks", type=int, default=16, help="of the model")
+    parser.add_argument("--folder", help="keep the model here, or take the one that is here already")
     options = parser.parse_args()
     facts = machine.description()
     with torch.inference_mode():
         show(f"linears, {options.layout}", blocks(options.layout, 3 * options.rounds), **facts)
-    rows = loop(options.folder, options.prompt_tokens, options.rounds)
+    with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
+        folder = packed_model(Path(options.folder or temporary), options.blocks, options.layout)
+        rows = loop(folder, options.prompt_tokens, options.rounds)
     show("a token", rows, **facts, prompt_tokens=options.prompt_tokens, rounds=options.rounds)
 
 

@@ -52,6 +52,24 @@ def write_packed(dense: Path, folder: Path, layout: str) -> None:
     writer.finish(records=records, config=config, manifest={"tensors": tensors})
 
 
+def dense_model(home: Path, blocks: int) -> Path:
+    """Returns the folder of the dense model in `home`, where it is made if it is not there."""
+    folder = home / f"dense-{blocks}"
+    if not (folder / "model.safetensors.index.json").is_file():
+        folder.mkdir()
+        make_model(folder, blocks)
+        (folder / "calibration.safetensors").unlink()
+    return folder
+
+
+def packed_model(home: Path, blocks: int, layout: str) -> Path:
+    """Returns the folder of the same model packed in `layout`."""
+    folder = home / f"{layout.replace(':', '-')}-{blocks}"
+    if not (folder / "compress.json").is_file():
+        write_packed(dense_model(home, blocks), folder, layout)
+    return folder
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layout", default=",".join(_LAYOUTS))
@@ -73,16 +91,10 @@ def main() -> None:
     layouts = [planes.layout(name).name for name in options.layout.split(",")]
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         home = Path(options.folder or temporary)
-        dense = home / f"dense-{options.blocks}"
-        if not (dense / "model.safetensors.index.json").is_file():
-            dense.mkdir()
-            make_model(dense, options.blocks)
-            (dense / "calibration.safetensors").unlink()
+        dense = dense_model(home, options.blocks)
         rows = []
         for layout in layouts:
-            folder = home / f"{layout.replace(':', '-')}-{options.blocks}"
-            if not (folder / "compress.json").is_file():
-                write_packed(dense, folder, layout)
+            folder = packed_model(home, options.blocks, layout)
             entrants = [Entrant("dense", dense, name) for name in DTYPES[: 1 + options.float32]]
             entrants.append(Entrant(layout, folder, options.dtype))
             measure(entrants, settings, progress=lambda text: None)

@@ -49,20 +49,20 @@ class Runner:
         with torch.inference_mode():
             self.model(self.prompt_1T[:, :1], use_cache=False)
         self.load_seconds = time.perf_counter() - start
-        self._generate(2)
+        self.generate(2)
 
     def round(self) -> tuple[float, float]:
         """Returns the seconds of the prompt up to its first new token, and those of the further tokens."""
         start = time.perf_counter()
-        times = self._generate(self.new_tokens)
+        times = self.generate(self.new_tokens)
         return times[0] - start, times[-1] - times[0]
 
-    def _generate(self, tokens: int) -> list[float]:
-        """Generates greedily; returns when each new token came."""
+    def generate(self, tokens: int, **options: Any) -> list[float]:
+        """Generates greedily; returns when each new token came. `options` go to transformers' GenerationConfig."""
         from transformers import GenerationConfig
 
         clock = _Clock()
-        config = GenerationConfig(max_new_tokens=tokens, do_sample=False, pad_token_id=0)
+        config = GenerationConfig(max_new_tokens=tokens, do_sample=False, pad_token_id=0, **options)
         self.model.generate(
             self.prompt_1T, attention_mask=torch.ones_like(self.prompt_1T), generation_config=config, streamer=clock
         )

@@ -33,11 +33,11 @@ def test_it_is_what_transformers_has(tokens: int, shared: int, masked: bool) -> 
     torch.testing.assert_close(found, expected)
 
 
-def llama(**options: int) -> LlamaForCausalLM:
+def llama() -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=50, hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=6,
-        num_key_value_heads=2, initializer_range=0.5, **options,
+        num_key_value_heads=2, initializer_range=0.5,
     )  # fmt: skip
     return LlamaForCausalLM(config).eval()
 

@@ -203,9 +203,7 @@ INLINE void add_set(const Set& set, const uint8_t* codes, int64_t count, float* 
     __mmask64 upper[UNITS];
     each<UNITS>([&](auto u) {
       code[u] = _mm512_loadu_si512(codes + u * kLookups * kUnitRows);
-      // to the second-level cache: the tables of the set fill most of the first
-      const char* ahead = reinterpret_cast<const char*>(codes + u * kLookups * kUnitRows) + 4096;
-      _mm_prefetch(ahead, _MM_HINT_T1);
+      ask_ahead<2>(codes + u * kLookups * kUnitRows);  // the tables of the set fill most of the first
       upper[u] = _mm512_movepi8_mask(code[u]);
     });
     each<kPlanes>([&](auto plane) {

@@ -12,6 +12,40 @@ namespace {
 
 #if defined(MULTIPLIES_BYTES)
 
+#if defined(__AVX512VNNI__)
+constexpr int kByteTokens = 16;  // up to here products are in bytes
+constexpr int kBytesAtOnce = 4;  // tokens that share the codes
+constexpr int kByteBits = 8;     // of the widest codes
+constexpr int kChains = 2;       // sums that do not wait for each other
+
+// Sums of four products in each lane.
+template <int BITS>
+struct Dots {
+  I sum = zeros();
+
+  template <int PLACE, int COUNT>
+  INLINE void add(I codes, int32_t four) {
+    sum = add_dot(sum, codes, four);
+  }
+};
+#else
+constexpr int kByteTokens = 4, kBytesAtOnce = 1, kByteBits = 7, kChains = 1;
+
+// The same in steps: sums of pairs are added in 16 bits as long as they fit. PLACE counts to COUNT.
+template <int BITS>
+struct Dots {
+  static constexpr int kMost = 32767 / (((1 << BITS) - 1) * 256);
+  I sum = zeros(), pairs;
+
+  template <int PLACE, int COUNT>
+  INLINE void add(I codes, int32_t four) {
+    const I found = dot_pairs(codes, four);
+    pairs = PLACE % kMost ? plus_halves(pairs, found) : found;
+    if constexpr (PLACE % kMost == kMost - 1 || PLACE == COUNT - 1) sum = add_halves(sum, pairs);
+  }
+};
+#endif
+
 constexpr int kDigits = 3;
 constexpr float kLargestInput = 8355700.0f;  // below 127 · (2^16 + 2^8 + 1), the largest number of three signed bytes
 constexpr int64_t kWidestGroup = 65536;      // 255 · 128 · columns fit into 32 bits
@@ -143,8 +177,8 @@ struct Sums {
   INLINE F total() const {
     F digit[kDigits];
     each<kDigits>([&](auto d) {
-      I whole = digits[TOKEN][d][0].whole();
-      if constexpr (CHAINS == 2) whole = plus(whole, digits[TOKEN][d][1].whole());
+      I whole = digits[TOKEN][d][0].sum;
+      if constexpr (CHAINS == 2) whole = plus(whole, digits[TOKEN][d][1].sum);
       digit[d] = to_float(whole);
     });
     return fma(digit[2], splat(65536), fma(digit[1], splat(256), digit[0]));

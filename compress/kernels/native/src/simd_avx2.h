@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "numbers.h"
+#include "simd_eight.h"
 
 namespace {
 
@@ -101,13 +102,6 @@ inline F where(I place, int wanted, F x, F y) {
           _mm256_blendv_ps(y.b, x.b, _mm256_castsi256_ps(_mm256_cmpeq_epi32(two.b, want)))};
 }
 
-// Eight numbers of one row.
-struct Eight { __m256 v; };
-inline Eight load_eight(const uint16_t* halves) { return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)halves))}; }
-inline Eight add(Eight x, Eight y) { return {_mm256_add_ps(x.v, y.v)}; }
-inline Eight load_eight(const float* from) { return {_mm256_loadu_ps(from)}; }
-inline Eight zero_eight() { return {_mm256_setzero_ps()}; }
-inline Eight fma(Eight a, Eight b, Eight c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline void turn_eight(const Eight* rows, __m256* columns) {
   __m256 pair[8];
   __m256d four[8];
@@ -135,8 +129,7 @@ inline void turn(const Eight* rows, F* columns) {
   for (int c = 0; c < 8; ++c) columns[c] = {half[0][c], half[1][c]};
 }
 
-// What bytes.h takes: four codes of each row, one in each byte. Its products are for up to kByteTokens tokens, of which
-// kBytesAtOnce share the codes, and for codes of up to kByteBits bits; kChains sums do not wait for each other.
+// What bytes.h takes: four codes of each row, one in each byte.
 #define MULTIPLIES_BYTES
 template <int SHIFT>
 inline I moved(I v) {  // to the right, or to the left where SHIFT is negative
@@ -150,6 +143,7 @@ inline I masked(I v, int mask) {
 }
 // (x & mask) | y
 inline I masked_or(I x, int mask, I y) { return either(masked(x, mask), y); }
+inline I zeros() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline I plus(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
 inline F magnitude(F v) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
@@ -180,25 +174,16 @@ inline I next_digit(I v) {
   const __m256i half = _mm256_set1_epi32(128);
   return {_mm256_srai_epi32(_mm256_add_epi32(v.a, half), 8), _mm256_srai_epi32(_mm256_add_epi32(v.b, half), 8)};
 }
-
-constexpr int kByteTokens = 4, kBytesAtOnce = 1, kByteBits = 7, kChains = 1;
-// Sums of four products in each lane; those of pairs are added in 16 bits as long as they fit.
-template <int BITS>
-struct Dots {
-  static constexpr int kMost = 32767 / (((1 << BITS) - 1) * 256);
-  __m256i a = _mm256_setzero_si256(), b = _mm256_setzero_si256(), narrow_a, narrow_b;
-  template <int PLACE, int COUNT>
-  inline __attribute__((always_inline)) void add(I codes, int32_t four) {
-    const __m256i x = _mm256_set1_epi32(four), ones = _mm256_set1_epi16(1);
-    const __m256i pairs_a = _mm256_maddubs_epi16(codes.a, x), pairs_b = _mm256_maddubs_epi16(codes.b, x);
-    narrow_a = PLACE % kMost ? _mm256_add_epi16(narrow_a, pairs_a) : pairs_a;
-    narrow_b = PLACE % kMost ? _mm256_add_epi16(narrow_b, pairs_b) : pairs_b;
-    if constexpr (PLACE % kMost == kMost - 1 || PLACE == COUNT - 1) {
-      a = _mm256_add_epi32(a, _mm256_madd_epi16(narrow_a, ones));
-      b = _mm256_add_epi32(b, _mm256_madd_epi16(narrow_b, ones));
-    }
-  }
-  inline I whole() const { return {a, b}; }
-};
+// Products of unsigned codes with four signed bytes: sums of two, in halves of a lane.
+inline I dot_pairs(I codes, int32_t four) {
+  const __m256i x = _mm256_set1_epi32(four);
+  return {_mm256_maddubs_epi16(codes.a, x), _mm256_maddubs_epi16(codes.b, x)};
+}
+inline I plus_halves(I x, I y) { return {_mm256_add_epi16(x.a, y.a), _mm256_add_epi16(x.b, y.b)}; }
+// sum + both halves of each lane
+inline I add_halves(I sum, I pairs) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  return plus(sum, {_mm256_madd_epi16(pairs.a, ones), _mm256_madd_epi16(pairs.b, ones)});
+}
 
 }  // namespace

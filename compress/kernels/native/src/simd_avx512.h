@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "numbers.h"
+#include "simd_eight.h"
 
 namespace {
 
@@ -77,13 +78,6 @@ inline F where(I place, int wanted, F a, F b) {
   return {_mm512_mask_blend_ps(same, b.v, a.v)};
 }
 
-// Eight numbers of one row.
-struct Eight { __m256 v; };
-inline Eight load_eight(const uint16_t* halves) { return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)halves))}; }
-inline Eight add(Eight a, Eight b) { return {_mm256_add_ps(a.v, b.v)}; }
-inline Eight load_eight(const float* from) { return {_mm256_loadu_ps(from)}; }
-inline Eight zero_eight() { return {_mm256_setzero_ps()}; }
-inline Eight fma(Eight a, Eight b, Eight c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 // Sixteen rows of eight to eight columns of sixteen.
 inline void turn(const Eight* rows, F* columns) {
   // pairs of rows, then of pairs, then of quarters; rows 8 to 15 stand in the upper halves
@@ -109,8 +103,7 @@ inline void turn(const Eight* rows, F* columns) {
   }
 }
 
-// What bytes.h takes: four codes of each row, one in each byte. Its products are for up to kByteTokens tokens, of which
-// kBytesAtOnce share the codes, and for codes of up to kByteBits bits; kChains sums do not wait for each other.
+// What bytes.h takes: four codes of each row, one in each byte.
 #define MULTIPLIES_BYTES
 template <int SHIFT>
 inline I moved(I a) {  // to the right, or to the left where SHIFT is negative
@@ -123,6 +116,7 @@ inline I masked(I a, int mask) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(
 inline I masked_or(I a, int mask, I b) {
   return {_mm512_ternarylogic_epi32(a.v, _mm512_set1_epi8(char(mask)), b.v, 0xea)};
 }
+inline I zeros() { return {_mm512_setzero_si512()}; }
 inline I plus(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline F magnitude(F a) { return {_mm512_abs_ps(a.v)}; }
 inline F maximum(F a, F b) { return {_mm512_max_ps(a.v, b.v)}; }
@@ -132,36 +126,17 @@ inline I rounded(F a) { return {_mm512_cvtps_epi32(a.v)}; }
 inline void store_bytes(int8_t* to, I a) { _mm_storeu_si128((__m128i*)to, _mm512_cvtepi32_epi8(a.v)); }
 // What is left after a digit between -128 and 127 was taken off.
 inline I next_digit(I a) { return {_mm512_srai_epi32(_mm512_add_epi32(a.v, _mm512_set1_epi32(128)), 8)}; }
-
 #if defined(__AVX512VNNI__)
-constexpr int kByteTokens = 16, kBytesAtOnce = 4, kByteBits = 8, kChains = 2;
-// Sums of four products in each lane.
-template <int BITS>
-struct Dots {
-  __m512i sum = _mm512_setzero_si512();
-  template <int PLACE, int COUNT>
-  inline __attribute__((always_inline)) void add(I codes, int32_t four) {
-    sum = _mm512_dpbusd_epi32(sum, codes.v, _mm512_set1_epi32(four));
-  }
-  inline I whole() const { return {sum}; }
-};
+// sum + the products of unsigned codes with four signed bytes
+inline I add_dot(I sum, I codes, int32_t four) {
+  return {_mm512_dpbusd_epi32(sum.v, codes.v, _mm512_set1_epi32(four))};
+}
 #else
-constexpr int kByteTokens = 4, kBytesAtOnce = 1, kByteBits = 7, kChains = 1;
-// Sums of four products in each lane; those of pairs are added in 16 bits as long as they fit.
-template <int BITS>
-struct Dots {
-  static constexpr int kMost = 32767 / (((1 << BITS) - 1) * 256);
-  __m512i sum = _mm512_setzero_si512(), narrow;
-  template <int PLACE, int COUNT>
-  inline __attribute__((always_inline)) void add(I codes, int32_t four) {
-    const __m512i pairs = _mm512_maddubs_epi16(codes.v, _mm512_set1_epi32(four));
-    narrow = PLACE % kMost ? _mm512_add_epi16(narrow, pairs) : pairs;
-    if constexpr (PLACE % kMost == kMost - 1 || PLACE == COUNT - 1) {
-      sum = _mm512_add_epi32(sum, _mm512_madd_epi16(narrow, _mm512_set1_epi16(1)));
-    }
-  }
-  inline I whole() const { return {sum}; }
-};
+// Products of unsigned codes with four signed bytes: sums of two, in halves of a lane.
+inline I dot_pairs(I codes, int32_t four) { return {_mm512_maddubs_epi16(codes.v, _mm512_set1_epi32(four))}; }
+inline I plus_halves(I a, I b) { return {_mm512_add_epi16(a.v, b.v)}; }
+// sum + both halves of each lane
+inline I add_halves(I sum, I pairs) { return plus(sum, {_mm512_madd_epi16(pairs.v, _mm512_set1_epi16(1))}); }
 #endif
 
 }  // namespace

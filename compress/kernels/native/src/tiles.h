@@ -23,8 +23,11 @@ INLINE void each(Call&& call) {
 }
 
 // Asks for what is read a page later: weights are read once, in order, and the prefetchers of processors stop where a page
-// ends. An address behind the weight is no error.
-INLINE void ask_ahead(const void* from) { __builtin_prefetch(static_cast<const char*>(from) + 4096); }
+// ends. An address behind the weight is no error. LEVEL 3 is the first cache, 2 the second.
+template <int LEVEL = 3>
+INLINE void ask_ahead(const void* from) {
+  __builtin_prefetch(static_cast<const char*>(from) + 4096, 0, LEVEL);
+}
 
 INLINE F load_number(const void* from, int64_t type, int64_t i) {
   if (type == kHalf) return load_half(static_cast<const uint16_t*>(from) + i);
