@@ -98,9 +98,7 @@ def row(
     }
 
 
-def by_llm_compressor(
-    name: str, modifier: str, weights: dict[str, Any], tokens_ST: torch.Tensor, folder: Path
-) -> None:
+def by_llm_compressor(name: str, modifier: str, weights: dict[str, Any], tokens_ST: torch.Tensor, folder: Path) -> None:
     """Writes the checkpoint that llm-compressor makes of a model."""
     from datasets import Dataset  # type: ignore[import-untyped]
     from llmcompressor import oneshot

@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from compress.evaluation import evaluate as evaluate
-    from compress.evaluation.gate import gate as gate
+    from compress.evaluation.gate.decide import gate as gate
     from compress.pipeline import run as run
     from compress.recipe import Recipe as Recipe
     from compress.runtime import load as load
@@ -21,7 +21,7 @@ _LAZY = {
     "run": "compress.pipeline",
     "load": "compress.runtime",
     "evaluate": "compress.evaluation",
-    "gate": "compress.evaluation.gate",
+    "gate": "compress.evaluation.gate.decide",
     "Recipe": "compress.recipe",
 }
 __all__ = ["Recipe", "__version__", "evaluate", "gate", "load", "run"]

@@ -17,7 +17,7 @@ from compress.errors import BudgetError, MethodError, RecipeError
 from compress.format.files import write_json, write_whole
 from compress.methods import registry
 from compress.recipe import Recipe, StageSpec, digest
-from compress.report.progress import watch
+from compress.report.progress_bars import watch
 
 if TYPE_CHECKING:
     from compress.evaluation.result import EvalResult

@@ -17,29 +17,21 @@ from compress.evaluation import suites, tiers
 from compress.methods import registry
 from compress.progress import Progress
 from compress.recipe import CalibrationSpec, Recipe, StageSpec, parse_size
-from compress.report.allotted import render as allotment
-from compress.report.progress import watch
+from compress.report.progress_bars import watch
+from compress.report.table.allotted import render as allotment
 from compress.result import Result
-from compress.stages import (
-    allocation,
-    cut,
-    finish,
-    full_tuning,
-    linear,
-    outlook,
-    planning,
-    ranks,
-    ratios,
-    reference,
-    streaming,
-    training,
-)
+from compress.stages import distributed, finish, proof_reference, train
+from compress.stages.budget import allocation, rank_ratios
+from compress.stages.pack import block_loop, full_tuning, streaming
+from compress.stages.plan import outlook
+from compress.stages.plan import plan as planning
+from compress.stages.rewrite import run as rewrite
 from compress.stages.workspace import open_workspace
 
 if TYPE_CHECKING:
     from compress.evaluation.result import EvalResult
     from compress.models.source import ModelSource
-    from compress.stages.planning import Plan
+    from compress.stages.plan.plan import Plan
     from compress.stages.workspace import Workspace
 
 
@@ -79,14 +71,14 @@ def run(
     evaluation = None
     source = first = ModelSource.open(recipe.model, revision=recipe.revision)
     for number, folder in enumerate(folders(recipe)):
-        ranks.meet()
+        distributed.meet()
         if number:
             source = ModelSource.open(folders(recipe)[number - 1])
             progress.note(f"Stage {number + 1} of {len(recipe.stages)}: {recipe.stages[number].method}")
         step = recipe.step(number, recipe.model if number == 0 else str(source.path), str(folder))
-        teacher = training.teacher_of(step, first)
-        if not ranks.first():
-            training.join(step, source, teacher, folder, fresh=fresh)
+        teacher = train.teacher_of(step, first)
+        if not distributed.first():
+            train.join(step, source, teacher, folder, fresh=fresh)
             continue
         with open_workspace(folder, finish.identity(step, source, teacher), fresh=fresh) as workspace:
             if not workspace.finished:
@@ -96,8 +88,8 @@ def run(
                 evaluation = finish.evaluate(recipe, first, workspace, progress, baseline)
                 Result.read(folder, evaluation).write_report()
             workspace.close()
-    ranks.meet()
-    return Result.read(folder, evaluation if ranks.first() else None)
+    distributed.meet()
+    return Result.read(folder, evaluation if distributed.first() else None)
 
 
 def plan(recipe: Recipe) -> Plan:
@@ -128,10 +120,10 @@ def make(
     if method.KIND == "linear":
         made = pack(recipe, source, workspace, progress)
     elif method.KIND == "prune":
-        made = cut.run(recipe, source, workspace, progress)
+        made = rewrite.run(recipe, source, workspace, progress)
     else:
         assert teacher is not None, "what is trained is trained towards a teacher"
-        made = training.run(recipe, source, teacher, workspace, progress)
+        made = train.run(recipe, source, teacher, workspace, progress)
     for warning in finish.write_manifest(recipe, source, workspace, made):
         progress.note(f"Warning: {warning}")
 
@@ -141,7 +133,7 @@ def pack(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Pr
     from compress.calibration.data import load_tokens
     from compress.format.writer import CheckpointWriter
     from compress.models.blocks import BlockWalker
-    from compress.stages.block import LinearStage
+    from compress.stages.pack.block import LinearStage
     from compress.tuning.settings import FullSettings, Settings
 
     stage = recipe.stages[0]
@@ -151,7 +143,7 @@ def pack(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Pr
     if planning.needs_data(recipe, method):
         tokens_ST = load_tokens(recipe.calibration, source.tokenizer(), max_seq_len=walker.max_seq_len)
     else:
-        tokens_ST = reference.tokens(walker)
+        tokens_ST = proof_reference.tokens(walker)
     work = LinearStage(
         walker=walker,
         writer=CheckpointWriter(workspace.folder, shard_count=len(walker.block_names) + 1),
@@ -164,13 +156,13 @@ def pack(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Pr
         workers=recipe.workers,
         tuning=Settings() if stage.tune else None,
     )
-    work = dataclasses.replace(work, overrides=ratios.allot(work, tokens_ST, progress))
+    work = dataclasses.replace(work, overrides=rank_ratios.allot(work, tokens_ST, progress))
     if stage.target_bits is not None:
         allotted = allocation.allot(work, stage.target_bits, tokens_ST, progress)
         work = dataclasses.replace(work, overrides=allotted.overrides)
         progress.note(allotment(allotted.to_dict()))
     full_tuning.settle(workspace)
-    run_stage = streaming.run if planning.streams(stage, method, source) else linear.run
+    run_stage = streaming.run if planning.streams(stage, method, source) else block_loop.run
     logits_TV = run_stage(work, tokens_ST, progress)
     if stage.tune == "full":
         logits_TV = full_tuning.run(work, tokens_ST, FullSettings(), progress)

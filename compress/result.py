@@ -10,7 +10,7 @@ from compress.format.manifest import read_manifest
 
 if TYPE_CHECKING:
     from compress.evaluation.result import EvalResult
-    from compress.report.overview import Overview
+    from compress.report.table.overview import Overview
 
 REPORT = "report.md"
 
@@ -34,13 +34,13 @@ class Result:
 
     def summary(self) -> str:
         """Returns the table *dense vs compressed* as markdown."""
-        from compress.report import markdown
+        from compress.report.table import markdown
 
         return markdown.render(self._overview())
 
     def write_report(self) -> None:
         """Writes the table beside the checkpoint, the same wherever that lies."""
-        from compress.report import markdown, overview
+        from compress.report.table import markdown, overview
 
         text = markdown.render(overview.of_checkpoint(None, self.manifest, self.evaluation))
         (self.checkpoint / REPORT).write_text(text, encoding="utf-8")
@@ -48,18 +48,18 @@ class Result:
     def page(self, items: int = 6) -> str:
         """Returns the report as one self-contained HTML page, with `items` lost items of each family."""
         from compress.bench import speed
-        from compress.report import page, page_content
-        from compress.report.page_sources import Run, Sources
+        from compress.report.page import content, page
+        from compress.report.page.sources import Run, Sources
 
         run = Run(self.checkpoint.name, self.manifest, self.evaluation, speed=speed.read(self.checkpoint))
-        return page.render(page_content.build(Sources((run,)), items))
+        return page.render(content.build(Sources((run,)), items))
 
     def _repr_html_(self) -> str:
-        from compress.report import notebook
+        from compress.report.table import notebook
 
         return notebook.render(self._overview(), self.page())
 
     def _overview(self) -> Overview:
-        from compress.report import overview
+        from compress.report.table import overview
 
         return overview.of_checkpoint(self.checkpoint, self.manifest, self.evaluation)

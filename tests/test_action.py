@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from compress.evaluation.gate_settings import GateJob
-from tests.evaluation.gate_results import family, result
+from compress.evaluation.gate.settings import GateJob
+from tests.support.gate_results import family, result
 
 ROOT = Path(__file__).parents[1]
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))

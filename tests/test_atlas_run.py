@@ -3,8 +3,8 @@
 import pytest
 
 import compress
-from compress.evaluation import harness
-from compress.evaluation.opening import open_subject
+from compress.evaluation.lm_eval_suite import harness
+from compress.evaluation.open_model import open_subject
 from compress.evaluation.suites import kick_atlas
 from compress.runtime import proof
 

@@ -12,16 +12,16 @@ from compress.bench import checkpoint, models, speed
 from compress.cli import invoke
 from compress.errors import CompressError
 from compress.format.manifest import fingerprint
-from tests.runtime import checkpoints
+from tests.support import packed_checkpoints
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A checkpoint and the dense model that it means."""
     home = tmp_path_factory.mktemp("models")
-    model = checkpoints.tiny("llama-tied")
-    packed = checkpoints.pack_in_place(model, checkpoints.rtn4, "nothing")
-    checkpoints.write(home / "packed", model, packed)
+    model = packed_checkpoints.tiny("llama-tied")
+    packed = packed_checkpoints.pack_in_place(model, packed_checkpoints.rtn4, "nothing")
+    packed_checkpoints.write(home / "packed", model, packed)
     model.save_pretrained(home / "dense")
     return home / "packed", home / "dense"
 

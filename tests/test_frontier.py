@@ -9,7 +9,7 @@ from compress import frontier, pipeline
 from compress.errors import CompressError, RecipeError
 from compress.evaluation import evaluator
 from compress.runtime import proof
-from tests.tiny import save_tiny, tiny_tokens
+from tests.support.models import save_tiny, tiny_tokens
 
 
 @pytest.fixture

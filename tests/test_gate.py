@@ -11,7 +11,7 @@ import torch
 from compress.kernels import native
 from compress.kernels.native import block as blocks
 from compress.kernels.native import loader
-from tests.kernels.weights import Weight, bilevel, excess, integers, kept, vectors
+from tests.support.kernel_weights import Weight, bilevel, excess, integers, kept, vectors
 
 pytestmark = pytest.mark.skipif(loader.unavailable() is not None, reason=str(loader.unavailable()))
 SHAPE = (48, 256)

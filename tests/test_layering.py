@@ -15,13 +15,15 @@ FILE_CAP = 400
 BASE = ("compress", "compress.errors", "compress.progress", "compress.recipe")
 STORAGE = (*BASE, "compress.format")
 MODELS = (*STORAGE, "compress.atlas", "compress.models", "compress.calibration")
-METHODS = (*STORAGE, "compress.calibration.stats", "compress.methods")
+NUMERICS = (*STORAGE, "compress.calibration.stats", "compress.numerics")
+METHODS = (*NUMERICS, "compress.methods")
 RUNTIME = (*MODELS, "compress.kernels", "compress.runtime", "compress.hf")
-EVALUATION = (*RUNTIME, "compress.tuning", "compress.evaluation")
+EVALUATION = (*RUNTIME, "compress.evaluation")
+TUNING = (*RUNTIME, *METHODS, "compress.tuning")
 BENCH = (*RUNTIME, "compress.bench")
 REPORT = (*EVALUATION, "compress.methods.registry", "compress.bench.speed", "compress.report")
 RESULT = (*REPORT, "compress.result")
-STAGES = (*EVALUATION, "compress.methods", "compress.stages")
+STAGES = (*EVALUATION, *TUNING, "compress.training", "compress.stages")
 PIPELINE = (*RESULT, *STAGES, "compress.pipeline")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compress.errors": (),
@@ -32,6 +34,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compress.format": STORAGE,
     "compress.calibration.stats": BASE,
     "compress.methods.registry": BASE,
+    "compress.numerics": NUMERICS,
     "compress.methods": METHODS,
     "compress.kernels": (*STORAGE, "compress.kernels"),
     "compress.atlas": (*MODELS, "compress.evaluation"),  # its own exam: `train` and `score` ask the suite
@@ -40,7 +43,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compress.runtime": RUNTIME,
     "compress.hf": RUNTIME,
     "compress.tuning.settings": ("compress.errors",),
-    "compress.tuning": (*RUNTIME, "compress.methods", "compress.tuning"),
+    "compress.tuning": TUNING,
+    "compress.training": (*TUNING, "compress.training"),
     "compress.bench.speed": ("compress", "compress.errors"),
     "compress.bench": (*BENCH, "compress"),
     "compress.evaluation.result": ("compress", "compress.errors"),
@@ -63,6 +67,7 @@ FORBIDDEN = {
     "compress.evaluation.result": {"torch", "numpy"},
     "compress.bench.speed": {"torch", "numpy"},
     "compress.tuning.settings": {"torch", "numpy"},
+    "compress.numerics": {"transformers", "lm_eval", "accelerate", "safetensors"},
     "compress.methods": {"transformers", "lm_eval", "accelerate", "safetensors"},
     "compress.kernels": {"transformers", "lm_eval"},
 }
@@ -148,7 +153,7 @@ def test_the_table_itself_refuses() -> None:
     assert not allowed("compress.methods.rtn", "compress.models")
     assert not allowed("compress.methods.rtn", "compress.calibration.collect")
     assert not allowed("compress.format.writer", "compress.pipeline")
-    assert not allowed("compress.evaluation.harness", "compress.report")
+    assert not allowed("compress.evaluation.lm_eval_suite.harness", "compress.report")
     assert allowed("compress.methods.rtn", "compress.calibration.stats")
 
 

@@ -21,7 +21,7 @@ from compress.models.blocks import BlockWalker
 from compress.models.linears import find_linears, set_weight
 from compress.runtime import proof
 from compress.stages.workspace import Workspace
-from tests.tiny import TINY, save_tiny, tiny_model, tiny_tokens
+from tests.support.models import TINY, save_tiny, tiny_model, tiny_tokens
 
 DATA = {"samples": 6, "seq_len": 24, "suite": "none"}
 

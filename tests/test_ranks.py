@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.tiny import save_tiny, tiny_tokens
+from tests.support.models import save_tiny, tiny_tokens
 
 RECIPE = """
 suite = "none"

@@ -145,7 +145,7 @@ def test_every_variable_of_the_environment_is_told() -> None:
 
 def test_toml_of_a_page_is_a_recipe_or_a_gate(tmp_path: Path) -> None:
     """Every TOML block is what its page says it is."""
-    from compress.evaluation.gate_settings import GateJob
+    from compress.evaluation.gate.settings import GateJob
     from compress.recipe import Recipe
 
     seen = 0

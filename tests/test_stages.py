@@ -15,7 +15,7 @@ from compress.models.source import ModelSource
 from compress.pipeline import folders
 from compress.recipe import CalibrationSpec, Recipe, StageSpec
 from compress.runtime import load, proof
-from tests.tiny import save_tiny, tiny_tokens
+from tests.support.models import save_tiny, tiny_tokens
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ def command() -> None:
     from compress.kernels import select
     from compress.kernels.native import loader
     from compress.report.console import console
-    from compress.report.figures import size
+    from compress.report.formatting import size
 
     memory, free = _memory()
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")

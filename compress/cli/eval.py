@@ -47,7 +47,7 @@ def command(
     """Ask MODEL (a folder, compressed or not, or a hub id; atlas when none is given) the knowledge suite."""
     from compress.evaluation import evaluate
     from compress.evaluation.cache import default_folder
-    from compress.report.progress import watch
+    from compress.report.progress_bars import watch
 
     result = evaluate(
         model,
@@ -65,12 +65,12 @@ def command(
     if output:
         Path(output).write_text(result.to_json() + "\n", encoding="utf-8")
     if as_json:
-        from compress.report import outcome
+        from compress.report import json_output
 
-        click.echo(json.dumps(outcome.of_evaluation(result), indent=2))
+        click.echo(json.dumps(json_output.of_evaluation(result), indent=2))
         return
-    from compress.report import overview, terminal
     from compress.report.console import console
+    from compress.report.table import overview, terminal
 
     console().print(terminal.render(overview.of_evaluation(result)))
 

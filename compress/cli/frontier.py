@@ -60,7 +60,7 @@ def command(
         limit=given["limit"],
         max_memory=parse_size(max_memory) if max_memory else None,
     )
-    from compress.report.progress import watch
+    from compress.report.progress_bars import watch
 
     progress = watch()
     progress.note(f"Opening {model} ...")

@@ -11,8 +11,8 @@ import click
 from compress.errors import CompressError, EvaluationError
 
 if TYPE_CHECKING:
-    from compress.evaluation.gate_result import GateReport
-    from compress.evaluation.gate_settings import GateJob
+    from compress.evaluation.gate.result import GateReport
+    from compress.evaluation.gate.settings import GateJob
 
 _ASKED = ("suite", "data_dir", "tier", "limit", "batch_size")
 """How models are asked; none of it is of use where both were."""
@@ -55,23 +55,23 @@ def command(config: str | None, no_cache: bool, as_json: bool, **given: Any) -> 
         report = _hold(job, {name: getattr(job, name) for name in _ASKED}, no_cache)
     except CompressError as error:
         if job.output is not None:
-            from compress.evaluation.gate_result import unusable
-            from compress.report import gate_files
+            from compress.evaluation.gate.result import unusable
+            from compress.report.gate import files
 
             criteria = dataclasses.asdict(job.settings)
-            gate_files.write(unusable(str(error), criteria, str(job.dense), str(job.candidate)), job.output)
+            files.write(unusable(str(error), criteria, str(job.dense), str(job.candidate)), job.output)
         raise
     if job.output is not None:
-        from compress.report import gate_files
+        from compress.report.gate import files
 
-        gate_files.write(report, job.output)
+        files.write(report, job.output)
     if as_json:
         click.echo(report.to_json())
     else:
-        from compress.report import gate_table
         from compress.report.console import console
+        from compress.report.gate import table
 
-        console().print(gate_table.render(report))
+        console().print(table.render(report))
         if job.output is not None:
             click.echo(f"gate.md, gate.json, junit.xml: {job.output}")
     return report.exit_code(inconclusive_ok=job.inconclusive_ok)
@@ -79,7 +79,7 @@ def command(config: str | None, no_cache: bool, as_json: bool, **given: Any) -> 
 
 def _job(config: str | None, given: dict[str, Any]) -> GateJob:
     """What compress.toml says, and what flags say instead of it."""
-    from compress.evaluation.gate_settings import FILE, GateJob, points
+    from compress.evaluation.gate.settings import FILE, GateJob, points
 
     stated = GateJob.from_toml(config or FILE) if config is not None or Path(FILE).is_file() else GateJob()
     if given["dense"] is not None and given["candidate"] is None:  # one argument is the candidate, with its baseline
@@ -108,8 +108,8 @@ def _job(config: str | None, given: dict[str, Any]) -> GateJob:
 
 def _hold(job: GateJob, asked: dict[str, Any], no_cache: bool) -> GateReport:
     from compress.evaluation.cache import default_folder
-    from compress.evaluation.gate import gate
-    from compress.report.progress import watch
+    from compress.evaluation.gate.decide import gate
+    from compress.report.progress_bars import watch
 
     assert job.candidate is not None
     settings = {field.name: getattr(job.settings, field.name) for field in dataclasses.fields(job.settings)}

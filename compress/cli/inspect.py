@@ -13,7 +13,7 @@ import click
 def command(folder: str, as_json: bool) -> None:
     """Show bits, outliers, error and size of every layer of the checkpoint in FOLDER, and what left it or is dense."""
     from compress.format.manifest import read_manifest
-    from compress.report.layers import layer_rows
+    from compress.report.table.layers import layer_rows
 
     manifest = read_manifest(folder)
     if as_json:
@@ -21,7 +21,7 @@ def command(folder: str, as_json: bool) -> None:
         click.echo(json.dumps({"layers": layer_rows(manifest), **kept}, indent=2))
         return
     from compress.report.console import console
-    from compress.report.layers import layer_table, pruned_table, remarks
+    from compress.report.table.layers import layer_table, pruned_table, remarks
 
     on = console()
     if manifest["tensors"]:

@@ -33,11 +33,11 @@ def command(runs: tuple[str, ...], formats: str, output: str | None, items: int,
     wanted = _formats(formats)
     if output == "-" and len(wanted) > 1:
         raise RecipeError(f"--format {formats} on stdout", allowed="one format", do="Give -o a folder or a file")
-    from compress.report import page_content, page_sources
+    from compress.report.page import content, sources
 
-    content = page_content.build(page_sources.read(runs), items, data_dir)
+    data = content.build(sources.read(runs), items, data_dir)
     for form in wanted:
-        made = _rendered(form, content)
+        made = _rendered(form, data)
         if output == "-":
             click.echo(made, nl=False)
             continue
@@ -75,13 +75,13 @@ def _target(output: str | None, runs: tuple[str, ...], form: str) -> Path:
 
 def _rendered(form: str, content: dict[str, object]) -> str:
     if form == "html":
-        from compress.report import page
+        from compress.report.page import page
 
         return page.render(content)
     if form == "md":
-        from compress.report import page_markdown
+        from compress.report.page import markdown
 
-        return page_markdown.render(content)
+        return markdown.render(content)
     import json
 
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

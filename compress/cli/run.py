@@ -72,7 +72,7 @@ def command(**_: Any) -> None:
     if "dry_run" in flags:
         _show_plan(recipe, as_json="as_json" in flags)
         return
-    from compress.report.progress import watch
+    from compress.report.progress_bars import watch
 
     progress = watch()
     progress.note(f"Opening {recipe.model} ...")  # the imports alone take seconds
@@ -84,18 +84,18 @@ def command(**_: Any) -> None:
         where = progress.position() or " before anything was compressed"
         click.echo(f"\nInterrupted{where}. Run the same command again: it goes on from what is finished.", err=True)
         raise
-    from compress.stages import ranks
+    from compress.stages import distributed
 
-    if not ranks.first():
+    if not distributed.first():
         return  # the first process says it all
     parts = (result.checkpoint, result.manifest, result.evaluation)
     if "as_json" in flags:
-        from compress.report import outcome
+        from compress.report import json_output
 
-        click.echo(json.dumps(outcome.of_checkpoint(*parts), indent=2))
+        click.echo(json.dumps(json_output.of_checkpoint(*parts), indent=2))
         return
-    from compress.report import overview, terminal
     from compress.report.console import console
+    from compress.report.table import overview, terminal
 
     console().print(terminal.render(overview.of_checkpoint(*parts)))
 
@@ -143,7 +143,7 @@ def _show_plan(recipe: Recipe, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(plan, indent=2))
         return
-    from compress.report.plan import render
+    from compress.report.table.plan import render
 
     click.echo(render(plan))
 

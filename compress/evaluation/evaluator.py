@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from compress import __version__
 from compress.errors import EvaluationError
 from compress.evaluation import cache as kept
-from compress.evaluation import extra_tasks, fitting, harness, heldout, suites, tiers
-from compress.evaluation.opening import Subject, open_subject
+from compress.evaluation import fitting, heldout, suites, tiers
+from compress.evaluation.lm_eval_suite import extra_tasks, harness
+from compress.evaluation.open_model import Subject, open_subject
 from compress.evaluation.pairing import check_suites, compare
 from compress.evaluation.result import Divergence, EvalResult, FamilyResult, TextResult
 from compress.evaluation.suites.base import Suite
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from compress.evaluation.judge import Judge
-    from compress.evaluation.opening import Model
+    from compress.evaluation.open_model import Model
 
 _LIBRARIES = ("torch", "transformers", "lm_eval")
 

@@ -30,9 +30,9 @@ from compress.calibration.stats import LayerStats
 from compress.errors import MethodError
 from compress.format.layouts import additive
 from compress.format.packed import PackedTensor
-from compress.methods import _additive_books as fitting
-from compress.methods import _additive_codes as coding
-from compress.methods import _grid, _sweep
+from compress.numerics import additive_books as fitting
+from compress.numerics import additive_codes as coding
+from compress.numerics import grid, sweep
 
 KIND = "linear"
 NEEDS: frozenset[str] = frozenset({"gram_KK"})
@@ -78,7 +78,7 @@ class Config:
 
 def check(shape: tuple[int, int], config: Config) -> None:
     """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
-    _grid.group_width(shape[1], config.group_size)
+    grid.group_width(shape[1], config.group_size)
 
 
 def nominal(bits: int) -> dict[str, Any]:
@@ -95,8 +95,8 @@ def candidates(config: Config) -> list[dict[str, Any]]:
 def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
     """Returns `w_NK` (float [N, K]) as an additive.v1 tensor fitted to the inputs that `stats` describes."""
     assert stats is not None, "AQLM needs the Gram matrix of the inputs"
-    _grid.check_finite(w_NK)
-    _grid.group_width(w_NK.shape[1], config.group_size)
+    grid.check_finite(w_NK)
+    grid.group_width(w_NK.shape[1], config.group_size)
     magnitude = float(w_NK.abs().max()) or 1.0
     state = _State(w_NK.float() / magnitude, _gram(stats, config.damping), config)
     state.start()
@@ -139,7 +139,7 @@ class _State:
         # the groups that matter most come first, while there are many behind them to make up for their errors
         order_J = self.gram_KK.diagonal().view(-1, width).sum(1).argsort(descending=True, stable=True)
         order_K = (order_J[:, None] * width + torch.arange(width, device=order_J.device)).flatten()
-        upper_KK = _sweep.inverse_factor(self.gram_KK, order_K, _START_DAMPING)
+        upper_KK = sweep.inverse_factor(self.gram_KK, order_K, _START_DAMPING)
         ordered_NK = self.w_NK[:, order_K]
         codes_NJM = coding.start(
             ordered_NK, upper_KK, order_J.tolist(), self.books_MVg, self.scale_N, config.beam_width
@@ -178,7 +178,7 @@ class _State:
     def packed(self, magnitude: float) -> PackedTensor:
         """Returns the stored form, its codes searched once more for the values that are stored."""
         self._lengthen(self.config.lengthen)
-        stored_N = _grid.storable(self.scale_N * magnitude)
+        stored_N = grid.storable(self.scale_N * magnitude)
         self.books_MVg = self.books_MVg.to(torch.float16).float()
         self.scale_N = stored_N.float() / magnitude
         self.search_codes(self.config.beam_width)

@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass
 
 from compress.errors import MethodError
-from compress.methods import _learned, _masks, _nm
+from compress.numerics import learned_masks, masks, nm
 
 KIND = "train"
 NEEDS = frozenset({"tokens"})
@@ -78,7 +78,7 @@ class Config:
     """Seed of the order of the sequences, 0 or more; --seed is that of the calibration."""
 
     def __post_init__(self) -> None:
-        _nm.check_pattern(self.n, self.m)
+        nm.check_pattern(self.n, self.m)
         if self.start not in STARTS:
             raise MethodError(f"start={self.start!r}", allowed=", ".join(STARTS))
         if self.refresh_every < 0:
@@ -104,10 +104,10 @@ def stored_bits(config: Config) -> float:
 
 def check(shape: tuple[int, int], config: Config) -> None:
     """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
-    _nm.check_width(shape[1], config.m)
+    nm.check_width(shape[1], config.m)
     if config.learned:
-        _learned.check_patterns(config.n, config.m)
+        learned_masks.check_patterns(config.n, config.m)
     if config.slorb:
-        _masks.check_blocks(shape[1], config.slorb)
+        masks.check_blocks(shape[1], config.slorb)
         if shape[1] // config.slorb > shape[0]:
             raise MethodError(f"slorb={config.slorb} for a layer of {shape[0]} by {shape[1]}", do="Give larger blocks")

@@ -25,7 +25,7 @@ from compress.calibration.stats import LayerStats
 from compress.errors import MethodError
 from compress.format.layouts import delta, int_group
 from compress.format.packed import PackedTensor
-from compress.methods import _grid, _range
+from compress.numerics import grid, ranges
 
 KIND = "linear"
 NEEDS: frozenset[str] = frozenset()
@@ -73,26 +73,26 @@ class Config:
 
 def check(shape: tuple[int, int], config: Config) -> None:
     """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
-    _grid.group_width(shape[1], config.group_size)
+    grid.group_width(shape[1], config.group_size)
 
 
 def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
     """Returns `w_NK` (float [N, K]) as an int_group.v1 tensor with its outliers as a delta part."""
-    _grid.check_finite(w_NK)
+    grid.check_finite(w_NK)
     out_features, in_features = w_NK.shape
-    width = _grid.group_width(in_features, config.group_size)
+    width = grid.group_width(in_features, config.group_size)
     w_NK = w_NK.float()
     outlier_NK = _outliers(w_NK, config)
     # an outlier becomes a zero for the fit: it takes the code of zero and adds nothing to either sum
     inner_NGg = w_NK.masked_fill(outlier_NK, 0).view(out_features, in_features // width, width)
     if config.fit == "scan":
-        found = _range.searched(inner_NGg, config.bits, config.symmetric)
+        found = ranges.searched(inner_NGg, config.bits, config.symmetric)
     elif config.fit == "gradient":
-        found = _range.descended(inner_NGg, config.bits, config.symmetric, config.steps)
+        found = ranges.descended(inner_NGg, config.bits, config.symmetric, config.steps)
     else:
-        found = _range.extremes(inner_NGg, config.bits, config.symmetric)
+        found = ranges.extremes(inner_NGg, config.bits, config.symmetric)
     del inner_NGg
-    codes_NK = _range.codes(w_NK.view(out_features, -1, width), found, config.bits)
+    codes_NK = ranges.codes(w_NK.view(out_features, -1, width), found, config.bits)
     delta_NK = _exact_deltas(w_NK, codes_NK, outlier_NK, found, config.bits)
     return int_group.pack(
         codes_NK,
@@ -132,7 +132,7 @@ def _sum(value_NK: torch.Tensor, *, squared: bool = False) -> float:
 
 
 def _exact_deltas(
-    w_NK: torch.Tensor, codes_NK: torch.Tensor, outlier_NK: torch.Tensor, found: _range.Range, bits: int
+    w_NK: torch.Tensor, codes_NK: torch.Tensor, outlier_NK: torch.Tensor, found: ranges.Range, bits: int
 ) -> torch.Tensor:
     """Returns the deltas float16 [N, K]; codes of outliers that would not come back exactly become the code of zero."""
     row_Z, col_Z = outlier_NK.nonzero(as_tuple=True)

@@ -23,7 +23,7 @@ from compress.calibration.stats import LayerStats
 from compress.errors import MethodError
 from compress.format.layouts import int_group
 from compress.format.packed import PackedTensor
-from compress.methods import _grid, _range, _sweep
+from compress.numerics import grid, ranges, sweep
 
 KIND = "linear"
 NEEDS: frozenset[str] = frozenset({"gram_KK"})
@@ -55,23 +55,23 @@ class Config:
 
 def check(shape: tuple[int, int], config: Config) -> None:
     """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
-    _grid.group_width(shape[1], config.group_size)
+    grid.group_width(shape[1], config.group_size)
 
 
 def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
     """Returns `w_NK` (float [N, K]) as an int_group.v1 tensor fitted to the inputs that `stats` describes."""
     assert stats is not None, "GPTQ needs the Gram matrix of the inputs"
-    _grid.check_finite(w_NK)
+    grid.check_finite(w_NK)
     in_features = w_NK.shape[1]
-    width = _grid.group_width(in_features, config.group_size)
-    order_K = _sweep.column_order(stats.gram_KK, config.act_order)
-    upper_KK = _sweep.inverse_factor(stats.gram_KK, order_K, config.damping)
+    width = grid.group_width(in_features, config.group_size)
+    order_K = sweep.column_order(stats.gram_KK, config.act_order)
+    upper_KK = sweep.inverse_factor(stats.gram_KK, order_K, config.damping)
     rounder = _Rounder(w_NK.float(), order_K, width, config)
     if order_K is None:
-        _sweep.sweep(w_NK.float().T.contiguous(), upper_KK, width, rounder)
+        sweep.sweep(w_NK.float().T.contiguous(), upper_KK, width, rounder)
     else:
         rounder.fit_all(w_NK.float(), upper_KK)
-        _sweep.sweep(w_NK[:, order_K].float().T.contiguous(), upper_KK, in_features, rounder)
+        sweep.sweep(w_NK[:, order_K].float().T.contiguous(), upper_KK, in_features, rounder)
     return int_group.pack(rounder.codes_KN.T, *rounder.stored(), bits=config.bits)
 
 
@@ -116,12 +116,12 @@ class _Rounder:
         exact_NG = half_NG if torch.equal(half_NG.float(), scale_NG) else scale_NG
         return exact_NG, None if self.config.symmetric else self.zero_GN.T
 
-    def _fit(self, w_NGg: torch.Tensor, weight_Gg: torch.Tensor) -> _range.Range:
+    def _fit(self, w_NGg: torch.Tensor, weight_Gg: torch.Tensor) -> ranges.Range:
         if self.config.search:
-            return _range.searched(w_NGg, self.config.bits, self.config.symmetric, weight_Gg)
-        return _range.extremes(w_NGg, self.config.bits, self.config.symmetric)
+            return ranges.searched(w_NGg, self.config.bits, self.config.symmetric, weight_Gg)
+        return ranges.extremes(w_NGg, self.config.bits, self.config.symmetric)
 
-    def _keep(self, groups: slice, found: _range.Range) -> None:
+    def _keep(self, groups: slice, found: ranges.Range) -> None:
         self.scale_GN[groups] = found.scale_NG.T.float()
         if found.zero_NG is not None:
             self.zero_GN[groups] = found.zero_NG.T

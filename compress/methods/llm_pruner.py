@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compress.errors import MethodError
-from compress.methods import _importance
+from compress.numerics import importance
 
 KIND = "prune"
 NEEDS = frozenset({"tokens"})
@@ -65,7 +65,7 @@ class Config:
         if not 0 < self.ratio < 1:
             raise MethodError(f"ratio={self.ratio}", allowed="above 0 and below 1")
         choices = {
-            "importance": _importance.KINDS, "reduction": _importance.REDUCTIONS, "scope": _SCOPES, "units": _UNITS,
+            "importance": importance.KINDS, "reduction": importance.REDUCTIONS, "scope": _SCOPES, "units": _UNITS,
             "attention": _ATTENTION,
         }  # fmt: skip
         for name, allowed in choices.items():
@@ -98,5 +98,5 @@ def memory_bytes(parameters: int, config: Config) -> int:
 
     The stage itself counts exactly, once the model is open, and says so before it begins.
     """
-    gradients = sum(config.importance in kinds for kinds in (_importance.FIRST_ORDER, _importance.SECOND_ORDER))
+    gradients = sum(config.importance in kinds for kinds in (importance.FIRST_ORDER, importance.SECOND_ORDER))
     return int((2 + gradients) * 4 * parameters / 4)

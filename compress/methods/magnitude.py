@@ -14,7 +14,7 @@ import torch
 
 from compress.calibration.stats import LayerStats
 from compress.format.packed import PackedTensor
-from compress.methods import _grid, _nm
+from compress.numerics import grid, nm
 
 KIND = "linear"
 NEEDS: frozenset[str] = frozenset()
@@ -31,15 +31,15 @@ class Config:
     """Consecutive input features that make a group, up to 256; must divide the layer's input width."""
 
     def __post_init__(self) -> None:
-        _nm.check_pattern(self.n, self.m)
+        nm.check_pattern(self.n, self.m)
 
 
 def check(shape: tuple[int, int], config: Config) -> None:
     """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
-    _nm.check_width(shape[1], config.m)
+    nm.check_width(shape[1], config.m)
 
 
 def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
     """Returns `w_NK` (float [N, K]) as a sparse_nm.v1 tensor of its largest weights."""
-    _grid.check_finite(w_NK)
-    return _nm.pack(w_NK, _nm.mask_nm(w_NK.abs(), config.n, config.m), config.n, config.m)
+    grid.check_finite(w_NK)
+    return nm.pack(w_NK, nm.mask_nm(w_NK.abs(), config.n, config.m), config.n, config.m)

@@ -13,7 +13,7 @@ from compress.calibration.stats import LayerStats
 from compress.errors import MethodError
 from compress.format.layouts import int_group
 from compress.format.packed import PackedTensor
-from compress.methods import _grid, _range
+from compress.numerics import grid, ranges
 
 KIND = "linear"
 NEEDS: frozenset[str] = frozenset()
@@ -37,15 +37,15 @@ class Config:
 
 def check(shape: tuple[int, int], config: Config) -> None:
     """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
-    _grid.group_width(shape[1], config.group_size)
+    grid.group_width(shape[1], config.group_size)
 
 
 def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
     """Returns `w_NK` (float [N, K]) rounded to the nearest code of its group, as an int_group.v1 tensor."""
-    _grid.check_finite(w_NK)
+    grid.check_finite(w_NK)
     out_features, in_features = w_NK.shape
-    width = _grid.group_width(in_features, config.group_size)
+    width = grid.group_width(in_features, config.group_size)
     w_NGg = w_NK.float().reshape(out_features, in_features // width, width)
-    found = _range.extremes(w_NGg, config.bits, config.symmetric)
-    codes_NK = _range.codes(w_NGg, found, config.bits)
+    found = ranges.extremes(w_NGg, config.bits, config.symmetric)
+    codes_NK = ranges.codes(w_NGg, found, config.bits)
     return int_group.pack(codes_NK, found.scale_NG, found.zero_NG, bits=config.bits)

@@ -22,7 +22,7 @@ import torch
 from compress.calibration.stats import LayerStats
 from compress.errors import MethodError
 from compress.format.packed import PackedTensor
-from compress.methods import _grid, _nm, _sweep
+from compress.numerics import grid, nm, sweep
 
 KIND = "linear"
 NEEDS: frozenset[str] = frozenset({"gram_KK"})
@@ -41,27 +41,27 @@ class Config:
     """Added to the diagonal of the Gram matrix, relative to its mean; 0 or more."""
 
     def __post_init__(self) -> None:
-        _nm.check_pattern(self.n, self.m)
+        nm.check_pattern(self.n, self.m)
         if not 0 <= self.damping < math.inf:
             raise MethodError(f"damping={self.damping}", allowed="0 or more")
 
 
 def check(shape: tuple[int, int], config: Config) -> None:
     """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
-    _nm.check_width(shape[1], config.m)
+    nm.check_width(shape[1], config.m)
 
 
 def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
     """Returns `w_NK` (float [N, K]) as a sparse_nm.v1 tensor fitted to the inputs that `stats` describes."""
     assert stats is not None, "SparseGPT needs the Gram matrix of the inputs"
-    _grid.check_finite(w_NK)
+    grid.check_finite(w_NK)
     check((w_NK.shape[0], w_NK.shape[1]), config)
-    upper_KK = _sweep.inverse_factor(stats.gram_KK, None, config.damping)
+    upper_KK = sweep.inverse_factor(stats.gram_KK, None, config.damping)
     # without a token there is no input to tell from another, so none counts as dead
     active_K = (stats.gram_KK.diagonal() > 0) | (stats.num_tokens == 0)
     pruner = _Pruner(w_NK, active_K, config)
-    _sweep.sweep(w_NK.float().T.contiguous(), upper_KK, config.m, pruner)
-    return _nm.pack(pruner.value_KN.T, pruner.mask_KN.T, config.n, config.m)
+    sweep.sweep(w_NK.float().T.contiguous(), upper_KK, config.m, pruner)
+    return nm.pack(pruner.value_KN.T, pruner.mask_KN.T, config.n, config.m)
 
 
 class _Pruner:
@@ -76,7 +76,7 @@ class _Pruner:
         """Chooses what is kept of a group, by what pruning each of its weights would cost."""
         columns = slice(group * self.config.m, (group + 1) * self.config.m)
         cost_gN = (w_gN / d_g[:, None]).square() * self.active_K[columns, None]
-        self.mask_KN[columns] = _nm.mask_nm(cost_gN.T, self.config.n, self.config.m).T
+        self.mask_KN[columns] = nm.mask_nm(cost_gN.T, self.config.n, self.config.m).T
 
     def round(self, column: int, w_N: torch.Tensor, d: float) -> torch.Tensor:
         """Returns the stored value of a column: zero where it is pruned."""

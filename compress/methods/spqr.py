@@ -28,7 +28,7 @@ from compress.calibration.stats import LayerStats
 from compress.errors import MethodError
 from compress.format.layouts import spqr
 from compress.format.packed import PackedTensor
-from compress.methods import _grid, _sweep
+from compress.numerics import grid, sweep
 
 KIND = "linear"
 NEEDS: frozenset[str] = frozenset({"gram_KK"})
@@ -73,7 +73,7 @@ class Config:
 
 def check(shape: tuple[int, int], config: Config) -> None:
     """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
-    _grid.group_width(shape[1], config.group_size)
+    grid.group_width(shape[1], config.group_size)
 
 
 def candidates(config: Config) -> list[dict[str, Any]]:
@@ -96,10 +96,10 @@ def pinned(config: Config, packed: PackedTensor) -> dict[str, Any]:
 def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
     """Returns `w_NK` (float [N, K]) as an spqr.v1 tensor fitted to the inputs that `stats` describes."""
     assert stats is not None, "SpQR needs the Gram matrix of the inputs"
-    _grid.check_finite(w_NK)
-    _grid.group_width(w_NK.shape[1], config.group_size)
-    order_K = _sweep.column_order(stats.gram_KK, config.act_order)
-    upper_KK = _sweep.inverse_factor(stats.gram_KK, order_K, config.damping)
+    grid.check_finite(w_NK)
+    grid.group_width(w_NK.shape[1], config.group_size)
+    order_K = sweep.column_order(stats.gram_KK, config.act_order)
+    upper_KK = sweep.inverse_factor(stats.gram_KK, order_K, config.damping)
     w_KN = (w_NK if order_K is None else w_NK[:, order_K]).float().T.contiguous()
     if config.layer_bits is not None:
         config = _search_threshold(w_KN, upper_KK, config)
@@ -108,7 +108,7 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
 
 def _solve(w_KN: torch.Tensor, upper_KK: torch.Tensor, order_K: torch.Tensor | None, config: Config) -> PackedTensor:
     rounder = _Rounder(w_KN, upper_KK, config)
-    _sweep.sweep(w_KN.clone(), upper_KK, config.group_size, rounder)
+    sweep.sweep(w_KN.clone(), upper_KK, config.group_size, rounder)
     back_K = slice(None) if order_K is None else order_K.argsort()
     return spqr.pack(
         rounder.codes_KN.T,

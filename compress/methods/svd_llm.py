@@ -33,7 +33,7 @@ from compress.calibration.stats import LayerStats
 from compress.errors import MethodError
 from compress.format.layouts import dense, low_rank
 from compress.format.packed import PackedTensor
-from compress.methods import _factors, _grid, _ratios
+from compress.numerics import factors, grid, ratios
 
 KIND = "linear"
 NEEDS: frozenset[str] = frozenset({"gram_KK"})
@@ -77,10 +77,10 @@ def check(shape: tuple[int, int], config: Config) -> None:
             f"a weight of {shape[0]} × {shape[1]} is smaller than its factors of rank 1",
             do="Leave the layer dense with --skip",
         )
-    if _ratios.rank_of(shape, config.ratio, config.multiple) < 1:
+    if ratios.rank_of(shape, config.ratio, config.multiple) < 1:
         raise MethodError(
             f"ratio={config.ratio} leaves no rank of a weight of {shape[0]} × {shape[1]}",
-            allowed=f"up to {_ratios.ratio_of(shape, 1):.4f}",
+            allowed=f"up to {ratios.ratio_of(shape, 1):.4f}",
             do="Lower --ratio, or leave the layer dense with --skip",
         )
 
@@ -92,14 +92,14 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
     """
     shape = (w_NK.shape[0], w_NK.shape[1])
     gram_KK = _gram(stats, config)
-    rank, dtype = _ratios.rank_of(shape, config.ratio, config.multiple), dense.DTYPES[config.dtype]
-    left_Nr, right_rK = _factors.truncated(w_NK, _directions(w_NK, gram_KK, config), rank)
+    rank, dtype = ratios.rank_of(shape, config.ratio, config.multiple), dense.DTYPES[config.dtype]
+    left_Nr, right_rK = factors.truncated(w_NK, _directions(w_NK, gram_KK, config), rank)
     right_rK = right_rK.to(dtype)
     kept_Nr = left_Nr.to(dtype)
     if config.refit and gram_KK is not None:
-        fitted_Nr = _factors.refitted(w_NK, right_rK, gram_KK, config.damping).to(dtype)
+        fitted_Nr = factors.refitted(w_NK, right_rK, gram_KK, config.damping).to(dtype)
         before, after = (
-            _factors.lost(w_NK, one_Nr.double() @ right_rK.double(), gram_KK) for one_Nr in (kept_Nr, fitted_Nr)
+            factors.lost(w_NK, one_Nr.double() @ right_rK.double(), gram_KK) for one_Nr in (kept_Nr, fitted_Nr)
         )
         kept_Nr = fitted_Nr if after < before else kept_Nr
     return low_rank.pack(dense.pack(kept_Nr), dense.pack(right_rK))
@@ -107,7 +107,7 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
 
 def measure(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> float:
     """Returns ‖(W − W')X‖ at `ratio`: the square root of the energy that the truncation drops."""
-    rank = _ratios.rank_of((w_NK.shape[0], w_NK.shape[1]), config.ratio, config.multiple)
+    rank = ratios.rank_of((w_NK.shape[0], w_NK.shape[1]), config.ratio, config.multiple)
     return math.sqrt(float(_directions(w_NK, _gram(stats, config), config).energy_D[rank:].sum()))
 
 
@@ -115,7 +115,7 @@ def allot(losses: Mapping[str, float], shapes: Mapping[str, tuple[int, int]], co
     """Returns the options in which each linear differs from `config`, for what `measure` has found; {} for none."""
     if not config.allocate:
         return {}
-    shares = _ratios.allot(losses, shapes, config.ratio, config.multiple)
+    shares = ratios.allot(losses, shapes, config.ratio, config.multiple)
     return {name: {"ratio": share} for name, share in shares.items()}
 
 
@@ -123,6 +123,6 @@ def _gram(stats: LayerStats | None, config: Config) -> torch.Tensor | None:
     return stats.gram_KK if stats is not None and stats.num_tokens > 0 and config.whiten else None
 
 
-def _directions(w_NK: torch.Tensor, gram_KK: torch.Tensor | None, config: Config) -> _factors.Directions:
-    _grid.check_finite(w_NK)
-    return _factors.directions(w_NK, gram_KK, config.damping)
+def _directions(w_NK: torch.Tensor, gram_KK: torch.Tensor | None, config: Config) -> factors.Directions:
+    grid.check_finite(w_NK)
+    return factors.directions(w_NK, gram_KK, config.damping)

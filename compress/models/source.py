@@ -52,7 +52,7 @@ class ModelSource(TensorFiles):
         if getattr(config, "quantization_config", None) is None:
             return cls(path, name, config, tensors)
         from compress.format.reader import open_checkpoint
-        from compress.models.own import OwnSource
+        from compress.models.packed_source import OwnSource
 
         checkpoint = open_checkpoint(path)
         del config.quantization_config

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from compress.bench.speed import Speed
-from compress.report.figures import percent, size
+from compress.report.formatting import percent, size
 
 
 def table(case: Mapping[str, Any]) -> Table:

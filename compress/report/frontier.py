@@ -9,7 +9,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from compress.report.figures import percent, signed, size
+from compress.report.formatting import percent, signed, size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

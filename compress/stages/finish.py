@@ -15,8 +15,9 @@ from compress.format.manifest import MANIFEST, fingerprint, read_manifest
 from compress.format.writer import CheckpointWriter
 from compress.methods import registry
 from compress.recipe import digest
-from compress.stages import allocation, shards
-from compress.stages.reference import of_folder
+from compress.stages.budget import allocation
+from compress.stages.pack import shards
+from compress.stages.proof_reference import of_folder
 
 if TYPE_CHECKING:
     import torch

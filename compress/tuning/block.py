@@ -25,7 +25,7 @@ from compress.errors import CalibrationError
 from compress.format import layouts
 from compress.models import linears
 from compress.models.blocks import split
-from compress.tuning import parts
+from compress.tuning import trainable_planes
 
 if TYPE_CHECKING:
     from compress.format.packed import PackedTensor
@@ -107,8 +107,8 @@ class _Fitting:
         self.inputs_STH, self.targets_STH = inputs_STH, targets_STH
         self.packed, self.dense = dict(packed), _vectors(walker, block)
         self.refs: list[LinearRef] = [ref for ref in walker.linears(block.index) if ref.name in packed]
-        self.fitted = parts.Fitted(self.packed, self.dense, walker.device)
-        self.train_S, self.held_S = parts.held_out(len(inputs_STH), settings.held_out, settings.seed)
+        self.fitted = trainable_planes.Fitted(self.packed, self.dense, walker.device)
+        self.train_S, self.held_S = trainable_planes.held_out(len(inputs_STH), settings.held_out, settings.seed)
 
     def run(self) -> Tuned:
         settings = self.settings
@@ -117,13 +117,13 @@ class _Fitting:
         if not math.isfinite(before):
             return Tuned(*result, before, before, 0, diverged=True)
         moves = list(self.fitted.parameters())
-        adam = parts.optimizer(moves, settings.rate)
+        adam = trainable_planes.optimizer(moves, settings.rate)
         steps = -(-len(self.train_S) // settings.batch)
         fall = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.0, total_iters=max(1, settings.epochs * steps))
         epoch = waited = 0
         diverged = False
         while epoch < settings.epochs and waited < settings.patience and not diverged:
-            for batch_S in split(parts.order_of(epoch, self.train_S, settings.seed), settings.batch):
+            for batch_S in split(trainable_planes.order_of(epoch, self.train_S, settings.seed), settings.batch):
                 self._backward(batch_S)
                 adam.step()
                 fall.step()

@@ -21,7 +21,7 @@ import torch
 
 from compress.errors import CalibrationError
 from compress.models.blocks import split
-from compress.tuning import parts, recoding
+from compress.tuning import recoding, trainable_planes
 from compress.tuning.state import State
 from compress.tuning.student import Student
 
@@ -106,8 +106,8 @@ class _Fitting:
         self.teacher = teacher.to(accelerator.device).eval()
         self.recoder = recoding.Recoder(self.student, settings)
         self.moves = self.student.moves()
-        self.adam = parts.optimizer(self.moves, settings.rate)
-        self.train_S, self.held_S = parts.held_out(len(tokens_ST), settings.held_out, settings.seed)
+        self.adam = trainable_planes.optimizer(self.moves, settings.rate)
+        self.train_S, self.held_S = trainable_planes.held_out(len(tokens_ST), settings.held_out, settings.seed)
         self.steps_per_epoch = -(-len(self.train_S) // settings.batch)
         self.steps = settings.epochs * self.steps_per_epoch
         self.state = State(path, self.student, self.adam, self.recoder, [repr(settings), tokens_ST])
@@ -143,7 +143,7 @@ class _Fitting:
 
     def _batch(self, step: int) -> torch.Tensor:
         epoch, place = divmod(step, self.steps_per_epoch)
-        order_S = parts.order_of(epoch, self.train_S, self.settings.seed)
+        order_S = trainable_planes.order_of(epoch, self.train_S, self.settings.seed)
         return split(order_S, self.settings.batch)[place]
 
     def _backward(self, batch_S: torch.Tensor) -> None:

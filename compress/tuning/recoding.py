@@ -25,7 +25,7 @@ from torch import nn
 
 from compress.format import layouts
 from compress.format.layouts import additive
-from compress.methods import _additive_recode
+from compress.numerics import additive_recode
 
 if TYPE_CHECKING:
     from compress.tuning.settings import FullSettings
@@ -76,7 +76,7 @@ class Recoder:
             self._sums[name].zero_()
             self._squares[name].zero_()
             target_NK = w_NK - self._settings.code_rate * w_NK.square().mean().sqrt() * steady_NK
-            recoded, count = _additive_recode.recode(packed, target_NK, share=self._share, beam_width=_BEAM_WIDTH)
+            recoded, count = additive_recode.recode(packed, target_NK, share=self._share, beam_width=_BEAM_WIDTH)
             layer.parts.take_codes(recoded)
             changed += count
         if changed and not divergence() <= before:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from compress.runtime import skeleton
-from compress.tuning.parts import PackedParts, Part
+from compress.tuning.trainable_planes import PackedParts, Part
 
 if TYPE_CHECKING:
     from compress.format.packed import PackedTensor

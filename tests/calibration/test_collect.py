@@ -17,7 +17,7 @@ from compress.models import linears
 from compress.models.blocks import Block, BlockWalker
 from compress.models.linears import LinearRef
 from compress.models.source import ModelSource
-from tests.tiny import TINY, save_tiny, tiny_tokens
+from tests.support.models import TINY, save_tiny, tiny_tokens
 
 SAMPLES, LENGTH = 5, 12
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from compress.calibration.data import load_tokens
 from compress.errors import CalibrationError
 from compress.recipe import CalibrationSpec
-from tests.tiny import tiny_text, tiny_tokenizer
+from tests.support.models import tiny_text, tiny_tokenizer
 
 EOS = 2
 

@@ -7,7 +7,7 @@ from torch import nn
 from compress.calibration.routing import contributions
 from compress.models.blocks import BlockWalker
 from compress.models.source import ModelSource
-from tests.tiny import save_tiny, tiny_tokens
+from tests.support.models import save_tiny, tiny_tokens
 
 
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3-moe", "qwen2-moe"])

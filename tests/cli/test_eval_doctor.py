@@ -12,7 +12,7 @@ from compress import evaluation
 from compress.cli import invoke
 from compress.evaluation.result import EvalResult
 from compress.kernels.native import loader
-from tests.report.results import dense_and_packed
+from tests.support.results import dense_and_packed
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from compress import evaluation
 from compress.cli import invoke
 from compress.evaluation.result import EvalResult
-from tests.evaluation.gate_results import family, result
+from tests.support.gate_results import family, result
 from tests.test_imports import HEAVY, loaded_by
 
 NAMES = ["gate.json", "gate.md", "junit.xml"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from compress.cli import invoke
-from tests.report import runs
+from tests.support import runs
 from tests.test_imports import HEAVY, loaded_by
 
 

@@ -13,7 +13,7 @@ from compress.cli import invoke
 from compress.progress import Progress
 from compress.recipe import Recipe
 from compress.result import Result
-from tests.report.results import dense_and_packed
+from tests.support.results import dense_and_packed
 
 
 @pytest.fixture

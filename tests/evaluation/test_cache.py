@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from compress.errors import EvaluationError
-from compress.evaluation import cache, evaluate, harness, tiers
+from compress.evaluation import cache, evaluate, tiers
+from compress.evaluation.lm_eval_suite import harness
 from compress.evaluation.result import EvalResult
-from tests.evaluation import tiny
+from tests.support import tiny_suite as tiny
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from compress.errors import EvaluationError
 from compress.evaluation import EvalResult, compare, evaluate
 from compress.evaluation.result import FamilyResult
 from compress.models.source import ModelSource
-from tests.evaluation import tiny
+from tests.support import tiny_suite as tiny
 
 
 def measure(model: Any, **options: Any) -> EvalResult:

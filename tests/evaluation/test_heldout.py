@@ -9,7 +9,7 @@ import torch
 
 from compress.errors import EvaluationError
 from compress.evaluation import heldout
-from tests.evaluation import tiny
+from tests.support import tiny_suite as tiny
 
 DOCUMENTS = tiny.suite().heldout()
 

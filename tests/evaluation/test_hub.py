@@ -89,9 +89,7 @@ def test_only_the_columns_that_are_read_are_taken(asked: Asked) -> None:
     assert all(set(row) == set(place.columns) for row in rows)
 
 
-def test_another_column_is_an_error_that_names_the_dataset(
-    asked: Asked, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_column_is_an_error_that_names_the_dataset(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(THERE, "baber/piqa", [{"goal": "Open", "solution": "pull"}])
     with pytest.raises(EvaluationError, match=r"row 0 of baber/piqa@.* is not as expected: KeyError\('sol1'\)"):
         suites.load("kick")

@@ -15,7 +15,8 @@ from compress.errors import EvaluationError
 from compress.evaluation import EvalResult, evaluate
 from compress.evaluation.judge import Judge
 from compress.evaluation.suites import load
-from tests.evaluation import kick_data, tiny
+from tests.support import kick_data
+from tests.support import tiny_suite as tiny
 
 Say = Callable[[str], str]
 

@@ -12,7 +12,8 @@ import pytest
 from compress.errors import EvaluationError
 from compress.evaluation import evaluate, suites
 from compress.evaluation.suites.base import Family, Followed, Item, Suite
-from tests.evaluation import kick_data, tiny
+from tests.support import kick_data
+from tests.support import tiny_suite as tiny
 
 ROOM = 700  # tokens of the tiny tokenizer, which are bytes: four examples of MMLU do not fit
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from compress.errors import EvaluationError
-from compress.evaluation import fitting, harness
+from compress.evaluation import fitting
+from compress.evaluation.lm_eval_suite import harness
 from compress.evaluation.result import FamilyResult
 from compress.evaluation.suites.base import Ask, Chat, Family, Followed, Item
-from tests.evaluation import tiny
+from tests.support import tiny_suite as tiny
 
 TEXTS = ["one two", "three", "four five six"]
 

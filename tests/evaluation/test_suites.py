@@ -10,7 +10,7 @@ import pytest
 from compress.errors import EvaluationError
 from compress.evaluation import suites
 from compress.evaluation.suites.base import Family
-from tests.evaluation import tiny
+from tests.support import tiny_suite as tiny
 
 
 def family(count: int = 100) -> Family:

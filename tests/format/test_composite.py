@@ -13,7 +13,8 @@ from compress.format.packed import PackedTensor
 from compress.format.reader import open_checkpoint
 from compress.format.scheme import Scheme
 from compress.format.writer import CheckpointWriter
-from compress.methods import _nm, rtn, spqr
+from compress.methods import rtn, spqr
+from compress.numerics import nm
 
 
 def golden_low_rank() -> PackedTensor:
@@ -110,7 +111,7 @@ def test_every_plain_layout_can_be_a_part() -> None:
         spqr.solve(values, None, spqr.Config(bits=3)) if not spqr.NEEDS else dense.pack(values.half()),
         dense.pack(values),
     ):
-        mask = _nm.mask_nm(random(16, 64, seed=1), 2, 4)
+        mask = nm.mask_nm(random(16, 64, seed=1), 2, 4)
         packed = sparse_nm.pack(one, mask, n=2, m=4)
         layouts.check(packed)
         assert torch.equal(layouts.unpack(packed)[mask].view(16, 32), layouts.unpack(one))
@@ -122,7 +123,7 @@ def test_every_plain_layout_can_be_a_part() -> None:
 
 def test_bits_per_weight_are_exact() -> None:
     w = random(32, 256)
-    half = _nm.pack(w, _nm.mask_nm(w.abs(), 2, 4), 2, 4)
+    half = nm.pack(w, nm.mask_nm(w.abs(), 2, 4), 2, 4)
     assert half.bits_per_weight == 9.0
     assert torch.equal(layouts.unpack(half), torch.where(sparse_nm.mask(half), w.bfloat16().float(), 0.0))
     values = rtn.solve(layouts.unpack(layouts.parts(half)["values"]), None, rtn.Config(bits=4, group_size=128))
@@ -134,13 +135,13 @@ def test_bits_per_weight_are_exact() -> None:
 @pytest.mark.parametrize("n,m", [(2, 4), (1, 4), (4, 8), (3, 5), (1, 2), (255, 256)])
 def test_masks_keep_n_of_m_and_survive(n: int, m: int) -> None:
     score = torch.randint(0, 4, (3, 2 * m), generator=torch.Generator().manual_seed(2)).float()  # many are equal
-    mask = _nm.mask_nm(score, n, m)
+    mask = nm.mask_nm(score, n, m)
     groups, kept = score.view(3, 2, m), mask.view(3, 2, m)
     assert (kept.sum(-1) == n).all()
     worst_kept = groups.masked_fill(~kept, torch.inf).amin(-1)
     best_dropped = groups.masked_fill(kept, -torch.inf).amax(-1)
     assert (worst_kept >= best_dropped).all()
-    packed = _nm.pack(score + 1, mask, n, m)
+    packed = nm.pack(score + 1, mask, n, m)
     layouts.check(packed)
     assert torch.equal(sparse_nm.mask(packed), mask) and torch.equal(layouts.unpack(packed), (score + 1) * mask)
 
@@ -148,13 +149,13 @@ def test_masks_keep_n_of_m_and_survive(n: int, m: int) -> None:
 def test_impossible_masks_are_refused() -> None:
     for n, m in ((0, 4), (4, 4), (5, 4), (2, 512)):
         with pytest.raises(MethodError, match="1 ≤ n < m"):
-            _nm.mask_nm(random(2, 512), n, m)
+            nm.mask_nm(random(2, 512), n, m)
     with pytest.raises(MethodError, match=r"m=4 does not divide in_features=6.*Allowed: 2"):
-        _nm.mask_nm(random(2, 6), 2, 4)
+        nm.mask_nm(random(2, 6), 2, 4)
     with pytest.raises(MethodError, match="NaN"):
-        _nm.mask_nm(torch.full((2, 8), torch.nan), 2, 4)
+        nm.mask_nm(torch.full((2, 8), torch.nan), 2, 4)
     with pytest.raises(FormatError, match="keep 2 of every 4"):
-        _nm.pack(random(2, 8), torch.ones(2, 8, dtype=torch.bool), 2, 4)
+        nm.pack(random(2, 8), torch.ones(2, 8, dtype=torch.bool), 2, 4)
 
 
 def test_damage_is_refused() -> None:
@@ -174,7 +175,7 @@ def test_damage_is_refused() -> None:
     for packed, message in broken:
         with pytest.raises(FormatError, match=rf"model\.x: .*{message}"):
             layouts.check(packed, "model.x")
-    three = _nm.pack(random(2, 6), _nm.mask_nm(random(2, 6), 1, 3), 1, 3)
+    three = nm.pack(random(2, 6), nm.mask_nm(random(2, 6), 1, 3), 1, 3)
     with pytest.raises(FormatError, match=r"within 0\.\.2"):  # a place of 2 bits may be 3
         layouts.check(with_planes(three, sparse_index=torch.full_like(three.planes["sparse_index"], 15)))
 

@@ -13,10 +13,10 @@ from compress.format import layouts, manifest, naming
 from compress.format.layouts import additive, dense, int_group, low_rank, sparse_nm, spqr
 from compress.format.packed import PackedTensor
 from compress.format.writer import CheckpointWriter
-from compress.methods import _nm
-from tests.format import checkpoints
+from compress.numerics import nm
 from tests.format.test_composite import golden_low_rank, golden_sparse
 from tests.format.test_layouts import golden_additive, golden_int_group, golden_spqr
+from tests.support import format_folders
 
 TEXT = (Path(__file__).parents[2] / "docs/FORMAT.md").read_text(encoding="utf-8")
 GOLDEN = {
@@ -52,7 +52,7 @@ def random_tensors() -> dict[str, PackedTensor]:
     with_delta = int_group.pack(
         integers(32, 7, 30), reals(7, 3), integers(32, 7, 3), bits=5, outlier_NK=mask, delta_NK=value
     )
-    mask_3of5 = _nm.mask_nm(reals(7, 50), 3, 5)
+    mask_3of5 = nm.mask_nm(reals(7, 50), 3, 5)
     return {
         "a.int": with_delta,
         "a.symmetric": int_group.pack(integers(4, 3, 8), reals(3, 2).half(), None, bits=2),
@@ -70,14 +70,14 @@ def random_tensors() -> dict[str, PackedTensor]:
             dense.pack(reals(40, 7).bfloat16()), with_delta
         ),
         "a.sparse": sparse_nm.pack(with_delta, mask_3of5, n=3, m=5, slorb=(reals(7, 2), reals(2, 50))),
-        "a.halved": _nm.pack(reals(5, 12), _nm.mask_nm(reals(5, 12), 2, 4), 2, 4),
+        "a.halved": nm.pack(reals(5, 12), nm.mask_nm(reals(5, 12), 2, 4), 2, 4),
     }  # fmt: skip
 
 
 def test_its_reader_reads_a_folder(reader: dict[str, Any], tmp_path: Path) -> None:
     packed = random_tensors()
     writer = CheckpointWriter(tmp_path, shard_count=2)
-    records = [writer.write_shard(0, checkpoints.dense()), writer.write_shard(1, naming.plane_tensors(packed))]
+    records = [writer.write_shard(0, format_folders.dense()), writer.write_shard(1, naming.plane_tensors(packed))]
     tensors = {
         name: {"scheme": one.scheme.to_dict(), "shape": list(one.shape), "bias": False} for name, one in packed.items()
     }

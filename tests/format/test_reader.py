@@ -15,14 +15,14 @@ from compress.errors import FormatError
 from compress.format import manifest, naming
 from compress.format.reader import open_checkpoint
 from compress.format.writer import CheckpointWriter
-from tests.format import checkpoints
+from tests.support import format_folders
 
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    checkpoints.write(tmp_path)
+    format_folders.write(tmp_path)
     return tmp_path
 
 
@@ -44,13 +44,13 @@ def rehash(folder: Path) -> None:
 def test_it_gives_back_what_was_written(folder: Path) -> None:
     checkpoint = open_checkpoint(folder)
     checkpoint.verify()
-    for name, expected in checkpoints.packed().items():
+    for name, expected in format_folders.packed().items():
         found = checkpoint.packed(name)
         assert (found.shape, found.scheme) == (expected.shape, expected.scheme)
         assert list(found.planes) == list(expected.planes)
         assert all(torch.equal(found.planes[plane], tensor) for plane, tensor in expected.planes.items())
-    assert sorted(checkpoint.dense_names) == sorted(checkpoints.dense())
-    for name, tensor in checkpoints.dense().items():
+    assert sorted(checkpoint.dense_names) == sorted(format_folders.dense())
+    for name, tensor in format_folders.dense().items():
         assert torch.equal(checkpoint.dense(name), tensor)
 
 
@@ -132,11 +132,11 @@ def test_a_lost_plane_is_an_error(folder: Path) -> None:
 
 
 def test_values_that_no_packer_writes_are_refused(tmp_path: Path) -> None:
-    planes = naming.plane_tensors(checkpoints.packed())
+    planes = naming.plane_tensors(format_folders.packed())
     planes["model.layers.0.up.scale"][0, 0] = torch.inf
     writer = CheckpointWriter(tmp_path, shard_count=2)
-    records = [writer.write_shard(0, checkpoints.dense()), writer.write_shard(1, planes)]
-    writer.finish(records=records, config={}, manifest=checkpoints.manifest())
+    records = [writer.write_shard(0, format_folders.dense()), writer.write_shard(1, planes)]
+    writer.finish(records=records, config={}, manifest=format_folders.manifest())
     checkpoint = open_checkpoint(tmp_path)
     with pytest.raises(FormatError, match="up: scale has a value that is not finite"):
         checkpoint.packed("model.layers.0.up")

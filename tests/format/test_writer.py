@@ -20,7 +20,7 @@ from compress.format import manifest, naming
 from compress.format.reader import open_checkpoint
 from compress.format.writer import CheckpointWriter, ShardRecord
 from compress.methods import rtn
-from tests.format import checkpoints
+from tests.support import format_folders
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -28,18 +28,18 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_safetensors_reads_back_what_was_written(tmp_path: Path) -> None:
-    checkpoints.write(tmp_path)
+    format_folders.write(tmp_path)
     first = load_file(tmp_path / "model-00001-of-00002.safetensors")
-    assert first.keys() == checkpoints.dense().keys()
-    for name, tensor in checkpoints.dense().items():
+    assert first.keys() == format_folders.dense().keys()
+    for name, tensor in format_folders.dense().items():
         assert first[name].dtype == tensor.dtype and torch.equal(first[name], tensor)
     second = load_file(tmp_path / "model-00002-of-00002.safetensors")
-    for name, tensor in naming.plane_tensors(checkpoints.packed()).items():
+    for name, tensor in naming.plane_tensors(format_folders.packed()).items():
         assert second[name].dtype == tensor.dtype and torch.equal(second[name], tensor)
 
 
 def test_every_tensor_is_aligned_to_its_elements(tmp_path: Path) -> None:
-    checkpoints.write(tmp_path)
+    format_folders.write(tmp_path)
     for path in tmp_path.glob("*.safetensors"):
         raw = path.read_bytes()
         size = int.from_bytes(raw[:8], "little")
@@ -51,7 +51,7 @@ def test_every_tensor_is_aligned_to_its_elements(tmp_path: Path) -> None:
 
 
 def test_the_same_input_gives_the_same_bytes_in_another_process(tmp_path: Path) -> None:
-    checkpoints.write(tmp_path / "here")
+    format_folders.write(tmp_path / "here")
     code = "import pathlib, sys; from tests.format import checkpoints; checkpoints.write(pathlib.Path(sys.argv[1]))"
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(root)}
@@ -86,12 +86,12 @@ def test_finish_writes_what_readers_and_transformers_need(tmp_path: Path) -> Non
     (tmp_path / "source/chat/a.jinja").write_text("x")
     folder = tmp_path / "out"
     writer = CheckpointWriter(folder, shard_count=2)
-    records = checkpoints.shards(writer)
+    records = format_folders.shards(writer)
     (folder / "model-00003-of-00009.safetensors.partial").touch()
     auxiliary = [tmp_path / "source/tokenizer.json", tmp_path / "source/chat"]
-    given = checkpoints.manifest()
-    writer.finish(records=records[::-1], config=checkpoints.CONFIG, manifest=given, auxiliary=auxiliary)
-    assert given == checkpoints.manifest() and "quantization_config" not in checkpoints.CONFIG
+    given = format_folders.manifest()
+    writer.finish(records=records[::-1], config=format_folders.CONFIG, manifest=given, auxiliary=auxiliary)
+    assert given == format_folders.manifest() and "quantization_config" not in format_folders.CONFIG
     assert not list(folder.rglob("*.partial"))
     assert (folder / "chat/a.jinja").read_text() == "x" and (folder / "tokenizer.json").read_text() == "{}"
     config = json.loads((folder / manifest.CONFIG).read_text())
@@ -114,7 +114,7 @@ def test_the_manifest_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         real(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
-    checkpoints.write(tmp_path)
+    format_folders.write(tmp_path)
     assert renamed[-1] == manifest.MANIFEST and len(renamed) == 5
 
 
@@ -135,7 +135,7 @@ def test_at_whatever_call_the_disk_is_full_nothing_half_written_looks_complete(
         with monkeypatch.context() as patch:
             patch.setattr(os, call, failing)
             try:
-                checkpoints.write(folder)
+                format_folders.write(folder)
                 break
             except OutputError as error:
                 assert "No space left on device" in str(error) and "what is finished is kept" in str(error)
@@ -144,7 +144,7 @@ def test_at_whatever_call_the_disk_is_full_nothing_half_written_looks_complete(
         else:
             with pytest.raises(FormatError):
                 open_checkpoint(folder)
-            checkpoints.write(folder)  # the same again, with room
+            format_folders.write(folder)  # the same again, with room
         open_checkpoint(folder).verify()
     else:
         pytest.fail("the run never got through")
@@ -177,13 +177,13 @@ def test_a_folder_that_cannot_be_made_is_an_output_error(tmp_path: Path) -> None
 
 
 def test_a_finished_checkpoint_is_not_overwritten(tmp_path: Path) -> None:
-    checkpoints.write(tmp_path)
+    format_folders.write(tmp_path)
     with pytest.raises(OutputError, match="already holds a finished checkpoint"):
         CheckpointWriter(tmp_path, shard_count=2)
 
 
 def test_records_survive_json_and_tell_whether_the_file_is_still_theirs(tmp_path: Path) -> None:
-    record = checkpoints.write(tmp_path)[0]
+    record = format_folders.write(tmp_path)[0]
     again = ShardRecord.from_dict(json.loads(json.dumps(record.to_dict())))
     assert again == record and again.matches(tmp_path)
     path = tmp_path / record.file
@@ -204,8 +204,8 @@ def test_a_damaged_record_is_a_format_error(data: dict[str, Any]) -> None:
 
 def test_finish_refuses_what_does_not_fit_together(tmp_path: Path) -> None:
     writer = CheckpointWriter(tmp_path, shard_count=2)
-    first, second = checkpoints.shards(writer)
-    content = checkpoints.manifest()
+    first, second = format_folders.shards(writer)
+    content = format_folders.manifest()
 
     def finish(records: list[ShardRecord], content: dict[str, Any], auxiliary: tuple[Path, ...] = ()) -> None:
         writer.finish(records=records, config={}, manifest=content, auxiliary=auxiliary)

@@ -13,7 +13,7 @@ from compress.errors import FormatError
 from compress.format import layouts
 from compress.kernels import native
 from compress.kernels.native import loader
-from tests.kernels.weights import Weight, bilevel, excess, factors, integers, kept, vectors
+from tests.support.kernel_weights import Weight, bilevel, excess, factors, integers, kept, vectors
 
 pytestmark = pytest.mark.skipif(loader.unavailable() is not None, reason=str(loader.unavailable()))
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
 from compress.kernels import native
 from compress.kernels.native import loader
-from tests.kernels.weights import Weight, bilevel, factors, integers, kept, vectors
+from tests.support.kernel_weights import Weight, bilevel, factors, integers, kept, vectors
 
 pytestmark = pytest.mark.skipif(loader.unavailable() is not None, reason=str(loader.unavailable()))
 SETS = list(loader.units()) if loader.unavailable() is None else ["scalar"]

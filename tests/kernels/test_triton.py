@@ -50,7 +50,7 @@ def test_kernels_compile_for_hopper_without_a_gpu(names: tuple[str, ...], tmp_pa
     environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
     environment.pop(triton.INTERPRETER, None)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.compile_triton", *names],
+        [sys.executable, "-m", "tests.support.compile_triton", *names],
         env=environment, cwd=HERE.parents[1], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

@@ -9,9 +9,10 @@ from compress.calibration.stats import LayerStats
 from compress.errors import MethodError
 from compress.format import layouts
 from compress.format.layouts import additive
-from compress.methods import _additive_books, _additive_codes, aqlm, gptq, rtn
-from compress.methods._additive_recode import recode
-from tests.methods.correlated import correlated_layer, output_error, statistics
+from compress.methods import aqlm, gptq, rtn
+from compress.numerics import additive_books, additive_codes
+from compress.numerics.additive_recode import recode
+from tests.support.correlated import correlated_layer, output_error, statistics
 
 SMALL = {"codebooks": 2, "code_bits": 4, "group_size": 8}
 
@@ -144,8 +145,8 @@ def test_a_sweep_lowers_every_row_and_chunks_change_nothing(monkeypatch):
 
     found = []
     for chunk in (1 << 23, 300):
-        monkeypatch.setattr(_additive_codes, "_CHUNK", chunk)
-        search = _additive_codes.Search(w_NK, gram_KK, 8, codes_NJM.clone())
+        monkeypatch.setattr(additive_codes, "_CHUNK", chunk)
+        search = additive_codes.Search(w_NK, gram_KK, 8, codes_NJM.clone())
         search.sweep(books_MVg, scale_N, 4, list(range(11, -1, -1)))
         found.append(search.codes_NJM)
     assert torch.equal(found[0], found[1])
@@ -159,7 +160,7 @@ def test_codebooks_are_the_least_squares_solution():
     gram_KK = statistics(x_TK).gram_KK / 100
     codes_NJM = torch.randint(0, 4, (24, 4, 2), generator=torch.Generator().manual_seed(0))
     scale_N = torch.linspace(0.5, 2, 24)
-    squares = _additive_books.LeastSquares(codes_NJM, scale_N, gram_KK, torch.Size((2, 4, 4)))
+    squares = additive_books.LeastSquares(codes_NJM, scale_N, gram_KK, torch.Size((2, 4, 4)))
     found = squares.solve(w_NK, torch.zeros(2, 4, 4), 60)
     # column by column of the linear map from codebooks to weights
     basis = torch.eye(32).view(32, 2, 4, 4)

@@ -7,8 +7,9 @@ import torch
 
 from compress.errors import MethodError
 from compress.format import layouts
-from compress.methods import _range, easyquant, rtn
-from tests.methods.correlated import correlated_layer, output_error
+from compress.methods import easyquant, rtn
+from compress.numerics import ranges
+from tests.support.correlated import correlated_layer, output_error
 
 
 def weight_error(w_NK, packed):
@@ -56,16 +57,16 @@ def test_the_scan_equals_the_gradient_and_a_fine_scan(bits, symmetric):
     w_NGg = w_NK[:, None]
 
     def error(found):
-        codes_NK = _range.codes(w_NGg, found, bits).float()
+        codes_NK = ranges.codes(w_NGg, found, bits).float()
         zero = 2.0 ** (bits - 1) if found.zero_NG is None else found.zero_NG
         return float(((codes_NK - zero) * found.scale_NG.float() - w_NK).square().sum() / w_NK.square().sum())
 
-    scanned = error(_range.searched(w_NGg, bits, symmetric))
-    start = _range.extremes(w_NGg, bits, symmetric)
+    scanned = error(ranges.searched(w_NGg, bits, symmetric))
+    start = ranges.extremes(w_NGg, bits, symmetric)
     factors = torch.logspace(math.log10(0.1), 0, 80)
     fine = min_over_rows(w_NGg, bits, start, factors)
     assert scanned <= 1.002 * fine
-    assert scanned <= 1.002 * error(_range.descended(w_NGg, bits, symmetric, 200))
+    assert scanned <= 1.002 * error(ranges.descended(w_NGg, bits, symmetric, 200))
 
 
 def min_over_rows(w_NGg, bits, start, factors):
@@ -87,11 +88,11 @@ def test_a_weighted_range_serves_the_weights_that_count():
     weight_1g[:, :8] = 100
 
     def error(found):
-        value = (_range.codes(w_NK[:, None], found, 2).float() - 2) * found.scale_NG.float()
+        value = (ranges.codes(w_NK[:, None], found, 2).float() - 2) * found.scale_NG.float()
         return float(((value - w_NK).square() * weight_1g).sum())
 
-    weighted = _range.searched(w_NK[:, None], 2, True, weight_1g)
-    assert error(weighted) < error(_range.searched(w_NK[:, None], 2, True))
+    weighted = ranges.searched(w_NK[:, None], 2, True, weight_1g)
+    assert error(weighted) < error(ranges.searched(w_NK[:, None], 2, True))
 
 
 def test_budgets():
@@ -141,7 +142,7 @@ def test_same_bytes_twice_and_inputs_untouched():
 def test_chunks_change_nothing(monkeypatch):
     w_NK = heavy()
     whole = easyquant.solve(w_NK, None, easyquant.Config(group_size=32, symmetric=False))
-    monkeypatch.setattr(_range, "_CHUNK", 700)
+    monkeypatch.setattr(ranges, "_CHUNK", 700)
     pieces = easyquant.solve(w_NK, None, easyquant.Config(group_size=32, symmetric=False))
     assert all(torch.equal(whole.planes[name], pieces.planes[name]) for name in whole.planes)
 

@@ -8,7 +8,7 @@ import torch
 from compress.errors import MethodError
 from compress.format import layouts
 from compress.methods import finequant, rtn
-from tests.methods.correlated import correlated_layer, output_error
+from tests.support.correlated import correlated_layer, output_error
 
 
 def gaussian(rows=64, width=1024, seed=0):

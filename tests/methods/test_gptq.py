@@ -8,8 +8,9 @@ import torch
 from compress.calibration.stats import LayerStats
 from compress.errors import MethodError
 from compress.format import layouts
-from compress.methods import _sweep, gptq, rtn
-from tests.methods.correlated import correlated_layer, output_error, statistics
+from compress.methods import gptq, rtn
+from compress.numerics import sweep
+from tests.support.correlated import correlated_layer, output_error, statistics
 
 
 @pytest.mark.parametrize("group", [None, 16])
@@ -129,7 +130,7 @@ def test_dead_inputs_keep_their_weights():
 def test_an_indefinite_gram_matrix_says_what_to_do():
     with pytest.raises(MethodError, match="Raise --damping"):
         gptq.solve(torch.randn(4, 8), LayerStats(1, -torch.eye(8) + torch.ones(8, 8)), gptq.Config())
-    assert _sweep.inverse_factor(torch.eye(8), None, 0.0).isfinite().all()
+    assert sweep.inverse_factor(torch.eye(8), None, 0.0).isfinite().all()
 
 
 def test_bad_input_is_refused():

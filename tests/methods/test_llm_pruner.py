@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from compress.errors import MethodError
-from compress.methods import _importance, _selection
-from compress.methods._selection import Candidates
 from compress.methods.llm_pruner import Config
+from compress.numerics import importance
+from compress.stages.rewrite import selection
+from compress.stages.rewrite.selection import Candidates
 
 
 @pytest.fixture
@@ -41,16 +42,16 @@ def test_the_worth_of_a_position_by_definition(
                  "l2": value**2}[kind]
             )  # fmt: skip
         expected.append(abs(sum(terms)) if vectorize else sum(map(abs, terms)))
-    found = _importance.positions(_importance.saliency(kind, w, mean, fisher), dim, vectorize=vectorize)
+    found = importance.positions(importance.saliency(kind, w, mean, fisher), dim, vectorize=vectorize)
     torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("reduction", _importance.REDUCTIONS)
+@pytest.mark.parametrize("reduction", importance.REDUCTIONS)
 def test_query_heads_count_for_the_key_head_they_share(reduction: str) -> None:
     """Four query heads of two channels on two key heads: heads 0 and 1 belong to key head 0."""
     key, query = torch.rand(4), torch.rand(8)
     query_UCF = torch.tensor([[[0, 2], [1, 3]], [[4, 6], [5, 7]]])
-    found = _importance.units([(key, torch.arange(4).view(2, 2, 1)), (query, query_UCF)], reduction)
+    found = importance.units([(key, torch.arange(4).view(2, 2, 1)), (query, query_UCF)], reduction)
     folded = [[float(query[4 * g + c] + query[4 * g + 2 + c]) for c in range(2)] for g in range(2)]
     combine = {"sum": lambda a, b: a + b, "mean": lambda a, b: (a + b) / 2, "max": max, "prod": lambda a, b: a * b,
                "first": lambda a, b: a}[reduction]  # fmt: skip
@@ -74,7 +75,7 @@ def test_by_score_the_least_important_parameters_leave() -> None:
         Candidates("heads", (torch.rand(3, generator=generator) * 40,), 40),
         Candidates("channels", (torch.rand(6, generator=generator) * 10,), 10),
     ]
-    counts = _selection.choose(groups, 60, by_score=True)
+    counts = selection.choose(groups, 60, by_score=True)
     taken = sum(count * group.parameters for count, group in zip(counts, groups, strict=True))
     lost = sum(group.losses()[count] for count, group in zip(counts, groups, strict=True))
     assert 60 <= taken < 60 + 40
@@ -90,7 +91,7 @@ def test_the_budget_is_met_by_hardly_more(by_score: bool, ratio: float) -> None:
     groups = [Candidates(f"h{i}", (torch.rand(8, generator=generator),), 512) for i in range(3)]
     groups += [Candidates(f"c{i}", (torch.rand(96, generator=generator),), 48, 8) for i in range(3)]
     total = sum(group.units * group.parameters for group in groups)
-    counts = _selection.choose(groups, int(ratio * total), by_score=by_score)
+    counts = selection.choose(groups, int(ratio * total), by_score=by_score)
     taken = sum(count * group.parameters for count, group in zip(counts, groups, strict=True))
     assert ratio * total - 1 <= taken < ratio * total + 512 + 1
     assert all(count <= group.most and count % group.step == 0 for count, group in zip(counts, groups, strict=True))
@@ -98,15 +99,15 @@ def test_the_budget_is_met_by_hardly_more(by_score: bool, ratio: float) -> None:
 
 def test_evenly_means_the_same_share_of_every_layer() -> None:
     groups = [candidates(list(range(10)), parameters=8) for _ in range(3)]
-    assert _selection.choose(groups, 3 * 8 * 3, by_score=False) == [3, 3, 3]
+    assert selection.choose(groups, 3 * 8 * 3, by_score=False) == [3, 3, 3]
 
 
 @pytest.mark.parametrize("by_score", [False, True])
 def test_no_layer_is_emptied(by_score: bool) -> None:
     groups = [candidates([1.0, 2.0]), candidates([1.0] * 4)]
-    assert _selection.choose(groups, 40, by_score=by_score) == [1, 3]
+    assert selection.choose(groups, 40, by_score=by_score) == [1, 3]
     with pytest.raises(MethodError, match=r"would empty a layer.*up to 40"):
-        _selection.choose(groups, 41, by_score=by_score)
+        selection.choose(groups, 41, by_score=by_score)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import torch
 from compress.calibration.stats import LayerStats
 from compress.errors import MethodError
 from compress.format import layouts
-from compress.methods import _sweep, rtn, spqr
-from tests.methods.correlated import correlated_layer, output_error, statistics
+from compress.methods import rtn, spqr
+from compress.numerics import sweep
+from tests.support.correlated import correlated_layer, output_error, statistics
 
 
 def test_beats_round_to_nearest_at_fewer_bits():
@@ -116,8 +117,8 @@ def test_outliers_are_restored_to_their_value():
 def test_inverse_factor(act_order):
     _, x_TK = correlated_layer()
     gram_KK = statistics(x_TK).gram_KK
-    order_K = _sweep.column_order(gram_KK, act_order)
-    upper_KK = _sweep.inverse_factor(gram_KK, order_K, 0.1)
+    order_K = sweep.column_order(gram_KK, act_order)
+    upper_KK = sweep.inverse_factor(gram_KK, order_K, 0.1)
     reordered = gram_KK if order_K is None else gram_KK[order_K][:, order_K]
     damped = reordered.double() + 0.1 * gram_KK.double().diagonal().mean() * torch.eye(96)
     assert torch.equal(upper_KK, upper_KK.triu())
@@ -130,7 +131,7 @@ def test_inverse_factor(act_order):
 def test_lazy_updates_change_nothing(group):
     """The blocked sweep equals the textbook loop that updates every column at once."""
     w_NK, x_TK = correlated_layer(8, 288)
-    upper_KK = _sweep.inverse_factor(statistics(x_TK).gram_KK, None, 0.05).double()
+    upper_KK = sweep.inverse_factor(statistics(x_TK).gram_KK, None, 0.05).double()
 
     class Coarse:
         def __init__(self):
@@ -144,7 +145,7 @@ def test_lazy_updates_change_nothing(group):
             return self.values[-1]
 
     blocked, plain, w_KN = Coarse(), Coarse(), w_NK.double().T.contiguous()
-    _sweep.sweep(w_KN.clone(), upper_KK, group, blocked)
+    sweep.sweep(w_KN.clone(), upper_KK, group, blocked)
     for column in range(288):
         if column % group == 0:
             plain.start_group(0, w_KN[column : column + group], None)

@@ -13,9 +13,10 @@ from compress.calibration.stats import LayerStats
 from compress.errors import MethodError
 from compress.format import layouts
 from compress.format.layouts import low_rank
-from compress.methods import _factors, _ratios, svd_llm
+from compress.methods import svd_llm
 from compress.methods.svd_llm import Config, solve
-from tests.methods.correlated import correlated_layer, output_error, statistics
+from compress.numerics import factors, ratios
+from tests.support.correlated import correlated_layer, output_error, statistics
 
 EXACT = {"dtype": "float32", "damping": 0.0, "multiple": 1}
 SHAPES = pytest.mark.parametrize("rows,width", [(48, 96), (96, 48), (64, 64)])
@@ -95,13 +96,13 @@ def test_it_is_pure_and_repeatable() -> None:
 
 def test_the_factors_share_the_norm_and_the_refit_helps() -> None:
     w_NK, x_TK = correlated_layer()
-    left_Nr, right_rK = _factors.truncated(w_NK, _factors.directions(w_NK, None, 0.0), 12)
+    left_Nr, right_rK = factors.truncated(w_NK, factors.directions(w_NK, None, 0.0), 12)
     torch.testing.assert_close(left_Nr.norm(dim=0), right_rK.norm(dim=1))
     coarse_rK = right_rK.to(torch.float8_e4m3fn).double()
     gram_KK = statistics(x_TK).gram_KK
-    fitted_Nr = _factors.refitted(w_NK, coarse_rK, gram_KK, 0.0)
-    found = _factors.lost(w_NK, fitted_Nr @ coarse_rK, gram_KK)
-    assert found < _factors.lost(w_NK, left_Nr @ coarse_rK, gram_KK)
+    fitted_Nr = factors.refitted(w_NK, coarse_rK, gram_KK, 0.0)
+    found = factors.lost(w_NK, fitted_Nr @ coarse_rK, gram_KK)
+    assert found < factors.lost(w_NK, left_Nr @ coarse_rK, gram_KK)
     expected_rN = torch.linalg.lstsq(x_TK.double() @ coarse_rK.T, x_TK.double() @ w_NK.double().T).solution
     torch.testing.assert_close(fitted_Nr, expected_rN.T, rtol=1e-3, atol=1e-6)
 
@@ -110,7 +111,7 @@ def test_a_right_factor_that_lacks_rank_is_refitted_all_the_same() -> None:
     w_NK, x_TK = correlated_layer()
     right_rK = torch.randn(12, w_NK.shape[1], generator=torch.Generator().manual_seed(0))
     right_rK[6:] = right_rK[:6]
-    fitted_Nr = _factors.refitted(w_NK, right_rK, statistics(x_TK).gram_KK, 0.0)
+    fitted_Nr = factors.refitted(w_NK, right_rK, statistics(x_TK).gram_KK, 0.0)
     assert fitted_Nr.isfinite().all() and fitted_Nr.abs().max() < 10
 
 
@@ -118,11 +119,11 @@ def test_a_right_factor_that_lacks_rank_is_refitted_all_the_same() -> None:
 @pytest.mark.parametrize("ratio", [0.01, 0.2, 0.5, 0.9])
 @pytest.mark.parametrize("multiple", [1, 8, 32])
 def test_a_rank_saves_something_and_gives_its_share_back(shape: tuple[int, int], ratio: float, multiple: int) -> None:
-    rank = _ratios.rank_of(shape, ratio, multiple)
+    rank = ratios.rank_of(shape, ratio, multiple)
     assert rank <= low_rank.break_even(shape)
     assert rank % multiple == 0 or rank < multiple
     if rank:
-        assert _ratios.rank_of(shape, _ratios.ratio_of(shape, rank), multiple) == rank
+        assert ratios.rank_of(shape, ratios.ratio_of(shape, rank), multiple) == rank
 
 
 def test_what_cannot_be_is_refused() -> None:
@@ -150,34 +151,34 @@ class TestAllocation:
     @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
     def test_the_mean_is_the_ratio_and_lossy_linears_give_less(self, ratio: float, scale: float) -> None:
         losses = {name: scale * (1 + number) ** 2 for number, name in enumerate(self.NAMES)}
-        shares = _ratios.allot(losses, self.SHAPES, ratio)
+        shares = ratios.allot(losses, self.SHAPES, ratio)
         step = sum(sum(self.SHAPES[name]) for name in self.NAMES[:2]) / sum(map(math.prod, self.SHAPES.values()))
         assert ratio <= self.removed(shares, self.SHAPES) < ratio + step
         for kind in ("q_proj", "up_proj"):
             of_kind = [shares[name] for name in self.NAMES if kind in name]
-            a_rank = 1 - _ratios.ratio_of(
+            a_rank = 1 - ratios.ratio_of(
                 self.SHAPES[f"model.layers.0.{'attn' if kind == 'q_proj' else 'mlp'}.{kind}"], 1
             )
             assert all(one > other - 1.01 * a_rank for one, other in pairwise(of_kind))
             assert of_kind[0] >= of_kind[-1] + (0.1 * ratio if scale <= 1 else 0)
         for name, share in shares.items():
-            rank = _ratios.rank_of(self.SHAPES[name], share, 1)
+            rank = ratios.rank_of(self.SHAPES[name], share, 1)
             assert 1 <= rank <= low_rank.break_even(self.SHAPES[name])
 
     def test_it_is_the_formula_of_the_paper_where_that_is_defined(self) -> None:
         shapes = {f"layers.{i}.q_proj": (4096, 4096) for i in range(3)}
         losses = dict(zip(shapes, (math.e**2, math.e**3, math.e**4), strict=True))
-        shares = _ratios.allot(losses, shapes, 0.2)
+        shares = ratios.allot(losses, shapes, 0.2)
         weight = [1 / 2, 1 / 3, 1 / 4]
         for share, one in zip(shares.values(), weight, strict=True):
             assert share == pytest.approx(3 * 0.2 * one / sum(weight), abs=1 / 2048)
 
     def test_one_loss_of_zero_gives_as_much_as_the_least(self) -> None:
         shapes = {f"layers.{i}.q_proj": (512, 512) for i in range(3)}
-        shares = list(_ratios.allot(dict(zip(shapes, (0.0, 5.0, 50.0), strict=True)), shapes, 0.3).values())
+        shares = list(ratios.allot(dict(zip(shapes, (0.0, 5.0, 50.0), strict=True)), shapes, 0.3).values())
         assert shares[0] == pytest.approx(shares[1], abs=1 / 256) and shares[2] < shares[1]
-        assert set(_ratios.allot(dict.fromkeys(shapes, 0.0), shapes, 0.3, 8).values()) == {
-            _ratios.ratio_of((512, 512), 176), _ratios.ratio_of((512, 512), 184)
+        assert set(ratios.allot(dict.fromkeys(shapes, 0.0), shapes, 0.3, 8).values()) == {
+            ratios.ratio_of((512, 512), 176), ratios.ratio_of((512, 512), 184)
         }  # fmt: skip
 
     def test_ranks_are_multiples_and_together_keep_the_budget(self) -> None:
@@ -185,12 +186,12 @@ class TestAllocation:
         config = Config(ratio=0.3, multiple=8)
         overrides = svd_llm.allot(losses, self.SHAPES, config)
         shares = {name: options["ratio"] for name, options in overrides.items()}
-        ranks = {name: _ratios.rank_of(self.SHAPES[name], share, 8) for name, share in shares.items()}
+        ranks = {name: ratios.rank_of(self.SHAPES[name], share, 8) for name, share in shares.items()}
         assert all(rank % 8 == 0 for rank in ranks.values())
         assert 0.3 <= self.removed(shares, self.SHAPES) < 0.33
         assert svd_llm.allot(losses, self.SHAPES, Config(allocate=False)) == {}
 
     def test_experts_of_a_projection_compete_with_one_another(self) -> None:
         losses = {f"layers.0.experts.q_down_proj.{i}": 10.0 ** (i + 1) for i in range(3)}
-        shares = list(_ratios.allot(losses, dict.fromkeys(losses, (256, 256)), 0.3).values())
+        shares = list(ratios.allot(losses, dict.fromkeys(losses, (256, 256)), 0.3).values())
         assert shares == sorted(shares, reverse=True) and shares[0] > 0.4

@@ -11,7 +11,7 @@ import torch
 
 from compress.models.blocks import BlockWalker
 from compress.models.source import ModelSource
-from tests.tiny import TINY, save_tiny, tiny_tokens
+from tests.support.models import TINY, save_tiny, tiny_tokens
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from compress.models import linears
 from compress.models.blocks import BlockWalker
 from compress.models.source import ModelSource
 from tests.models.conftest import Case
-from tests.tiny import save_tiny, tiny_tokens
+from tests.support.models import save_tiny, tiny_tokens
 
 
 def walk(walker: BlockWalker, tokens_ST: torch.Tensor, micro_batch: int) -> list[torch.Tensor]:

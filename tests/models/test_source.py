@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from compress.errors import ModelError
 from compress.models.shards import INDEX
 from compress.models.source import ModelSource
-from tests.tiny import VOCAB, save_tiny
+from tests.support.models import VOCAB, save_tiny
 
 SHARD = "model-00002-of-00003.safetensors"
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from compress.errors import FormatError, ModelError
-from compress.models import cutting, skeleton, structure
-from compress.models.coupled import Coupled, coupled, unit_parameters
+from compress.models import skeleton, structure
 from compress.models.source import ModelSource
 from compress.models.structure import Structure
-from tests.tiny import save_tiny, tiny_model, tiny_tokens
+from compress.models.surgery import remove_units
+from compress.models.surgery.coupled import Coupled, coupled, unit_parameters
+from tests.support.models import save_tiny, tiny_model, tiny_tokens
 
 ATTENTION = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "opt", "gpt2", "gpt-neox", "falcon-40b", "mixtral"]
 MLP = [*ATTENTION, "falcon-7b", "falcon-alibi", "qwen3-moe", "qwen2-moe"]
@@ -35,7 +36,7 @@ def logits(model: Any) -> torch.Tensor:
         return model(input_ids=tiny_tokens(2, 12), use_cache=False).logits
 
 
-def zeroed(model: Any, made: cutting.Cut) -> Any:
+def zeroed(model: Any, made: remove_units.Cut) -> Any:
     model = copy.deepcopy(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -43,7 +44,7 @@ def zeroed(model: Any, made: cutting.Cut) -> Any:
     return model
 
 
-def rebuilt(model: Any, made: cutting.Cut, config: Any, found: Structure) -> Any:
+def rebuilt(model: Any, made: remove_units.Cut, config: Any, found: Structure) -> Any:
     """A model from its configuration and structure alone, filled with the cut parameters."""
     from transformers import AutoModelForCausalLM
 
@@ -65,15 +66,15 @@ def rebuilt(model: Any, made: cutting.Cut, config: Any, found: Structure) -> Any
     return fresh
 
 
-def check_equivalence(folder: Path, kind: str, units: tuple[Any, ...], of: Any, stock: bool) -> cutting.Outcome:
+def check_equivalence(folder: Path, kind: str, units: tuple[Any, ...], of: Any, stock: bool) -> remove_units.Outcome:
     source = ModelSource.open(save_tiny(folder, kind))
     model = tiny_model(kind)
     names = skeleton.find_blocks(model)
     sets = coupled(model, names, units)
     removed = some(sets, of=of)
     assert sum(map(len, removed))
-    made = cutting.cut(sets, removed)
-    found = cutting.describe(source, model, sets, removed, made, stock)
+    made = remove_units.cut(sets, removed)
+    found = remove_units.describe(source, model, sets, removed, made, stock)
     config = type(source.config).from_dict(found.config)
     pruned = rebuilt(model, made, config, found.structure)
     torch.testing.assert_close(logits(pruned), logits(zeroed(model, made)), rtol=1e-5, atol=1e-5)
@@ -134,8 +135,8 @@ def test_hidden_channels_are_cut_out_of_every_tensor(tmp_path: Path, kind: str) 
     model = tiny_model(kind)
     sets = coupled(model, skeleton.find_blocks(model), ("hidden",))
     removed = [torch.tensor([1, 5, 6, 30])]
-    made = cutting.cut(sets, removed)
-    found = cutting.describe(source, model, sets, removed, made, stock=True)
+    made = remove_units.cut(sets, removed)
+    found = remove_units.describe(source, model, sets, removed, made, stock=True)
     assert not found.structure and found.config["hidden_size"] == 28
     pruned = rebuilt(model, made, type(source.config).from_dict(found.config), found.structure)
     assert logits(pruned).isfinite().all()
@@ -152,7 +153,7 @@ def test_a_configuration_that_derives_the_head_size_cannot_lose_hidden_channels(
     sets = coupled(model, skeleton.find_blocks(model), ("hidden",))
     removed = [torch.arange(4)]
     with pytest.raises(MethodError, match="cannot express"):
-        cutting.describe(source, model, sets, removed, cutting.cut(sets, removed), stock=True)
+        remove_units.describe(source, model, sets, removed, remove_units.cut(sets, removed), stock=True)
 
 
 def test_query_heads_lie_with_their_own_key_head() -> None:

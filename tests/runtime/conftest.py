@@ -11,23 +11,23 @@ import torch
 import transformers
 
 from compress.format.packed import PackedTensor
-from tests.runtime import checkpoints
+from tests.support import packed_checkpoints
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Callable[..., checkpoints.Packed]:
+def make(tmp_path: Path) -> Callable[..., packed_checkpoints.Packed]:
     """Returns a function that compresses a tiny model of an architecture into a folder."""
 
     def build(
         architecture: str = "llama",
-        solve: Callable[[torch.Tensor], PackedTensor] = checkpoints.rtn4,
+        solve: Callable[[torch.Tensor], PackedTensor] = packed_checkpoints.rtn4,
         skip: str = r"^$",
-    ) -> checkpoints.Packed:
-        model = checkpoints.tiny(architecture)
-        packed = checkpoints.pack_in_place(model, solve, skip)
+    ) -> packed_checkpoints.Packed:
+        model = packed_checkpoints.tiny(architecture)
+        packed = packed_checkpoints.pack_in_place(model, solve, skip)
         folder = tmp_path / re.sub(r"\W", "-", f"{architecture}-{skip}")
-        checkpoints.write(folder, model, packed)
-        return checkpoints.Packed(folder, model, packed)
+        packed_checkpoints.write(folder, model, packed)
+        return packed_checkpoints.Packed(folder, model, packed)
 
     return build
 

@@ -10,7 +10,7 @@ from compress.errors import FormatError
 from compress.format import naming
 from compress.runtime.experts import PackedExperts
 from compress.runtime.linear import PackedLinear
-from tests.runtime.checkpoints import pack_in_place, rtn4, tiny
+from tests.support.packed_checkpoints import pack_in_place, rtn4, tiny
 
 
 def dense_and_packed() -> tuple[nn.Module, dict[str, list[PackedLinear]]]:

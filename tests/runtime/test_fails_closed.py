@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from tests.runtime.checkpoints import Packed
+from tests.support.packed_checkpoints import Packed
 
 STOCK = """
 import json, sys

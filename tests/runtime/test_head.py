@@ -14,7 +14,7 @@ from compress.kernels import native
 from compress.kernels.native import loader
 from compress.runtime import head
 from compress.runtime.head import TiledHead
-from tests.runtime.checkpoints import Packed
+from tests.support.packed_checkpoints import Packed
 
 pytestmark = pytest.mark.skipif(loader.unavailable() is not None, reason=str(loader.unavailable()))
 Make = Callable[..., Packed]

@@ -21,8 +21,8 @@ from compress.format.packed import PackedTensor
 from compress.kernels import select
 from compress.runtime import skeleton
 from compress.runtime.skeleton import packed_layers
-from tests.runtime import checkpoints
-from tests.runtime.checkpoints import Packed
+from tests.support import packed_checkpoints
+from tests.support.packed_checkpoints import Packed
 
 Make = Callable[..., Packed]
 
@@ -65,7 +65,7 @@ def spqr_random(weight_NK: torch.Tensor) -> PackedTensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("architecture", checkpoints.CONFIGS)
+@pytest.mark.parametrize("architecture", packed_checkpoints.CONFIGS)
 def test_logits_are_those_of_the_unpacked_weights(
     make: Make, tokens: torch.Tensor, architecture: str, dtype: torch.dtype
 ) -> None:
@@ -111,7 +111,7 @@ def test_generate_with_a_cache_gives_what_it_gives_without(make: Make, tokens: t
     assert torch.equal(with_cache, model.generate(tokens, use_cache=False, **arguments))
 
 
-@pytest.mark.parametrize("architecture", checkpoints.CONFIGS)
+@pytest.mark.parametrize("architecture", packed_checkpoints.CONFIGS)
 def test_save_pretrained_round_trip_is_exact(make: Make, tokens: torch.Tensor, architecture: str) -> None:
     packed = make(architecture)
     model = compress.load(packed.folder)
@@ -199,7 +199,7 @@ def test_a_dense_tensor_that_is_missing_is_an_error_of_load(make: Make) -> None:
     model, linears = packed.dense, packed.linears
     del model.model.norm.weight
     folder = packed.folder.with_name("without-norm")
-    checkpoints.write(folder, model, linears)
+    packed_checkpoints.write(folder, model, linears)
     with pytest.raises(FormatError, match=r"missing keys: model\.norm\.weight"):
         compress.load(folder)
 
@@ -239,24 +239,24 @@ def test_a_config_with_more_fields_still_loads(make: Make, tokens: torch.Tensor)
 def test_a_linear_of_another_shape_or_name_is_refused(make: Make) -> None:
     packed = make("llama")
     wrong = dict(packed.linears)
-    wrong["model.layers.0.self_attn.q_proj"] = checkpoints.rtn4(torch.randn(40, 32))
+    wrong["model.layers.0.self_attn.q_proj"] = packed_checkpoints.rtn4(torch.randn(40, 32))
     folder = packed.folder.with_name("shape")
-    checkpoints.write(folder, packed.dense, wrong)
+    packed_checkpoints.write(folder, packed.dense, wrong)
     with pytest.raises(FormatError, match=r"q_proj: the model has a linear of shape \(32, 32\)"):
         compress.load(folder)
     wrong = dict(packed.linears)
     wrong["model.layers.0.self_attn.x_proj"] = wrong.pop("model.layers.0.self_attn.q_proj")
     folder = packed.folder.with_name("name")
-    checkpoints.write(folder, packed.dense, wrong)
+    packed_checkpoints.write(folder, packed.dense, wrong)
     with pytest.raises(FormatError, match="x_proj: LlamaForCausalLM has no such module"):
         compress.load(folder)
 
 
 def test_a_packed_head_of_a_tied_model_is_refused(make: Make) -> None:
     packed = make("llama-tied")
-    head = checkpoints.rtn4(packed.dense.lm_head.weight.detach())
+    head = packed_checkpoints.rtn4(packed.dense.lm_head.weight.detach())
     folder = packed.folder.with_name("head")
-    checkpoints.write(folder, packed.dense, packed.linears | {"lm_head": head})
+    packed_checkpoints.write(folder, packed.dense, packed.linears | {"lm_head": head})
     with pytest.raises(FormatError, match=r"lm_head: packed, though config.json ties"):
         compress.load(folder)
 

@@ -10,7 +10,7 @@ import torch
 
 from compress.errors import FormatError
 from compress.runtime import proof
-from tests.runtime.checkpoints import Packed
+from tests.support.packed_checkpoints import Packed
 
 
 @pytest.fixture

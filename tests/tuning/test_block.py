@@ -10,9 +10,9 @@ from compress.errors import CalibrationError
 from compress.format import layouts
 from compress.format.packed import PackedTensor
 from compress.methods import aqlm, rtn, spqr
-from compress.tuning import block, parts
+from compress.tuning import block, trainable_planes
 from compress.tuning.settings import Settings
-from tests.tuning.packing import SEQUENCES, Case
+from tests.support.packing import SEQUENCES, Case
 
 QUICK = Settings(epochs=4, rate=0.01, batch=4, micro_batch=4)
 RTN2 = dict(bits=2, group_size=8, symmetric=False)
@@ -44,7 +44,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def test_the_held_out_error_falls_and_is_that_of_what_is_shipped(tmp_path, kind, method):
     case = Case(tmp_path, kind)
     packed = case.pack(METHODS[method][0], **METHODS[method][1])
-    held_S = parts.held_out(SEQUENCES, QUICK.held_out, QUICK.seed)[1]
+    held_S = trainable_planes.held_out(SEQUENCES, QUICK.held_out, QUICK.seed)[1]
     case.put(packed, {})
     before = case.error(held_S)
     tuned = fit(case, packed)
@@ -185,8 +185,8 @@ def test_two_sequences_are_enough(tmp_path):
 
 @pytest.mark.parametrize("sequences,share,count", [(2, 0.125, 1), (8, 0.125, 1), (24, 0.125, 3), (3, 0.99, 2)])
 def test_held_out_sequences_are_a_part_of_their_own(sequences, share, count):
-    train_S, held_S = parts.held_out(sequences, share, seed=3)
+    train_S, held_S = trainable_planes.held_out(sequences, share, seed=3)
     assert held_S.numel() == count
     assert torch.equal(torch.cat([train_S, held_S]).sort().values, torch.arange(sequences))
-    assert torch.equal(parts.order_of(1, train_S, 3).sort().values, train_S)
-    assert torch.equal(parts.order_of(1, train_S, 3), parts.order_of(1, train_S, 3))
+    assert torch.equal(trainable_planes.order_of(1, train_S, 3).sort().values, train_S)
+    assert torch.equal(trainable_planes.order_of(1, train_S, 3), trainable_planes.order_of(1, train_S, 3))

@@ -19,15 +19,15 @@ from compress.models import linears
 from compress.progress import Silent
 from compress.runtime import skeleton
 from compress.runtime.linear import PackedLinear
-from compress.tuning import full, parts
+from compress.tuning import full, trainable_planes
 from compress.tuning.settings import FullSettings
-from tests.methods.correlated import statistics
-from tests.tiny import tiny_model, tiny_tokens
+from tests.support.correlated import statistics
+from tests.support.models import tiny_model, tiny_tokens
 
 QUICK = FullSettings(epochs=2, rate=0.01, batch=4, micro_batch=2, evaluate_every=3, checkpoint_every=2)
 RTN2 = dict(bits=2, group_size=8, symmetric=False)
 TOKENS_ST = tiny_tokens(24, 16)
-HELD_S = parts.held_out(24, QUICK.held_out, QUICK.seed)[1]
+HELD_S = trainable_planes.held_out(24, QUICK.held_out, QUICK.seed)[1]
 
 
 def packed_model(teacher: nn.Module, method: ModuleType = rtn, **options: Any) -> nn.Module:

@@ -11,7 +11,7 @@ from compress.format.reader import open_checkpoint
 from compress.pipeline import folders
 from compress.recipe import CalibrationSpec, Recipe, StageSpec
 from compress.runtime import load, proof
-from tests.tiny import save_tiny, tiny_tokens
+from tests.support.models import save_tiny, tiny_tokens
 
 TRAIN = dict(steps=6, batch=2, micro_batch=2, rate=1e-3, held_out=0.2)
 SVD = ("svd_llm", dict(ratio=0.3, multiple=4))

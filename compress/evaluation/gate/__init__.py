@@ -1,0 +1,1 @@
+"""The gate: a paired non-inferiority test of a compressed model against the dense one."""

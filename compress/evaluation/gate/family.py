@@ -1,0 +1,138 @@
+"""The verdict on one family: pass if the lower bound excludes a loss beyond the margin, fail if the upper shows one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compress.errors import EvaluationError
+from compress.evaluation import tango
+from compress.evaluation.gate.bounds import Bounds, binary_bounds, continuous_bounds, items_needed, least_items, units
+from compress.evaluation.gate.result import FamilyVerdict, Verdict
+from compress.evaluation.gate.settings import GateSettings
+from compress.evaluation.pairing import pairs
+from compress.evaluation.result import FamilyResult, ItemOutcome
+
+EMPTY = "empty"
+"""Metric that is 1 for an answer without words."""
+_TOLERANCE = 1e-12  # a bound that is the margin but for rounding
+
+
+def judge(dense: FamilyResult, candidate: FamilyResult, settings: GateSettings, *, judged: bool) -> FamilyVerdict:
+    """Returns the verdict on `candidate`, or the figures alone unless `judged`.
+
+    Raises EvaluationError when the items cannot be paired, and for outcomes other than 0 and 1 in a binary family. All
+    outcomes must be finite, and the dense model above its floor (`check_floors`).
+    """
+    paired = pairs(dense, candidate)
+    differences = [after.outcome - before.outcome for before, after in paired]
+    unit_N = units([before.cluster for before, _ in paired])
+    binary = dense.kind == "binary"
+    if binary:
+        for family in (dense, candidate):
+            _check_binary(family)
+        bounds = binary_bounds(differences, unit_N, settings.confidence)
+    else:
+        bounds = continuous_bounds(differences, unit_N, settings.confidence)
+    margin = settings.margin_of(dense.name, len(paired)) if judged else None
+    empty = _empty([before for before, _ in paired]), _empty([after for _, after in paired])
+    both_empty = (empty[0], empty[1]) if empty[0] is not None and empty[1] is not None else None
+    verdict, reason, needed = _verdict(bounds, margin, len(paired), both_empty, settings)
+    lost, gained = sum(d < 0 for d in differences), sum(d > 0 for d in differences)
+    return FamilyVerdict(
+        name=dense.name,
+        verdict=verdict,
+        reason=reason,
+        n=len(paired),
+        clusters=None if unit_N is None else int(unit_N.max()) + 1,
+        primary=dense.primary,
+        dense=dense.score,
+        candidate=candidate.score,
+        difference=bounds.difference,
+        low=bounds.low,
+        high=bounds.high,
+        method=bounds.method,
+        margin=margin,
+        lost=lost,
+        gained=gained,
+        answers_changed=sum(before.answer != after.answer for before, after in paired),
+        mcnemar_p=tango.mcnemar_mid_p(lost, gained) if binary else None,
+        recovery=_recovery(dense, candidate),
+        floor=floor_of(dense, settings) if judged else None,
+        empty=both_empty,
+        items_needed=needed,
+    )
+
+
+def _verdict(
+    bounds: Bounds, margin: float | None, n: int, empty: tuple[float, float] | None, settings: GateSettings
+) -> tuple[Verdict, str, int | None]:
+    if margin is None:
+        return "reported", "shown, not judged", None
+    points = f"{100 * margin:g} points"
+    failures = []
+    if empty is not None and empty[1] - empty[0] > settings.max_empty / 100 + _TOLERANCE:
+        rise = f"{100 * empty[1]:.1f} % of the answers are empty, {100 * empty[0]:.1f} % of the dense model's"
+        failures.append(f"{rise} (at most {settings.max_empty:g} points more are let pass)")
+    if bounds.high < -margin - _TOLERANCE:
+        failures.append(f"lost more than {points}: at least {-100 * bounds.high:.1f}, by the upper bound")
+    if failures:
+        return "fail", "; ".join(failures), None
+    if bounds.low >= -margin - _TOLERANCE:
+        return "pass", f"lost no more than {points}", None
+    needed = items_needed(bounds, margin, n, settings.confidence)
+    least = least_items(margin, settings.confidence)
+    if n < least:
+        wanted = f"{n} items cannot show that no more than {points} are lost, not even if nothing is: {least} could"
+        return "inconclusive", wanted, needed
+    cure = "no number of items would tell" if needed is None else f"about {_round(needed):,} items would tell"
+    return "inconclusive", f"{n:,} items leave open whether more than {points} are lost; {cure}", needed
+
+
+def _round(number: int) -> int:
+    """Up to two digits: no more is known."""
+    step = int(10 ** max(0, len(str(number)) - 2))
+    return -(-number // step) * step
+
+
+def _check_binary(family: FamilyResult) -> None:
+    for item in family.items:
+        if item.outcome not in (0.0, 1.0):
+            raise EvaluationError(
+                f"family {family.name!r}: outcome {item.outcome} of item {item.id!r}",
+                allowed="0 and 1 in a binary family",
+                do="Evaluate again",
+            )
+
+
+def floor_of(dense: FamilyResult, settings: GateSettings) -> float:
+    """Returns what the dense model must score, as a share: as given, or chance and the margin."""
+    given = settings.floor.get(dense.name)
+    return dense.chance + settings.margin_of(dense.name, len(dense.items)) if given is None else given / 100
+
+
+def check_floors(dense: Sequence[FamilyResult], settings: GateSettings) -> None:
+    """Raises EvaluationError that names every family in which the dense model scores less than it must."""
+    low = [family for family in dense if family.score < floor_of(family, settings) - _TOLERANCE]
+    if low:
+        told = "; ".join(
+            f"{family.name} {100 * family.score:.1f}, below its floor of {100 * floor_of(family, settings):.1f} "
+            f"(guessing scores {100 * family.chance:.1f})"
+            for family in low
+        )
+        flags = " ".join(f"--report-only {family.name}" for family in low)
+        raise EvaluationError(
+            f"what the dense model does not know cannot be lost: {told}",
+            do=f"Judge a suite that it can answer, or show without judging: {flags}",
+        )
+
+
+def _empty(items: list[ItemOutcome]) -> float | None:
+    """The share of empty answers; None where the family does not count them."""
+    if not all(EMPTY in item.metrics for item in items):
+        return None
+    return sum(item.metrics[EMPTY] for item in items) / len(items)
+
+
+def _recovery(dense: FamilyResult, candidate: FamilyResult) -> float | None:
+    room = dense.score - dense.chance
+    return (candidate.score - dense.chance) / room if room > _TOLERANCE else None

@@ -1,0 +1,84 @@
+"""The two evaluations that the gate judges: read where they are there, made where models were given.
+
+Judging two files needs no torch: what asks models is imported when there is one to ask.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress import evaluation
+from compress.errors import EvaluationError
+from compress.evaluation.result import EvalResult
+
+if TYPE_CHECKING:
+    from compress.evaluation.open_model import Model
+    from compress.progress import Progress
+
+
+def both(
+    dense: Model | EvalResult | None, candidate: Model | EvalResult, *, progress: Progress | None, **asked: Any
+) -> tuple[EvalResult, EvalResult | str]:
+    """Returns the evaluations of the dense model and of the candidate.
+
+    In place of the latter: in words, why a candidate whose scores are not finite cannot be evaluated.
+    """
+    known, found = _read(dense), _read(candidate)
+    if dense is None:
+        if found is None or found.baseline is None:
+            raise _no_dense(candidate, found)
+        known = found.baseline
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if known is not None and found is not None:
+        if given := sorted(asked.keys() - {"cache"}):
+            raise EvaluationError(
+                f"{', '.join(given)} with evaluations that are there already", do="Leave it out, or give models"
+            )
+        return known, found
+    if found is not None:
+        return evaluation.evaluate(_model(dense), progress=progress, **_like(found, asked)), found
+    from compress.evaluation.finite import NotFiniteError
+
+    asked = asked if known is None else _like(known, asked)
+    try:
+        found = evaluation.evaluate(_model(candidate), baseline=known or _model(dense), progress=progress, **asked)
+    except NotFiniteError as error:
+        if known is None:  # one of the two is broken; this raises if it is the dense model
+            known = evaluation.evaluate(_model(dense), progress=progress, **asked)
+        return known, str(error)
+    assert found.baseline is not None
+    return found.baseline, found
+
+
+def _no_dense(candidate: Any, found: EvalResult | None) -> EvaluationError:
+    """The error for a candidate alone; it names the eval.json that would do where there is one."""
+    said = f"no dense model to judge {candidate} against" if isinstance(candidate, str | Path) else "no dense model"
+    beside = Path(candidate) / "eval.json" if isinstance(candidate, str | Path) and found is None else None
+    return EvaluationError(
+        said,
+        allowed="two models, two eval.json, or one eval.json that was made with --baseline",
+        do=f"Give DENSE and CANDIDATE, or {beside}" if beside and beside.is_file() else "Give DENSE and CANDIDATE",
+    )
+
+
+def _read(given: Model | EvalResult | None) -> EvalResult | None:
+    """The evaluation if one was given, or its file."""
+    if isinstance(given, str | Path) and str(given).endswith(".json"):
+        return EvalResult.read(given)
+    return given if isinstance(given, EvalResult) else None
+
+
+def _model(given: Any) -> Model:
+    model: Model = given
+    return model
+
+
+def _like(other: EvalResult, asked: dict[str, Any]) -> dict[str, Any]:
+    """How to ask a model, so that its answers pair with an evaluation that is there: as that was, if not said."""
+    there = {"suite": other.suite["name"], "tasks": other.settings.get("tasks")}
+    if not {"tier", "limit"} & asked.keys():
+        there["tier"] = other.settings.get("tier")
+        if there["tier"] is None:
+            there["limit"] = other.settings.get("limit")
+    return {**{name: value for name, value in there.items() if value is not None}, **asked}

@@ -1,0 +1,1 @@
+"""Runs suites through lm-eval: tasks in, graded items out."""

@@ -1,0 +1,1 @@
+"""Removes units and blocks from a model."""

@@ -1,0 +1,1 @@
+"""Numerical building blocks that several methods share. Tensors in, tensors out."""

@@ -1,0 +1,1 @@
+"""SVG charts of the HTML report and the colours that they use."""

@@ -1,0 +1,1 @@
+"""The gate's verdict as files and tables."""

@@ -1,0 +1,180 @@
+"""The report as markdown: the same content as the page, for a pull request or a job summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from compress.report.charts.families import label
+from compress.report.charts.heat import heats
+from compress.report.formatting import percent, perplexity, size
+from compress.report.page import comparison, phrases, speed
+
+Content = Mapping[str, Any]
+_HIDDEN = {"\\": "\\\\", "|": "\\|", "<": "&lt;", "*": "\\*", "_": "\\_", "`": "\\`", "[": "\\[", "#": "\\#"}
+
+
+def render(content: Content) -> str:
+    """Returns the report of a content (`content.build`) as a markdown document."""
+    lines = [f"# {_plain(phrases.title(content))}", ""]
+    if compared := comparison.comparison(content["runs"]):
+        lines += _compared(compared)
+    for index, run in enumerate(content["runs"]):
+        lines += _run(run, comparison.key(index) if compared else None)
+    for frontier in content["frontiers"]:
+        lines += _frontier(comparison.of_frontier(frontier))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _run(run: Content, key: str | None) -> list[str]:
+    deeper = "##" if key is None else "###"
+    lines = [] if key is None else [f"## {key}: {_plain(run['name'])}", ""]
+    if did := phrases.methods(run):
+        lines += [f"{_plain(run['model'])} → {_plain(did)}", ""]
+    lines += [phrases.headline(run), ""]
+    lines += [f"> **Warning:** {_plain(warning)}\n" for warning in run["warnings"]]
+    lines += [f"- {name}: **{figure}** ({told})" for name, figure, told in phrases.cards(run)]
+    if run["made"] and not run["speed"]:
+        lines += ["", speed.NOT_MEASURED]
+    if run["families"] is not None:
+        lines += ["", f"{deeper} Knowledge", "", *_families(run)]
+    if gate := run["gate"]:
+        lines += [
+            "",
+            f"**Gate: {_plain(str(gate['verdict']))}**",
+            *(f"- {_plain(reason)}" for reason in gate["reasons"]),
+        ]
+    if run["lost"] and run["lost"]["families"]:
+        missing = run["lost"]["missing"]
+        note = [f"{_plain(missing)}.", ""] if missing else []
+        lines += ["", f"{deeper} Lost items", "", *note, *_lost(run["lost"]["families"])]
+    if run["speed"]:
+        found = _table(speed.HEAD, speed.rows(run["speed"]))
+        lines += ["", f"{deeper} Speed", "", f"{_plain(speed.where(run['speed']))}.", "", *found]
+    if run["layers"]:
+        lines += ["", f"{deeper} Layers", ""]
+        for heat in heats(run["layers"]):
+            lines += [f"{heat.title} ({heat.note}), blocks across:", ""]
+            rows = [(kind, *(cell.shown for cell in cells)) for kind, cells in heat.rows]
+            lines += [*_table(("linear", *heat.columns), rows), ""]
+    if made := run["made"]:
+        lines += ["", f"{deeper} How it was made", "", *_made(run, made)]
+    return [*lines, ""]
+
+
+def _families(run: Content) -> list[str]:
+    rows = []
+    for family in run["families"]:
+        paired = family["paired"]
+        rows.append(
+            (
+                label(family),
+                "–" if family["dense"] is None else percent(family["dense"]),
+                percent(family["score"]),
+                "–" if paired is None else phrases.interval(paired),
+                "–" if paired is None else f"{paired['lost']}/{paired['gained']}",
+                str(family["items"]),
+            )
+        )
+    confidence = run["asked"]["confidence"]
+    head = "difference" if confidence is None else f"difference [{100 * confidence:g} %]"
+    return _table(("family", "dense", "compressed", head, "lost/gained", "items"), rows)
+
+
+def _lost(families: Iterable[Content]) -> list[str]:
+    lines = []
+    for family in families:
+        lines += [f"**{label({'name': family['family']})}**: {family['lost']} of {family['of']} lost", ""]
+        rows = [
+            (
+                item["question"] or item["id"],
+                item["dense"] or "(empty)",
+                item["compressed"] or "(empty)",
+                item["expected"] or "",
+            )
+            for item in family["items"]
+        ]
+        lines += [*_table(("question", "dense", "compressed", "expected"), rows), ""]
+    return lines
+
+
+def _made(run: Content, made: Content) -> list[str]:
+    lines = [
+        f"{n}. {_plain(' '.join([stage['method'], *phrases.options(stage['options'])]))}"
+        for n, stage in enumerate(run["did"], 1)
+    ]
+    if data := made["calibration"]:
+        lines += [
+            "",
+            f"Calibration: {data['source']}, {data['samples']} × {data['seq_len']} tokens, seed {data['seed']}.",
+        ]
+    if (coverage := made["coverage"]) and "share_of_linears" in coverage:
+        share, whole = percent(coverage["share_of_linears"]), percent(coverage["share_of_model"])
+        lines += ["", f"Coverage: {share} of the decoder's linear parameters, {whole} of all."]
+    versions = {"compress": made["compress_version"], **made["libraries"]}
+    return [
+        *lines,
+        "",
+        "Versions: " + ", ".join(_plain(f"{name} {version}") for name, version in versions.items()) + ".",
+    ]
+
+
+def _compared(compared: Content) -> list[str]:
+    head = (
+        "run",
+        "size",
+        "bits/weight",
+        "KL to dense",
+        "perplexity",
+        *(["tokens/s"] if compared["fast"] else []),
+        *(name.replace("_", " ") for name in compared["families"]),
+    )
+    rows = [
+        (
+            f"{row['key']} {row['methods'] or row['name']}" + (f" ({row['about']})" if row["about"] else ""),
+            "–" if row["size_bytes"] is None else size(row["size_bytes"]),
+            "–" if row["bits"] is None else f"{row['bits']:.2f}",
+            "–" if row["kl"] is None else f"{row['kl']['mean']:.4f}",
+            "–" if row["perplexity"] is None else perplexity(row["perplexity"]),
+            *([_speed(row)] if compared["fast"] else []),
+            *("–" if one is None else one["paired"] or percent(one["score"]) for one in row["families"]),
+        )
+        for row in compared["rows"]
+    ]
+    return [*_table(head, rows), ""]
+
+
+def _speed(row: Content) -> str:
+    if row["decode"] is None:
+        return "–"
+    times = "" if row["times_faster"] is None else f" ({row['times_faster']:.2g}× dense)"
+    return f"{speed.rate(row['decode'])}{times}"
+
+
+def _frontier(frontier: Content) -> list[str]:
+    lines = [
+        f"## What each bit buys: {_plain(frontier['title'])}",
+        "",
+        *_table(frontier["header"], frontier["rows"]),
+        "",
+    ]
+    return [*lines, *(f"{_plain(remark)}  " for remark in frontier["remarks"]), ""]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table whose cells are text, whatever stands in them."""
+    lines = [_line(head), _line_raw([":--", *["--:"] * (len(head) - 1)])]
+    return [*lines, *map(_line, rows)]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return _line_raw([_plain(cell).replace("\n", "<br>") for cell in cells])
+
+
+def _line_raw(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _plain(text: str) -> str:
+    """Text in which nothing is markdown or HTML."""
+    return "".join(_HIDDEN.get(character, character) for character in text)

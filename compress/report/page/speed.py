@@ -1,0 +1,89 @@
+"""How fast a checkpoint is, in words and rows: of the headline, of the section, of the markdown form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compress.report.charts import svg
+from compress.report.charts.svg import element, percent
+from compress.report.formatting import size
+
+Content = Mapping[str, Any]
+HEAD = ("model", "arithmetic", "decode, tokens/s", "prompt, tokens/s", "load, s", "memory")
+NOT_MEASURED = "Speed was not measured: `compress bench FOLDER` does that, and the next report shows it."
+_ROW, _BAR = 40, 13
+
+
+def cards(speed: Content) -> list[tuple[str, str, str]]:
+    """Returns headline figures as (name, figure, what to compare it with), of the fastest arithmetic of each model."""
+    ours, dense = speed["compressed"][speed["dtype"]], speed["dense"].get(speed["dense_dtype"])
+    per_s = rate(ours["decode_tokens_per_s"])
+    if dense is None:
+        decoded, loaded, held = f"in {speed['dtype']}", "", ""
+    else:
+        before = rate(dense["decode_tokens_per_s"])
+        decoded = f"{speed['times_faster']:.2g}× dense ({before} in {speed['dense_dtype']})"
+        loaded, held = f"dense {seconds(dense['load_seconds'])}", f"dense {size(dense['resident_bytes'])}"
+    return [
+        ("Tokens per second", per_s, decoded),
+        ("Time to load", seconds(ours["load_seconds"]), loaded),
+        ("Memory in use", size(ours["resident_bytes"]), held),
+    ]
+
+
+def where(speed: Content) -> str:
+    """Returns on what it was measured, and how."""
+    threads = f"{speed['threads']} {'thread' if speed['threads'] == 1 else 'threads'}"
+    return (
+        f"{speed['machine']}, {threads}; batch 1, {speed['new_tokens']} tokens after a prompt of "
+        f"{speed['prompt_tokens']}, medians of {speed['rounds']} rounds"
+    )
+
+
+def rows(speed: Content) -> list[tuple[str, ...]]:
+    """Returns a row of cells for each model and arithmetic, under `HEAD`."""
+    return [
+        (
+            kind,
+            dtype,
+            rate(found["decode_tokens_per_s"]),
+            rate(found["prefill_tokens_per_s"]),
+            f"{found['load_seconds']:.2f}",
+            size(found["resident_bytes"]),
+        )
+        for kind, dtype, found in _each(speed)
+    ]
+
+
+def bars(speed: Content) -> str:
+    """Returns the chart of decoded tokens per second; what a bar is stands above it, so that any width will do."""
+    found = [(kind, dtype, one["decode_tokens_per_s"]) for kind, dtype, one in _each(speed)]
+    most = max(value for _, _, value in found)
+    parts = []
+    for place, (kind, dtype, value) in enumerate(found):
+        y = place * _ROW
+        parts += [
+            svg.text(f"{kind}, {dtype}", 0, y + 11),
+            svg.text(f"{rate(value)} tokens/s", 100, y + 11, anchor="end"),
+            element("rect", x=0, y=y + 16, width="100%", height=_BAR, rx=2, class_="empty"),
+            element("rect", x=0, y=y + 16, width=percent(100 * value / most), height=_BAR, rx=2,
+                    class_="dense" if kind == "dense" else "packed"),
+        ]  # fmt: skip
+    told = "; ".join(f"{kind} in {dtype} {rate(value)}" for kind, dtype, value in found)
+    return svg.svg("".join(parts), _ROW * len(found) - 8, f"Decoded tokens per second: {told}")
+
+
+def rate(tokens_per_s: float) -> str:
+    """Returns tokens per second with the digits that a measurement has."""
+    return f"{tokens_per_s:,.0f}" if tokens_per_s >= 100 else f"{tokens_per_s:.3g}"
+
+
+def seconds(value: float) -> str:
+    """Returns a time of loading."""
+    return f"{value:.2f} s" if value < 10 else f"{value:,.0f} s"
+
+
+def _each(speed: Content) -> list[tuple[str, str, Mapping[str, Any]]]:
+    kinds = ("dense", "compressed")
+    return [(kind, dtype, found) for kind in kinds for dtype, found in sorted(speed[kind].items())]

@@ -1,0 +1,192 @@
+"""Progress that can be watched: bars on a terminal, plain lines in a log, one updating display in a notebook."""
+
+from __future__ import annotations
+
+import html
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Column
+
+from compress.report.console import console
+from compress.report.formatting import span
+
+
+class Stage:
+    """One running stage: how far it is, since when, and what it works on."""
+
+    def __init__(self, title: str, total: int, draw: Callable[[Stage], None]) -> None:
+        self.title, self.total, self.done, self.note = title, total, 0, ""
+        self.started = time.monotonic()
+        self._draw = draw
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self.done += steps
+        self.note = note or self.note
+        self._draw(self)
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to go at the pace so far; None before the first step."""
+        return self.elapsed / self.done * (self.total - self.done) if self.done else None
+
+
+class Watcher:
+    """What the three forms share: it knows the running stages and where the work stands."""
+
+    def __init__(self) -> None:
+        self._latest: Stage | None = None
+
+    @contextmanager
+    def stage(self, title: str, total: int) -> Iterator[Stage]:
+        stage = self._latest = Stage(title, total, self._advanced)
+        self.begin(stage)
+        try:
+            yield stage
+        finally:
+            self.end(stage)
+
+    def position(self) -> str:
+        """Returns where the work stood last, ` at compress 3/16 (model.layers.2)`, or nothing before any stage."""
+        if self._latest is None:
+            return ""
+        note = f" ({self._latest.note})" if self._latest.note else ""
+        return f" at {self._latest.title} {self._latest.done}/{self._latest.total}{note}"
+
+    def _advanced(self, stage: Stage) -> None:
+        self._latest = stage
+        self.draw(stage)
+
+    def begin(self, stage: Stage) -> None:
+        self.draw(stage)
+
+    def draw(self, stage: Stage) -> None:
+        raise NotImplementedError
+
+    def end(self, stage: Stage) -> None:
+        self.draw(stage)
+
+    def note(self, text: str) -> None:
+        raise NotImplementedError
+
+
+class Lines(Watcher):
+    """Plain lines: one when a stage begins, one when it ends, and in between one every `every` seconds."""
+
+    def __init__(self, stream: TextIO, every: float = 10.0) -> None:
+        super().__init__()
+        self._stream, self._every, self._said = stream, every, 0.0
+
+    def begin(self, stage: Stage) -> None:
+        self._say(f"{stage.title} ...")
+
+    def draw(self, stage: Stage) -> None:
+        if time.monotonic() - self._said >= self._every and stage.done < stage.total:
+            left = "" if stage.left is None else f", {span(stage.left)} left"
+            note = f" {stage.note}" if stage.note else ""
+            self._say(f"{stage.title} {stage.done}/{stage.total}{note} ({span(stage.elapsed)}{left})")
+
+    def end(self, stage: Stage) -> None:
+        self._say(f"{stage.title} {stage.done}/{stage.total} in {span(stage.elapsed)}")
+
+    def note(self, text: str) -> None:
+        self._say(text)
+
+    def _say(self, line: str) -> None:
+        self._said = time.monotonic()
+        print(line, file=self._stream, flush=True)
+
+
+class Bars(Watcher):
+    """Rich bars with the time left; a finished bar stays with the time it took."""
+
+    def __init__(self, on: Console) -> None:
+        super().__init__()
+        self._console = on
+        self._live: RichProgress | None = None
+        self._tasks: dict[Stage, TaskID] = {}
+
+    def begin(self, stage: Stage) -> None:
+        if self._live is None:
+            self._live = RichProgress(
+                TextColumn("{task.description}", table_column=Column(min_width=21, no_wrap=True)),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+                TextColumn("[dim]{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+                console=self._console,
+                refresh_per_second=5,
+                expand=True,
+            )
+            self._live.start()
+        self._tasks[stage] = self._live.add_task(stage.title, total=stage.total, note="")
+
+    def draw(self, stage: Stage) -> None:
+        assert self._live is not None, "a stage is drawn only while it runs"
+        note = "" if stage.done >= stage.total else stage.note
+        self._live.update(self._tasks[stage], completed=stage.done, note=note)
+
+    def end(self, stage: Stage) -> None:
+        self.draw(stage)
+        del self._tasks[stage]
+        if not self._tasks and self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def note(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+
+class Notebook(Watcher):
+    """One HTML bar per stage, updated through IPython's display; needs no widgets, and its last state is kept."""
+
+    def __init__(self, display: Callable[..., Any]) -> None:
+        super().__init__()
+        self._display = display
+        self._handles: dict[Stage, Any] = {}
+        self._drawn = 0.0
+
+    def begin(self, stage: Stage) -> None:
+        self._handles[stage] = self._display({"text/html": self._html(stage)}, raw=True, display_id=True)
+
+    def draw(self, stage: Stage) -> None:
+        if time.monotonic() - self._drawn >= 0.2:
+            self._show(stage)
+
+    def end(self, stage: Stage) -> None:
+        self._show(stage)
+
+    def note(self, text: str) -> None:
+        self._display({"text/plain": text}, raw=True)
+
+    def _show(self, stage: Stage) -> None:
+        self._drawn = time.monotonic()
+        self._handles[stage].update({"text/html": self._html(stage)}, raw=True)
+
+    @staticmethod
+    def _html(stage: Stage) -> str:
+        left = "" if stage.left is None or stage.done >= stage.total else f" &lt; {span(stage.left)}"
+        return (
+            f"<code>{html.escape(stage.title)} <progress value={stage.done} max={stage.total}></progress> "
+            f"{stage.done}/{stage.total} [{span(stage.elapsed)}{left}] {html.escape(stage.note)}</code>"
+        )
+
+
+def watch() -> Watcher:
+    """Returns the form that suits where stderr goes."""
+    on = console(stderr=True)
+    if on.is_jupyter:
+        from IPython.display import display  # type: ignore[import-not-found,unused-ignore]
+
+        return Notebook(display)
+    return Bars(on) if on.is_terminal else Lines(sys.stderr)

@@ -1,0 +1,47 @@
+"""The plan of a run as text: what `--dry-run` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compress.report.formatting import percent, size, span
+
+
+def render(plan: Mapping[str, Any]) -> str:
+    """Returns the fields of a plan (`dataclasses.asdict` of it) as aligned lines."""
+    options = ", ".join(f"{name}={value}" for name, value in plan["options"].items()) or "defaults"
+    data, coverage = plan["calibration"], plan["coverage"]
+    smaller = f", {plan['source_bytes'] / plan['output_bytes']:.1f}× smaller" if plan["output_bytes"] else ""
+    batches = f" (micro-batches of {plan['micro_batch']})" if data else ""
+    facts = {
+        "model": f"{plan['model']}, {plan['blocks']} blocks, {size(plan['source_bytes'])}",
+        "method": f"{plan['method']} ({options})",
+        "linears": f"{plan['linears']}{_share(coverage)}",
+        "calibration": f"{data['source']}, {data['samples']} × {data['seq_len']} tokens" if data else "none needed",
+        "bits/weight": _bits(plan),
+        "output": f"{plan['output']}, about {size(plan['output_bytes'])}{smaller}",
+        "peak memory": f"about {size(plan['peak_memory_bytes'])}{batches}",
+        "then": ", then ".join(plan["then"]) or None,
+        "time": None if plan["seconds"] is None else f"about {span(plan['seconds'])}, without the evaluation",
+    }
+    return "\n".join(f"{name:<13}{value}" for name, value in facts.items() if value is not None)
+
+
+def _share(coverage: Mapping[str, Any] | None) -> str:
+    if coverage is None:
+        return ""
+    linears, model = percent(coverage["share_of_linears"]), percent(coverage["share_of_model"])
+    return f", {linears} of the decoder's linear parameters, {model} of all"
+
+
+def _bits(plan: Mapping[str, Any]) -> str | None:
+    allotted = plan["allotted"]
+    if plan["bits_per_weight"] is None:
+        return None
+    if allotted is None:
+        return f"about {plan['bits_per_weight']:.2f}"
+    return (
+        f"{plan['bits_per_weight']:g} on average or less: measured first, then one of {allotted['candidates']} "
+        f"candidates for each set of linears ({allotted['least_bits']:.2f} at the least)"
+    )

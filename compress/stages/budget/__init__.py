@@ -1,0 +1,1 @@
+"""Mixed precision: measures what each setting costs and chooses one per linear within a size."""

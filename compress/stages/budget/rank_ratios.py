@@ -1,0 +1,110 @@
+"""How much each linear gives up, for a method that measures it: a pass over the dense model before anything is packed.
+
+A method takes part by two functions: `measure(w_NK, stats, config) -> float` says what a linear loses at the options of
+the stage, `allot(losses, shapes, config) -> {linear: options}` decides in which options each shall differ from them, {}
+for none. Losses are kept block by block in the workspace, so that a killed run does not measure twice, and goes on with
+the same decision.
+
+Shape letters: S samples, T tokens.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from compress.calibration import collect as collecting
+from compress.errors import MethodError
+from compress.format import files
+from compress.format.manifest import read_json
+from compress.models import linears
+from compress.stages import memory
+from compress.stages.pack.solve_linear import naming_the_layer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import torch
+
+    from compress.models.blocks import Block
+    from compress.models.linears import LinearRef
+    from compress.progress import Progress, Task
+    from compress.stages.pack.block import LinearStage
+
+_FILE = "losses.json"
+
+
+def allot(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> dict[str, dict[str, Any]]:
+    """Returns the options in which each linear differs from the stage's; {} for a method that allots nothing.
+
+    Raises:
+        MethodError: a loss is not finite, with the linear's name.
+    """
+    method, walker = stage.method, stage.walker
+    if not hasattr(method, "allot"):
+        return {}
+    refs = {
+        ref.name: ref
+        for index in range(len(walker.block_names))
+        for ref in walker.linears(index)
+        if ref.name not in stage.skipped
+    }
+    shapes = {name: ref.shape for name, ref in refs.items()}
+    if not method.allot(dict.fromkeys(refs, 1.0), shapes, stage.config):
+        return {}  # these options leave nothing to decide: nothing has to be measured
+    losses = _losses(stage, tokens_ST, refs, progress)
+    made: dict[str, dict[str, Any]] = method.allot({name: losses[name] for name in refs}, shapes, stage.config)
+    return made
+
+
+def _losses(
+    stage: LinearStage, tokens_ST: torch.Tensor, refs: dict[str, LinearRef], progress: Progress
+) -> dict[str, float]:
+    """Returns the loss of every linear, on the inputs that it has in the dense model."""
+    walker, path = stage.walker, stage.workspace.work / _FILE
+    losses: dict[str, float] = read_json(path)["losses"] if path.is_file() else {}
+    with progress.stage("Measuring", len(refs)) as task:
+        task.advance(len(losses), "measured before")
+        if refs.keys() <= losses.keys():
+            return losses
+        hidden_STH = walker.embed(tokens_ST)
+        for index in range(len(walker.block_names)):
+            block = walker.load_block(index)
+            wanted = {ref.name for ref in walker.linears(index)} & refs.keys()
+            if not wanted <= losses.keys():
+                losses |= _of_block(stage, block, wanted, hidden_STH, task)
+                files.write_json(path, {"losses": losses})
+            walker.forward(block, hidden_STH, micro_batch=stage.memory_plan.micro_batch, out=hidden_STH)
+            walker.free_block(block)
+    return losses
+
+
+def _of_block(
+    stage: LinearStage, block: Block, wanted: set[str], hidden_STH: torch.Tensor, task: Task
+) -> dict[str, float]:
+    losses: dict[str, float] = {}
+    for group in collecting.input_groups(stage.walker, block, hidden_STH):
+        refs = [ref for ref in group if ref.name in wanted]
+        # experts have inputs of their own: a few at a time bound the memory of their Gram matrices
+        at_once = stage.memory_plan.experts_at_once if refs and refs[0].kind == "expert" else len(refs)
+        for start in range(0, len(refs), at_once or 1):
+            part = refs[start : start + at_once]
+            losses |= _of_linears(stage, part, hidden_STH, block)
+            memory.enforce(stage.memory_limit, part[-1].name)
+            task.advance(len(part), part[-1].name)
+    return losses
+
+
+def _of_linears(
+    stage: LinearStage, refs: Iterable[LinearRef], hidden_STH: torch.Tensor, block: Block
+) -> dict[str, float]:
+    refs = list(refs)
+    stats = collecting.collect(stage.walker, block, refs, hidden_STH, micro_batch=stage.memory_plan.micro_batch)
+    measure: Callable[..., float] = partial(stage.method.measure, config=stage.config)
+    losses = {}
+    for ref in refs:
+        with naming_the_layer(ref.name):
+            losses[ref.name] = float(measure(linears.weight(block, ref), stats[ref.name]))
+            if not 0 <= losses[ref.name] < float("inf"):
+                raise MethodError(f"its loss at the target is {losses[ref.name]}", do="Check the model's weights")
+    return losses

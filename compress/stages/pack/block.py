@@ -1,0 +1,122 @@
+"""One decoder block of a method that treats one linear at a time: statistics, solve, pack, fit what was packed.
+
+Within a block a linear sees its predecessors packed (true-sequential): errors are compensated where they arise. Shape
+letters: S samples, T tokens, H hidden, N out, K in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from compress.calibration import collect as collecting
+from compress.format import naming
+from compress.format.packed import PackedTensor
+from compress.models import linears
+from compress.stages import memory
+from compress.stages.pack import solve_linear
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from compress.calibration.stats import LayerStats
+    from compress.format.writer import CheckpointWriter
+    from compress.models.blocks import Block, BlockWalker
+    from compress.models.linears import LinearRef
+    from compress.progress import Task
+    from compress.stages.workspace import Workspace
+    from compress.tuning.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class LinearStage:
+    """All that the block loop works with."""
+
+    walker: BlockWalker
+    writer: CheckpointWriter
+    workspace: Workspace
+    method: ModuleType
+    config: Any
+    skipped: frozenset[str]
+    memory_plan: memory.MemoryPlan
+    memory_limit: int | None
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Linear -> the options in which it differs from `config`: what mixed precision has allotted to it."""
+    tuning: Settings | None = None
+    """How each block is fitted after packing; None: not at all."""
+    workers: int = 1
+    """Processes that solve at the same time, this one among them."""
+
+    def config_of(self, name: str) -> Any:
+        """Returns the method's Config for one linear."""
+        return dataclasses.replace(self.config, **self.overrides.get(name, {}))
+
+
+@dataclass(frozen=True, slots=True)
+class CompressedBlock:
+    """What one block gives to its shard and to its record."""
+
+    tensors: dict[str, torch.Tensor]
+    """Planes of the packed linears, and dense tensors that were fitted, by their names in the checkpoint."""
+    record: dict[str, Any]
+    """`linears`: the manifest entries; `tuning`: what fitting did, where it was asked for."""
+
+
+def compress_block(stage: LinearStage, block: Block, hidden_STH: torch.Tensor, task: Task) -> CompressedBlock:
+    """Packs the linears of one block in the order they are called; the block computes with the packed values after."""
+    micro_batch = stage.memory_plan.micro_batch
+    # what the dense block makes of the packed path's inputs is what the packed block is fitted to
+    wanted_STH = stage.walker.forward(block, hidden_STH, micro_batch=micro_batch) if stage.tuning else None
+    packed: dict[str, PackedTensor] = {}
+    record: dict[str, Any] = {"linears": {}}
+    for refs, stats in _statistics(stage, block, hidden_STH):
+        source = stage.walker.source
+        weights = {ref.name: partial(linears.weight, block, ref) for ref in refs}
+        configs = {name: stage.config_of(name) for name in weights}
+        # what stands in parts has widths of its own: nothing is decided for it together with others
+        whole = {name: weight for name, weight in weights.items() if source.scheme(name) is None}
+        configs |= solve_linear.shared_configs(stage.method, {name: configs[name] for name in whole}, whole)
+        for ref in refs:
+            packed[ref.name], restored_NK, record["linears"][ref.name] = solve_linear.solve(
+                stage.method,
+                ref,
+                weights[ref.name](),
+                stats.get(ref.name),
+                configs[ref.name],
+                source.part(ref.name),
+            )
+            linears.set_weight(block, ref, restored_NK)
+            memory.enforce(stage.memory_limit, ref.name)
+            task.advance(1, ref.name)
+    if stage.tuning is None or wanted_STH is None:
+        return CompressedBlock(naming.plane_tensors(packed), record)
+    from compress.tuning import block as tuning
+
+    tuned = tuning.fit(stage.walker, block, packed, hidden_STH, wanted_STH, stage.tuning)
+    did = {"before": tuned.before, "after": tuned.after, "epochs": tuned.epochs, "diverged": tuned.diverged}
+    record["tuning"] = {block.name: did}
+    return CompressedBlock(naming.plane_tensors(tuned.packed) | tuned.dense, record)
+
+
+def _statistics(
+    stage: LinearStage, block: Block, hidden_STH: torch.Tensor
+) -> Iterator[tuple[list[LinearRef], dict[str, LayerStats]]]:
+    """Yields linears with the statistics of their inputs; each yield sees what was packed before it."""
+    for group in collecting.input_groups(stage.walker, block, hidden_STH):
+        wanted = [ref for ref in group if ref.name not in stage.skipped]
+        if not stage.method.NEEDS:
+            yield wanted, {}
+            continue
+        # experts have inputs of their own: a few at a time bound the memory of their Gram matrices
+        at_once = stage.memory_plan.experts_at_once if wanted and wanted[0].kind == "expert" else len(wanted)
+        for start in range(0, len(wanted), at_once or 1):
+            refs = wanted[start : start + at_once]
+            yield (
+                refs,
+                collecting.collect(stage.walker, block, refs, hidden_STH, micro_batch=stage.memory_plan.micro_batch),
+            )

@@ -1,0 +1,72 @@
+"""The block loop of the methods that treat one linear at a time: pack a block, go on with what it gives, remember.
+
+The inputs of every block come from the packed blocks before it. Shape letters: S samples, T tokens, H hidden.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+
+from compress.errors import ModelError, OutputError
+from compress.format import files
+from compress.stages.pack import shards
+from compress.stages.pack.block import LinearStage, compress_block
+from compress.stages.proof_reference import PROOF_TOKENS
+
+if TYPE_CHECKING:
+    from compress.progress import Progress
+
+
+def run(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torch.Tensor:
+    """Compresses all blocks, from where an earlier run stopped, and returns the reference logits float32 [T', vocab].
+
+    After each block its shard, the inputs of the next block and then its record are on disk.
+    """
+    walker, workspace = stage.walker, stage.workspace
+    steps = len(walker.block_names) + 1
+    done = shards.resume(workspace, steps, progress)
+    # a step of the bar is a linear, or the forward pass that ends a block
+    wanted = [[ref for ref in walker.linears(i) if ref.name not in stage.skipped] for i in range(steps - 1)]
+    sizes = [1, *(len(refs) + 1 for refs in wanted)]
+    with progress.stage("Compressing", sum(sizes)) as task:
+        if done:
+            task.advance(sum(sizes[:done]), "finished before")
+        if done == 0:
+            hidden_STH = walker.embed(tokens_ST)
+            _finish_step(stage, 0, hidden_STH, shards.dense_tensors(stage, None), {})
+            task.advance(1, "embeddings")
+        else:
+            hidden_STH = _load_hidden(workspace.hidden_path(done))
+        for step in range(max(done, 1), steps):
+            block = walker.load_block(step - 1)
+            packed_block = compress_block(stage, block, hidden_STH, task)
+            hidden_STH = walker.forward(block, hidden_STH, micro_batch=stage.memory_plan.micro_batch)
+            if not hidden_STH.isfinite().all():
+                raise ModelError("the outputs of the packed block are not finite", layer=walker.block_names[step - 1])
+            walker.free_block(block)
+            tensors, entries = shards.left_alone(stage, step - 1)
+            tensors |= shards.dense_tensors(stage, step - 1) | packed_block.tensors
+            record = packed_block.record | {"linears": entries | packed_block.record["linears"]}
+            _finish_step(stage, step, hidden_STH, tensors, record)
+            task.advance(1, walker.block_names[step - 1])
+    return walker.logits(hidden_STH[:1, :PROOF_TOKENS])[0]
+
+
+def _finish_step(
+    stage: LinearStage, step: int, hidden_STH: torch.Tensor, tensors: dict[str, torch.Tensor], record: dict[str, Any]
+) -> None:
+    shard = stage.writer.write_shard(step, tensors)
+    files.write_tensors(stage.workspace.hidden_path(step + 1), {"hidden": hidden_STH})
+    stage.workspace.finish_block(step, {"linears": {}, **record, "shard": shard.to_dict()})
+
+
+def _load_hidden(path: Path) -> torch.Tensor:
+    try:
+        hidden_STH: torch.Tensor = load_file(path)["hidden"]
+    except (OSError, KeyError) as error:
+        raise OutputError(f"the resume state {path} is damaged", do="Start over with --fresh") from error
+    return hidden_STH

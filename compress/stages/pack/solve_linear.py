@@ -1,0 +1,131 @@
+"""One linear: its options, its solve, its manifest entry. Whatever way the weights and the statistics came.
+
+Shape letters: N out features, K in features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from compress.errors import CompressError
+from compress.format import layouts
+from compress.stages.pack import composite
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from compress.calibration.stats import LayerStats
+    from compress.format.packed import PackedTensor
+    from compress.models.linears import LinearRef
+
+_SLICE_ELEMENTS = 1 << 20
+
+
+def shared_configs(
+    method: ModuleType, configs: Mapping[str, Any], weights: Mapping[str, Callable[[], torch.Tensor]]
+) -> dict[str, Any]:
+    """Returns the Config of every linear of a fused set; a method may decide an option for all of them at once.
+
+    Engines fuse linears that share an input into one product, so what a method has to keep equal among them, it decides
+    here. `weights` gives each weight when it is called for, so that the method need hold no more than one.
+    """
+    decided = dict(configs)
+    if hasattr(method, "shared"):
+        for config in dict.fromkeys(configs.values()):
+            members = [name for name in configs if configs[name] == config]
+            with naming_the_layer(members[0]):
+                shared = method.shared(_Weights([weights[name] for name in members]), config)
+            decided |= dict.fromkeys(members, shared)
+    return decided
+
+
+class _Weights(Sequence[torch.Tensor]):
+    """Weights that are read anew each time they are asked for."""
+
+    def __init__(self, weights: list[Callable[[], torch.Tensor]]) -> None:
+        self._weights = weights
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def __getitem__(self, place: Any) -> Any:
+        return _Weights(self._weights[place]) if isinstance(place, slice) else self._weights[place]()
+
+
+def solve(
+    method: ModuleType,
+    ref: LinearRef,
+    w_NK: torch.Tensor,
+    stats: LayerStats | None,
+    config: Any,
+    part: PackedTensor | None = None,
+) -> tuple[PackedTensor, torch.Tensor, dict[str, Any]]:
+    """Returns the packed linear, the weight [N, K] that it means, and its manifest entry.
+
+    `part` is how the source has it packed, if it does: what is made of parts stays so.
+    """
+    with naming_the_layer(ref.name):
+        if part is not None and composite.is_composite(part):
+            packed = composite.solve(method, part, stats, config)
+        else:
+            packed = method.solve(w_NK, stats, config)
+    restored_NK = layouts.unpack(packed)
+    return packed, restored_NK, describe(method, ref, packed, w_NK, restored_NK, stats)
+
+
+def describe(
+    method: ModuleType,
+    ref: LinearRef,
+    packed: PackedTensor,
+    w_NK: torch.Tensor,
+    restored_NK: torch.Tensor,
+    stats: LayerStats | None,
+) -> dict[str, Any]:
+    """Returns the manifest entry of a linear. The error is ‖(W−Ŵ)X‖²/‖WX‖² on the calibration inputs where there are
+    any, else ‖W−Ŵ‖²/‖W‖²."""
+    seen = stats is not None and stats.num_tokens > 0
+    if seen:
+        assert stats is not None
+        wrong_NK = w_NK - restored_NK
+        lost = float((wrong_NK @ stats.gram_KK).mul_(wrong_NK).sum(dtype=torch.float64))
+        whole = float((w_NK @ stats.gram_KK).mul_(w_NK).sum(dtype=torch.float64))
+    else:
+        lost, whole = _squares(w_NK, restored_NK), _squares(w_NK, None)
+    return {
+        "scheme": packed.scheme.to_dict(),
+        "shape": list(packed.shape),
+        "bias": ref.bias,
+        "method": method.__name__.rpartition(".")[2],
+        "size_bytes": packed.size_bytes,
+        "bits_per_weight": round(packed.bits_per_weight, 6),
+        "outliers": packed.scheme.outliers,
+        "relative_error": lost / whole if whole else 0.0,
+        "error_of": "outputs" if seen else "weights",
+        "tokens": stats.num_tokens if stats is not None else None,
+    }
+
+
+def _squares(a_NK: torch.Tensor, b_NK: torch.Tensor | None) -> float:
+    """‖A−B‖² (‖A‖² without B) in float64, a few rows at a time: copies of the whole would be three times its size."""
+    rows = max(1, _SLICE_ELEMENTS // a_NK.shape[1])
+    total = 0.0
+    for start in range(0, a_NK.shape[0], rows):
+        part = a_NK[start : start + rows].double()
+        if b_NK is not None:
+            part -= b_NK[start : start + rows]
+        total += float(part.square_().sum())
+    return total
+
+
+@contextmanager
+def naming_the_layer(name: str) -> Iterator[None]:
+    """Adds the layer's path to an error that does not say where it arose."""
+    try:
+        yield
+    except CompressError as error:
+        error.layer = error.layer or name
+        raise

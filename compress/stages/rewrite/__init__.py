@@ -1,0 +1,1 @@
+"""Rewrites a dense model into a dense model of another shape."""

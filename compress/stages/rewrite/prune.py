@@ -1,0 +1,288 @@
+"""Pruning: units are scored, the least important ones are cut out of every tensor, and what is left is a dense model.
+
+Shape letters: S samples, T tokens, H hidden, V vocabulary, U units.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from compress.errors import MemoryLimitError, MethodError
+from compress.models.surgery import remove_blocks, remove_units
+from compress.models.surgery.coupled import Coupled, Kind, coupled, unit_parameters
+from compress.models.surgery.remove_units import Cut
+from compress.numerics import importance
+from compress.stages import memory
+from compress.stages.rewrite import scoring, selection
+
+if TYPE_CHECKING:
+    from compress.methods.llm_pruner import Config
+    from compress.models.blocks import BlockWalker
+    from compress.models.source import ModelSource
+    from compress.progress import Progress
+
+_MICRO_BATCH = 8
+_EXPERT_MULTIPLE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """A pruned model that is not written yet."""
+
+    config: Mapping[str, Any]
+    """config.json of the result."""
+    structure: Mapping[str, Any] | None
+    """What of the model has another shape than its config.json says; None for a plain checkpoint."""
+    report: Mapping[str, Any]
+    """What left and what it was scored with."""
+    blocks: int
+    """How many blocks are left."""
+    walker: BlockWalker
+    made: Cut
+    """What leaves the tensors of blocks that stay."""
+    gone: tuple[int, ...]
+    """Blocks that leave."""
+
+    def shards(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Yields the tensors outside the blocks, then those of every block, in the dtypes of the source.
+
+        A plain checkpoint has the names of its architecture's checkpoints, one with a structure those of the model.
+        """
+        names = self.walker.block_names
+        prefixes = tuple(f"{name}." for name in names)
+        linear = {ref.parameter for index in range(len(names)) for ref in self.walker.linears(index)}
+        stored = sorted({*self.walker.dense_tensors(), *linear})
+        renamed = remove_blocks.renaming(names, self.gone)
+        for step in range(len(names) + 1):
+            if step - 1 in self.gone:
+                continue
+            own = [n for n in stored if (n.startswith(prefixes[step - 1]) if step else not n.startswith(prefixes))]
+            tensors = {renamed(n): self.made.parameter(n, self.walker.read_dense(n)).contiguous() for n in own}
+            yield tensors if self.structure else _as_stored(self.walker, tensors)
+
+
+def prune(
+    walker: BlockWalker,
+    source: ModelSource,
+    config: Config,
+    tokens_ST: torch.Tensor,
+    memory_limit: int | None,
+    progress: Progress,
+) -> Pruned:
+    """Returns the model without the units that matter least.
+
+    Raises:
+        MethodError: the ratio would empty a layer, more is protected than there is, or a score is not finite.
+        MemoryLimitError: the work would not fit below `memory_limit` bytes.
+        ModelError: the architecture's heads or channels are not known.
+    """
+    depth = len(walker.block_names)
+    if config.protect_first + config.protect_last >= depth:
+        raise MethodError(
+            f"protect_first={config.protect_first} and protect_last={config.protect_last} leave no block to prune",
+            allowed=f"together less than the {depth} blocks of the model",
+        )
+    work = scoring.Scored(
+        walker, [], config, tokens_ST, _plan(walker, config, tokens_ST, memory_limit, progress), progress
+    )
+    if config.units == "depth":
+        return _shorten(work, source)
+    return _narrow(work, source)
+
+
+def _narrow(work: scoring.Scored, source: ModelSource) -> Pruned:
+    walker, config = work.walker, work.config
+    sets = _sets(walker, config)
+    work = dataclasses.replace(work, sets=sets)
+    shapes = _shapes(walker)
+    total = sum(map(math.prod, shapes.values()))
+    removed = [torch.empty(0, dtype=torch.long) for _ in sets]
+    found: list[torch.Tensor] = []
+    for step in range(config.steps):
+        found = scoring.scores(work, remove_units.cut(sets, removed), step)
+        for scores_U, lost_U in zip(found, removed, strict=True):
+            scores_U[lost_U] = -1.0  # all others are 0 or more: what has left stays away
+        groups = _groups(work, found, shapes)
+        budget = math.ceil(config.ratio * total * (step + 1) / config.steps)
+        removed = _remove(work, groups, removed, shapes, budget)
+    made = remove_units.cut(sets, removed)
+    outcome = remove_units.describe(source, walker.model, sets, removed, made, stock=config.scope != "global")
+    left = sum(math.prod(made.shape(name, shape)) for name, shape in shapes.items())
+    structure = outcome.structure.to_dict() if outcome.structure else None
+    report = _report(config, total, left) | {"units": _account(sets, removed, found)}
+    return Pruned(outcome.config, structure, report, len(walker.block_names), walker, made, ())
+
+
+def _remove(
+    work: scoring.Scored,
+    groups: list[tuple[selection.Candidates, list[int]]],
+    removed: list[torch.Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    budget: int,
+) -> list[torch.Tensor]:
+    """Returns the units that every set loses, so that at least `budget` parameters leave the model."""
+    config, total, asked = work.config, sum(map(math.prod, shapes.values())), budget
+    while True:
+        by_score = config.scope == "global" or config.by_score
+        counts = selection.choose([group for group, _ in groups], asked, by_score=by_score)
+        removed = list(removed)
+        for (group, places), count in zip(groups, counts, strict=True):
+            for place, lost_U in zip(places, group.least(count), strict=True):
+                removed[place] = lost_U
+        made = remove_units.cut(work.sets, removed)
+        left = sum(math.prod(made.shape(name, shape)) for name, shape in shapes.items())
+        missing = budget - (total - left)
+        if missing <= 0:
+            return removed
+        asked += missing  # hidden channels cross the other units: where they meet, a weight leaves only once
+
+
+def _shorten(work: scoring.Scored, source: ModelSource) -> Pruned:
+    walker, config = work.walker, work.config
+    shapes, names = _shapes(walker), walker.block_names
+    total = sum(map(math.prod, shapes.values()))
+    sizes = [sum(math.prod(s) for n, s in shapes.items() if n.startswith(f"{name}.")) for name in names]
+    influence = scoring.influence(work)
+    free = range(config.protect_first, len(names) - config.protect_last)
+    order = sorted(free, key=lambda index: (float(influence[index]), index))
+    # as many blocks as come nearest to the budget
+    budget = config.ratio * total
+    best = min(range(len(order) + 1), key=lambda count: abs(sum(sizes[i] for i in order[:count]) - budget))
+    gone = sorted(order[:best])
+    if not gone or len(gone) == len(names):
+        raise MethodError(
+            f"ratio={config.ratio} is {'less than half a block' if not gone else 'all blocks'} "
+            f"of the {len(names)} that hold {sum(sizes) / total:.0%} of the parameters",
+            allowed=f"{0.5 * min(sizes) / total:.2f} to {(sum(sizes) - min(sizes)) / total:.2f}",
+            do="Prune widths instead: units=width",
+        )
+    outcome = remove_blocks.describe(source, walker.model, names, gone)
+    structure = outcome.structure.to_dict() if outcome.structure else None
+    report = _report(config, total, total - sum(sizes[i] for i in gone)) | {
+        "blocks_removed": gone,
+        "block_influence": [round(float(value), 6) for value in influence],
+    }
+    return Pruned(outcome.config, structure, report, len(names) - len(gone), walker, Cut(), tuple(gone))
+
+
+def _sets(walker: BlockWalker, config: Config) -> list[Coupled]:
+    kinds: list[Kind] = []
+    if config.attention != "none":
+        kinds.append("query" if config.attention == "query" else "kv")
+    kinds += [kind for kind, wanted in (("mlp", config.mlp), ("hidden", config.hidden)) if wanted]  # type: ignore[misc]
+    found = coupled(walker.model, walker.block_names, tuple(kinds))
+    if config.attention == "auto" and all(one.units == 1 for one in found if one.kind == "kv"):
+        kinds[0] = "query"  # one key head for all queries
+        found = coupled(walker.model, walker.block_names, tuple(kinds))
+    heads = [one for one in found if one.kind in ("kv", "query")]
+    if config.attention in ("kv", "query") and all(one.units == 1 for one in heads):
+        what = "one key head serves all queries" if config.attention == "kv" else "every query has its own key head"
+        raise MethodError(
+            f"attention={config.attention}, but {what}: no head can leave",
+            allowed="auto, none, or the other of the two",
+        )
+    last = len(walker.block_names) - config.protect_last
+    return [one for one in found if one.block is None or config.protect_first <= one.block < last]
+
+
+def _groups(
+    work: scoring.Scored, found: list[torch.Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> list[tuple[selection.Candidates, list[int]]]:
+    """The choices that selection makes, and the places of the sets that each of them is about."""
+    tied: dict[str, list[int]] = {}
+    for place, one in enumerate(work.sets):
+        # uniform: all layers of one key of the configuration are one choice
+        tie = one.tie.rpartition(":")[2] if work.config.scope == "uniform" else one.tie
+        tied.setdefault(tie, []).append(place)
+    groups = []
+    for tie, places in tied.items():
+        units = {work.sets[place].units for place in places}
+        if len(units) > 1:
+            raise MethodError(
+                f"layers have {sorted(units)} units of {tie!r}, which cannot become equally wide by equal cuts",
+                allowed="scope=local or scope=global",
+            )
+        first = work.sets[places[0]]
+        parameters = sum(unit_parameters(work.sets[place], shapes) for place in places)
+        scores = tuple(found[place] for place in places)
+        groups.append((selection.Candidates(tie, scores, parameters, _step(first, work.config.multiple)), places))
+    return groups
+
+
+def _step(one: Coupled, multiple: int) -> int:
+    """Returns the multiple in which units of this set leave: of channels the one asked for, or less of few channels."""
+    if one.kind in ("kv", "query"):
+        return 1
+    # transformers multiplies fused experts by a kernel that wants rows of whole 16 bytes
+    step = math.lcm(multiple, _EXPERT_MULTIPLE) if one.members[0].expert is not None else multiple
+    while step >= one.units and step > 1:
+        step //= 2
+    return step
+
+
+def _shapes(walker: BlockWalker) -> dict[str, tuple[int, ...]]:
+    """Every parameter once, by the name of its master."""
+    return {n: tuple(p.shape) for n, p in walker.model.named_parameters() if n not in walker.tied}
+
+
+def _as_stored(walker: BlockWalker, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors under the names, and in the parts, that checkpoints of the architecture have."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return {name: tensor.contiguous() for name, tensor in revert_weight_conversion(walker.model, tensors).items()}
+
+
+def _plan(walker: BlockWalker, config: Config, tokens_ST: torch.Tensor, limit: int | None, progress: Progress) -> int:
+    """Returns the micro-batch; says what the work will take, and refuses what is above the limit."""
+    samples, tokens = tokens_ST.shape
+    state = samples * tokens * walker.hidden_size * 4
+    sizes = [sum(p.numel() for p in walker.model.get_submodule(name).parameters()) * 4 for name in walker.block_names]
+    taylor = config.units == "width" and config.importance in importance.TAYLOR
+    copies = 1 + taylor * (2 + (config.importance in importance.SECOND_ORDER))
+    head = walker.vocab_size * walker.hidden_size * 4 if taylor else 0
+    peak = 0
+    for micro_batch in (_MICRO_BATCH, 4, 2, 1):
+        logits = 4 * micro_batch * tokens * walker.vocab_size * 4 if taylor else 0
+        inside = 3 * micro_batch * tokens * max(sizes) // (4 * walker.hidden_size)
+        states = (len(sizes) + 2 if taylor else 2) * state
+        peak = memory.resident_bytes() + states + max(copies * max(sizes) + inside, head + logits)
+        if limit is None or peak <= limit:
+            progress.note(f"Scoring takes about {memory.format_bytes(peak)}")
+            return micro_batch
+    raise MemoryLimitError(
+        f"scoring takes about {memory.format_bytes(peak)}, more than the ceiling of {memory.format_bytes(limit or 0)}",
+        do="Raise --max-memory, lower --samples or --seq-len, or choose importance=activation",
+    )
+
+
+def _report(config: Config, total: int, left: int) -> dict[str, Any]:
+    return {
+        "importance": config.importance if config.units == "width" else "block influence",
+        "ratio_asked": config.ratio,
+        "ratio": round(1 - left / total, 6),
+        "parameters_before": total,
+        "parameters_after": left,
+    }
+
+
+def _account(sets: list[Coupled], removed: list[torch.Tensor], found: list[torch.Tensor]) -> dict[str, Any]:
+    """Of every set how many units there were and stay, and which share of all importance has left with the others."""
+    account: dict[str, Any] = {}
+    for one, lost_U, scores_U in zip(sets, removed, found, strict=True):
+        positive_U = scores_U.clamp_min(0)
+        entry: dict[str, Any] = {
+            "kind": one.kind,
+            "before": one.units,
+            "after": one.units - len(lost_U),
+            "importance_lost": round(float(positive_U[lost_U].sum() / positive_U.sum().clamp_min(1e-300)), 6),
+        }
+        if one.kind in ("kv", "query"):
+            entry["removed"] = lost_U.tolist()
+        account[f"{one.name or 'model'}:{one.kind}"] = entry
+    return account

@@ -1,0 +1,1 @@
+"""Trains whole models: the training loop, distillation, sparse training, learned masks."""

@@ -1,0 +1,215 @@
+"""What a report holds, before it is drawn."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.errors import EvaluationError, FormatError
+from compress.evaluation import suites
+from compress.evaluation.result import EvalResult
+from compress.report.page import content as contents
+from compress.report.page import items, layer_grid, sources
+from tests.support import runs
+from tests.support.results import dense_and_packed
+
+
+def content(*paths: Path, items: int = 6, data_dir: str | None = None) -> dict[str, Any]:
+    return contents.build(sources.read(paths), items, data_dir)
+
+
+def test_the_figures_of_a_run(tmp_path: Path, manifest: dict[str, Any]) -> None:
+    manifest["source"] |= {"size_bytes": 16384, "parameters": 8192}
+    run = content(runs.write(tmp_path / "run", manifest, dense_and_packed()[1]))["runs"][0]
+    assert run["size"] == {
+        "dense_bytes": 16384, "bytes": 2112, "times_smaller": pytest.approx(7.7576, rel=1e-4), "dense_parameters": 8192,
+        "parameters": 8192, "dense_bits_per_weight": 16.0, "bits_per_weight_linears": 4.125,
+        "bits_per_weight_model": 2.0625,
+    }  # fmt: skip
+    factoid = run["families"][0]
+    assert (factoid["dense"], factoid["score"], factoid["recovered"]) == (0.8, 0.6, pytest.approx(0.75))
+    assert (factoid["paired"]["lost"], factoid["paired"]["gained"], factoid["paired"]["flips"]) == (3, 1, 4)
+    assert run["text"]["divergence"]["mean"] == 0.0123
+    assert run["did"] == [{"method": "spqr", "options": {}, "unusual": {}}]
+
+
+def test_the_content_is_json_and_survives_it(tmp_path: Path, manifest: dict[str, Any]) -> None:
+    made = content(runs.write(tmp_path / "run", manifest, runs.of_atlas()))
+    assert json.loads(json.dumps(made, allow_nan=False)) == made
+
+
+def test_options_that_are_the_default_are_not_repeated_but_bits_are(manifest: dict[str, Any]) -> None:
+    manifest["recipe"]["stages"] = [
+        {"method": "rtn", "options": {"bits": 4, "group_size": 32, "symmetric": True}, "tune": "block"}
+    ]
+    made = content.of_run(sources.Run("x", manifest, None))["did"][0]
+    assert made["unusual"] == {"bits": 4, "group_size": 32, "tune": "block"}
+    assert made["options"]["symmetric"] is True
+
+
+def test_data_are_named_only_where_a_stage_read_them(manifest: dict[str, Any]) -> None:
+    data = {"source": "bundled", "samples": 4, "seq_len": 32, "seed": 0}
+    for method, tune, wanted in (("rtn", None, None), ("rtn", "block", data), ("gptq", None, data)):
+        stage = {"method": method, "options": {}, **({"tune": tune} if tune else {})}
+        manifest["recipe"] = {"stages": [stage], "calibration": data}
+        made = content.of_run(sources.Run("x", manifest, None))["made"]
+        assert made["calibration"] == wanted, (method, tune)
+
+
+def test_a_recipe_of_several_stages_starts_with_the_first_source(manifest: dict[str, Any]) -> None:
+    manifest["history"] = [
+        {
+            "source": {"model": "atlas", "size_bytes": 40000, "parameters": 20000},
+            "recipe": {"stages": [{"method": "llm_pruner", "options": {"ratio": 0.5}}]},
+        }
+    ]
+    manifest["source"] |= {"model": "1-llm_pruner", "size_bytes": 16384}
+    run = content.of_run(sources.Run("x", manifest, None))
+    assert [stage["method"] for stage in run["did"]] == ["llm_pruner", "spqr"]
+    assert (run["model"], run["size"]["dense_bytes"], run["size"]["dense_parameters"]) == ("atlas", 40000, 20000)
+
+
+def test_lost_items_come_with_question_expected_and_both_answers() -> None:
+    found = items.lost(runs.of_atlas(), most=6)
+    assert found is not None and found["missing"] is None
+    families = {one["family"]: one for one in found["families"]}
+    assert {name: (one["lost"], one["of"]) for name, one in families.items()} == {
+        "factoid": (2, 3), "multiple_choice": (1, 3), "summarisation": (1, 3),
+    }  # fmt: skip
+    suite = {family.name: family for family in suites.load("kick-atlas").families}
+    first, choice = suite["factoid"].items[0], suite["multiple_choice"].items[2]
+    shown = {item["id"]: item for item in families["factoid"]["items"]}[first["id"]]
+    assert shown["question"] == first["prompt"].removesuffix("\nAnswer:")
+    assert (shown["expected"], shown["dense"]) == (first["answers"][0], first["answers"][0])
+    assert (shown["compressed"], shown["before"], shown["after"]) == ("Windside is a village", 1.0, 0.0)
+    taken = families["multiple_choice"]["items"][0]
+    assert taken["expected"] == taken["dense"] == choice["choices"][choice["gold"]].strip()
+    assert taken["compressed"] == choice["choices"][(choice["gold"] + 1) % 4].strip()
+
+
+def test_the_worst_come_first_and_no_more_than_asked() -> None:
+    found = items.lost(runs.of_atlas(), most=1)
+    assert found is not None
+    factoid = found["families"][0]
+    assert factoid["lost"] == 2 and len(factoid["items"]) == 1
+    assert factoid["items"][0]["id"] == suites.load("kick-atlas").families[0].items[2]["id"], "the worse margin"
+
+
+def test_items_that_are_not_at_hand_are_shown_by_their_names_with_the_reason() -> None:
+    changed = dense_and_packed()[1]  # its hash is no suite's
+    found = items.lost(changed, most=2)
+    assert found is not None and "not those that were asked" in found["missing"]
+    item = found["families"][0]["items"][0]
+    assert (item["question"], item["expected"], item["dense"]) == (None, None, "1")
+    other = replace(changed, suite={**changed.suite, "name": "mine"})
+    assert "mine is not one of this package" in (items.lost(other, most=1) or {})["missing"]
+    assert items.lost(dense_and_packed()[0], most=1) is None, "nothing is lost against no baseline"
+
+
+def test_public_items_are_read_from_the_folder_of_data_and_never_fetched(tmp_path: Path) -> None:
+    row = {"id": "q1", "question": "who wrote Emma", "answer": "Jane Austen", "aliases": ["Austen"]}
+    (tmp_path / "webquestions_test.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    suite = suites.load("kick", tmp_path)
+    asked = {"name": "kick", "version": 1, "items_sha256": suite.items_sha256, "sources": dict(suite.sources)}
+
+    def renamed(result: EvalResult) -> EvalResult:
+        item = replace(result.families["factoid"].items[0], id="webquestions/q1", answers={"answer": "x"})
+        return replace(result, suite=asked, families={"factoid": replace(result.families["factoid"], items=[item])})
+
+    dense, packed = dense_and_packed()
+    evaluation = replace(renamed(packed), baseline=renamed(dense))
+    found = items.lost(evaluation, 1, str(tmp_path))
+    assert found is not None and found["missing"] is None
+    item = found["families"][0]["items"][0]
+    assert (item["question"], item["expected"]) == ("Question: who wrote Emma?", "Jane Austen / Austen")
+    unknown = items.lost(evaluation, 1)
+    assert unknown is not None and "--data-dir" in unknown["missing"]
+
+
+def test_words_that_differ_are_marked_on_both_sides() -> None:
+    left, right = items.marked("a village in Spain", "a town in Spain too")
+    assert left == [("a", False), ("village", True), ("in Spain", False)]
+    assert right == [("a", False), ("town", True), ("in Spain", False), ("too", True)]
+    assert items.marked("", "x") == ([], [("x", True)])
+
+
+def test_the_grid_is_blocks_by_kinds_and_experts_share_a_cell(manifest: dict[str, Any]) -> None:
+    grid = layer_grid.grid(runs.of_layers(manifest, blocks=3, experts=4))
+    assert grid is not None
+    assert grid["blocks"] == [f"model.layers.{n}" for n in range(3)]
+    assert grid["kinds"] == ["self_attn.q_proj", "mlp.down_proj", "mlp.experts.q_down_proj"]
+    experts = grid["cells"][2][1]
+    assert experts["count"] == 4
+    sizes = [1056 + 64 * place for place in (2, 3, 4, 5)]
+    assert experts["bits"] == pytest.approx(8 * sum(sizes) / (4 * 64 * 32))
+    assert experts["error"] == pytest.approx(1e-3 * 2 * (3 + 4 + 5 + 6) / 4)
+    assert experts["outliers"] == pytest.approx(sum(3 * place + 1 for place in (2, 3, 4, 5)) / (4 * 64 * 32))
+
+
+def test_a_linear_that_a_block_lacks_is_an_empty_cell(manifest: dict[str, Any]) -> None:
+    made = runs.of_layers(manifest, blocks=2)
+    del made["tensors"]["model.layers.1.mlp.down_proj"]
+    grid = layer_grid.grid(made)
+    assert grid is not None and grid["cells"][1][1] is None
+    assert layer_grid.grid({**made, "tensors": {}}) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("transformer.h.11.attn.c_attn", ("transformer.h.11", "attn.c_attn")),
+        ("model.layers.2.mlp.experts.q_gate_up_proj.7", ("model.layers.2", "mlp.experts.q_gate_up_proj")),
+        ("lm_head", ("model", "lm_head")),
+    ],
+)
+def test_where_a_linear_stands(name: str, place: tuple[str, str]) -> None:
+    assert layer_grid.place(name) == place
+
+
+def test_an_evaluation_of_another_checkpoint_is_warned_of(tmp_path: Path, manifest: dict[str, Any]) -> None:
+    packed = dense_and_packed()[1]
+    strange = replace(packed, model={**packed.model, "fingerprint": "f" * 64}, warnings=("no held-out text",))
+    manifest["warnings"] = ["1 linear saw no token"]
+    run = content(runs.write(tmp_path / "run", manifest, strange))["runs"][0]
+    assert ["another checkpoint" in run["warnings"][0], *run["warnings"][1:]] == [
+        True, "1 linear saw no token", "no held-out text",
+    ]  # fmt: skip
+
+
+def test_what_can_be_reported_on(tmp_path: Path, manifest: dict[str, Any]) -> None:
+    packed = dense_and_packed()[1]
+    bare = runs.write(tmp_path / "a" / "same", manifest, None)
+    asked = runs.write(tmp_path / "b" / "same", None, packed)
+    verdict = {"schema_version": 1, "verdict": "fail", "reasons": ["factoid"], "families": {}}
+    (asked / "gate.json").write_text(json.dumps(verdict), encoding="utf-8")
+    found = sources.read([bare, asked, asked / "eval.json"])
+    assert [run.name for run in found.runs] == ["same (1)", "same (2)", "eval.json"]
+    assert [run.manifest is None for run in found.runs] == [False, True, True]
+    assert found.runs[1].gate == verdict
+    made = contents.build(found)["runs"]
+    assert made[0]["families"] is None and made[1]["layers"] is None and made[1]["model"] == "atlas"
+
+
+def test_what_cannot(tmp_path: Path, manifest: dict[str, Any]) -> None:
+    run = runs.write(tmp_path / "run", manifest, None)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(FormatError, match="given twice"):
+        sources.read([run, tmp_path / "empty" / ".." / "run"])
+    with pytest.raises(FormatError, match="there is no folder"):
+        sources.read([tmp_path / "nowhere"])
+    with pytest.raises(FormatError, match=r"holds no run"):
+        sources.read([empty])
+    (empty / "frontier.json").write_text('{"schema_version": 2}', encoding="utf-8")
+    with pytest.raises(FormatError, match="schema version 2"):
+        sources.read([empty])
+    (empty / "frontier.json").write_text('{"schema_version": 1, "model": "m"}', encoding="utf-8")
+    with pytest.raises(FormatError, match="lacks suite, limit, dense, points"):
+        sources.read([empty])
+    (run / "eval.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(EvaluationError):
+        sources.read([run])

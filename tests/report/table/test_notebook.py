@@ -1,0 +1,35 @@
+"""What a result shows of itself in a notebook."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+from typing import Any
+
+from compress.report.table import notebook, overview
+from compress.result import Result
+from tests.report.page.test_page import Parsed
+from tests.support import runs
+
+
+def test_a_result_shows_its_table_and_the_whole_page_in_a_frame(manifest: dict[str, Any]) -> None:
+    result = Result(Path("runs/mine"), runs.of_atlas(answer=runs.HOSTILE), manifest)
+    shown = result._repr_html_()
+    parsed = Parsed(shown)
+    assert not parsed.open
+    assert "atlas: dense vs compressed (spqr)" in parsed.text and "KL to dense, mean" in parsed.text
+    framed = parsed.values("srcdoc")
+    assert framed == [result.page()]
+    assert framed[0].startswith("<!doctype html>") and html.escape(runs.HOSTILE) in framed[0]
+
+
+def test_nothing_of_the_page_reaches_the_notebook(manifest: dict[str, Any]) -> None:
+    shown = Result(Path("x"), None, manifest)._repr_html_()
+    outside = re.sub(r'srcdoc="[^"]*"', "", shown)
+    assert not re.findall(r"<(?:script|style|link)", shown)
+    assert "sandbox='allow-scripts'" in outside and "Theme:" not in outside
+
+
+def test_without_a_page_there_is_no_frame(manifest: dict[str, Any]) -> None:
+    assert "iframe" not in notebook.render(overview.of_checkpoint(None, manifest, None))

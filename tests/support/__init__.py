@@ -1,0 +1,1 @@
+"""What tests of several packages share: tiny models, packed checkpoints, results, small methods, processes to kill."""
