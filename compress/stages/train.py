@@ -98,7 +98,7 @@ def _train(recipe: Recipe, walker: BlockWalker, teacher: ModelSource, work_dir: 
     stage, source = recipe.stages[0], walker.source
     method, config = registry.load(stage.method), registry.configure(stage.method, stage.options)
     tokens_ST = load_tokens(recipe.calibration, source.tokenizer(), max_seq_len=walker.max_seq_len)
-    trainer = importlib.import_module(f"compress.tuning.{method.TRAINER}")
+    trainer = importlib.import_module(f"compress.training.{method.TRAINER}")
     student, dense = open_subject(source), open_subject(teacher)
     check_tokenizers(student.tokenizer, dense.tokenizer)
     distributed.meet()
