@@ -1,13 +1,14 @@
-"""Errors that a user can act on: what was given, what is allowed, what to do, and in which layer."""
+"""Errors that a user can act on. Each says what was given, what is allowed, what to do, and in which layer."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from types import TracebackType
 
 
 class CompressError(Exception):
-    """A mistake in what was asked or given; the command line prints it as one paragraph and exits with 2.
+    """The request or the input is wrong. The command line prints the error as one paragraph and exits with 2.
 
     Args:
         given: what is wrong, with the offending value in it.
@@ -36,7 +37,7 @@ class RecipeError(CompressError):
 
 
 class BudgetError(RecipeError):
-    """No choice of options keeps within the bits that were asked for."""
+    """No choice of options stays within the requested bits."""
 
 
 class ModelError(CompressError):
@@ -44,31 +45,31 @@ class ModelError(CompressError):
 
 
 class CalibrationError(CompressError):
-    """The calibration data do not suffice."""
+    """The calibration data cannot be read, or there are too few of them."""
 
 
 class MethodError(CompressError):
-    """A method cannot treat this layer with these options."""
+    """A method cannot compress this layer with these options."""
 
 
 class FormatError(CompressError):
-    """A checkpoint is damaged, incomplete, newer than this package, or not one of ours."""
+    """A checkpoint is damaged, incomplete, newer than this package, or was not written by it."""
 
 
 class OutputError(CompressError):
-    """The output folder cannot be written or holds something else."""
+    """The output folder cannot be written, or holds something else."""
 
 
 class MemoryLimitError(CompressError):
-    """The work does not fit below the ceiling that was asked for."""
+    """The work does not fit below `--max-memory`."""
 
 
 class EvaluationError(CompressError):
-    """The evaluation cannot give a figure that means anything (non-finite scores, missing items)."""
+    """The evaluation cannot give a meaningful score: scores are not finite, items are missing, …."""
 
 
 class CoverageError(CompressError):
-    """Too small a share of the parameters was compressed."""
+    """The run would compress a smaller share of the parameters than `--min-coverage`."""
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str | None:
@@ -81,3 +82,41 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
     """Returns the ``given`` part for an unknown name: ``unknown method 'sqpr'; did you mean 'spqr'?``."""
     hint = did_you_mean(name, choices)
     return f"unknown {kind} {name!r}" + (f"; {hint}" if hint else "")
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of the error's message, or the name of its class when it has no message."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+class translated:  # noqa: N801 (a context manager, used like a function)
+    """Raises `kind` in place of any error that a library raises inside the `with` block.
+
+    Libraries raise errors of every class when a file is damaged: transformers any built-in one, tokenizers the bare
+    `Exception`, and a panic in Rust code is only a BaseException. Put nothing but the call of the library inside.
+    CompressError, MemoryError and requests to stop (KeyboardInterrupt, SystemExit) pass through.
+
+    Args:
+        given: what cannot be done; the library's own message is added after a colon.
+        kind: class of the error that is raised.
+        allowed, do: as in CompressError.
+    """
+
+    def __init__(
+        self, given: str, *, kind: type[CompressError] = ModelError, allowed: str | None = None, do: str | None = None
+    ):
+        self._given, self._kind, self._allowed, self._do = given, kind, allowed, do
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, CompressError | MemoryError):
+            return
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            return
+        said = first_line(error)
+        named = said if isinstance(error, CompressError | OSError | ValueError) else f"{type(error).__name__}: {said}"
+        raise self._kind(f"{self._given}: {named}", allowed=self._allowed, do=self._do) from error

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "compress"
 FILE_CAP = 400
 
 # Downwards: a part may import itself and what is listed for it. The first matching prefix decides.
-BASE = ("compress", "compress.errors", "compress.progress", "compress.recipe")
+BASE = ("compress", "compress.errors", "compress.json_files", "compress.progress", "compress.recipe")
 STORAGE = (*BASE, "compress.format")
 MODELS = (*STORAGE, "compress.atlas", "compress.models", "compress.calibration")
 NUMERICS = (*STORAGE, "compress.calibration.stats", "compress.numerics")
@@ -27,10 +27,11 @@ STAGES = (*EVALUATION, *TUNING, "compress.training", "compress.stages")
 PIPELINE = (*RESULT, *STAGES, "compress.pipeline")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compress.errors": (),
+    "compress.json_files": ("compress.errors",),
     "compress.progress": (),
     "compress.recipe": ("compress.errors",),
     "compress.format.scheme": ("compress.errors",),
-    "compress.format.manifest": ("compress", "compress.errors", "compress.format.scheme"),
+    "compress.format.manifest": ("compress", "compress.errors", "compress.format.scheme", "compress.json_files"),
     "compress.format": STORAGE,
     "compress.calibration.stats": BASE,
     "compress.methods.registry": BASE,
@@ -45,9 +46,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compress.tuning.settings": ("compress.errors",),
     "compress.tuning": TUNING,
     "compress.training": (*TUNING, "compress.training"),
-    "compress.bench.speed": ("compress", "compress.errors"),
+    "compress.bench.speed": ("compress", "compress.errors", "compress.json_files"),
     "compress.bench": (*BENCH, "compress"),
-    "compress.evaluation.result": ("compress", "compress.errors"),
+    "compress.evaluation.result": ("compress", "compress.errors", "compress.json_files"),
     "compress.evaluation": EVALUATION,
     "compress.report": REPORT,
     "compress.result": RESULT,
@@ -61,6 +62,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 # These parts must not know what a model library is, or load anything beyond the standard library.
 FORBIDDEN = {
     "compress.errors": {"torch", "numpy"},
+    "compress.json_files": {"torch", "numpy"},
     "compress.recipe": {"torch", "numpy"},
     "compress.format.scheme": {"torch", "numpy"},
     "compress.format.manifest": {"torch", "numpy", "safetensors"},

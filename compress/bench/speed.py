@@ -20,6 +20,7 @@ from typing import Any
 
 from compress import __version__
 from compress.errors import FormatError
+from compress.json_files import parse
 
 FILE = "speed.json"
 FORMAT = 1
@@ -91,11 +92,11 @@ def read(folder: str | Path) -> Speed | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse(path.read_text(encoding="utf-8"))
         if (version := content["format"]) != FORMAT:
             raise FormatError(f"{path} has format {version}", allowed=str(FORMAT), do="Measure again: compress bench")
         return _speed(content)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise FormatError(
             f"{path} is damaged: {error!r}", do=f"Measure again: compress bench {Path(folder)}"
         ) from error

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from compress.errors import CalibrationError
+from compress.json_files import parse
 
 TEXT_FILES = (".txt", ".md", ".jsonl")
 
@@ -42,8 +42,8 @@ def _json_lines(source: str, text: str) -> list[str]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            value = parse(line)
+        except ValueError as error:
             raise CalibrationError(f"{source} line {number} is not JSON: {error}") from error
         if not isinstance(value, dict) or not isinstance(value.get("text"), str):
             raise CalibrationError(f"{source} line {number} has no field text", allowed='lines like {"text": "…"}')

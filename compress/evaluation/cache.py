@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.errors import EvaluationError
 from compress.evaluation.result import EvalResult, TextResult
+from compress.json_files import parse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,7 +48,7 @@ def find(folder: Path, key: Mapping[str, Any], text: TextResult) -> EvalResult |
     file that cannot be read, or is of another schema, is none.
     """
     try:
-        kept = json.loads(_path(folder, key).read_text(encoding="utf-8"))
+        kept = parse(_path(folder, key).read_text(encoding="utf-8"))
         if kept["key"] != json.loads(json.dumps(key)):
             return None
         found = EvalResult.from_dict(kept["evaluation"])

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from compress.errors import EvaluationError
 from compress.evaluation.result import EvalResult, FamilyResult, ItemOutcome, JudgedItem, Judgement
 from compress.evaluation.suites.base import Item, Suite
+from compress.json_files import parse
 from compress.progress import Progress
 
 _FAMILY = "instruction"
@@ -112,7 +113,7 @@ class Judge:
         asked = urllib.request.Request(address, json.dumps(body).encode(), headers)
         try:
             with urllib.request.urlopen(asked, timeout=self.timeout) as answered:
-                data: Any = json.load(answered)
+                data: Any = parse(answered.read())
             named, reply = data["model"], data["choices"][0]["message"]["content"]
         except (urllib.error.URLError, TimeoutError, ValueError, KeyError, IndexError, TypeError) as error:
             raise EvaluationError(f"the judge at {self.endpoint} gave no reply: {error!r}") from error

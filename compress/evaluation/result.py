@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from compress.errors import EvaluationError
+from compress.json_files import parse
 
 SCHEMA_VERSION = 1
 
@@ -243,7 +244,7 @@ class EvalResult:
     def from_json(cls, text: str) -> EvalResult:
         """Reads what `to_json` wrote; EvaluationError for anything else, NaN included."""
         try:
-            data = json.loads(text, parse_constant=_refuse_constant)
+            data = parse(text, parse_constant=_refuse_constant)
         except ValueError as error:
             raise EvaluationError(
                 f"not the JSON of an evaluation ({error})", do="Evaluate again if it was cut off"

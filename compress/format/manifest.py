@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -12,6 +11,7 @@ from typing import Any
 
 from compress.errors import FormatError
 from compress.format.scheme import Scheme
+from compress.json_files import read_object
 
 FORMAT_VERSION = 1
 MANIFEST = "compress.json"
@@ -41,19 +41,6 @@ def shard_name(index: int, count: int) -> str:
     return f"model-{index + 1:05d}-of-{count:05d}.safetensors"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Returns the JSON object in a file of a checkpoint; anything else is a FormatError."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FormatError(f"{path} is missing") from error
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{path} cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise FormatError(f"{path} holds no JSON object")
-    return data
-
-
 def read_manifest(folder: str | Path) -> dict[str, Any]:
     """Returns the checked manifest of `folder`.
 
@@ -62,7 +49,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
         raise _no_manifest(folder)
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_object(folder / MANIFEST)
     check_version(manifest.get("format_version"))
     _require(manifest, REQUIRED, MANIFEST)
     check_tensors(manifest["tensors"])

@@ -13,6 +13,7 @@ from compress.errors import FormatError
 from compress.format import layouts, manifest, naming
 from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
+from compress.json_files import read_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
 
 def _check_index(folder: Path, files: dict[str, str]) -> None:
     """Raises FormatError unless the index, which transformers follows, says what the shards say."""
-    index = manifest.read_json(folder / manifest.INDEX)
+    index = read_object(folder / manifest.INDEX)
     if index.get("weight_map") != files:
         raise FormatError(
             f"{folder / manifest.INDEX} does not list the tensors of the shards",
@@ -122,7 +123,7 @@ def _check_index(folder: Path, files: dict[str, str]) -> None:
 
 def _check_config(folder: Path, content: dict[str, Any]) -> None:
     """Raises FormatError unless config.json, from which transformers learns the schemes, agrees with the manifest."""
-    quantization = manifest.read_json(folder / manifest.CONFIG).get("quantization_config")
+    quantization = read_object(folder / manifest.CONFIG).get("quantization_config")
     stated = quantization.get("tensors") if isinstance(quantization, dict) else {}
     structure = quantization.get("structure") if isinstance(quantization, dict) else None
     needed = {name: {key: entry[key] for key in manifest.TENSOR_REQUIRED} for name, entry in content["tensors"].items()}

@@ -6,13 +6,13 @@ dtype, shape and byte range inside the data.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compress.errors import ModelError
+from compress.json_files import parse
 
 MAX_HEADER_BYTES = 100_000_000  # the bound of the safetensors library itself
 ITEM_BYTES = {
@@ -51,13 +51,13 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     except OSError as error:
         raise ModelError(f"shard {path.name} cannot be read: {error.strerror or error}", do=_CURE) from error
     try:
-        header = json.loads(text, object_pairs_hook=_no_duplicates)
+        header = parse(text, object_pairs_hook=_no_duplicates)
         if not isinstance(header, dict):
             raise ValueError("not a table")
         entries = {
             name: _entry(name, value, path.name, 8 + length) for name, value in header.items() if name != "__metadata__"
         }
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ModelError(f"shard {path.name} has a malformed header: {error}", do=_CURE) from error
     for name, entry in entries.items():
         if entry.end > size:

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from compress.errors import ModelError
+from compress.json_files import read_object
 from compress.models.safetensors_header import TensorEntry, read_header
 
 INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Returns the table in a JSON file of a model's folder; ModelError when it is not one."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path.name} cannot be read: {error}", do="Download the model again") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path.name} is not a JSON table", do="Download the model again")
-    return value
 
 
 def list_tensors(folder: Path) -> dict[str, TensorEntry]:
@@ -55,7 +43,7 @@ def _weight_map(folder: Path) -> dict[str, str]:
     path = folder / INDEX
     if not path.is_file():
         return {}
-    weight_map = read_json(path).get("weight_map")
+    weight_map = read_object(path, error=ModelError, do="Download the index again").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(f, str) for f in weight_map.values()):
         raise ModelError(f"{INDEX} has no usable weight_map", do="Download the index again")
     for file in sorted(set(weight_map.values())):

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from compress.errors import ModelError
 from compress.format.manifest import QUANT_METHOD
 from compress.format.scheme import Scheme
+from compress.json_files import read_object
 from compress.models.locate import locate
 from compress.models.safetensors_header import TensorEntry
-from compress.models.shards import list_tensors, read_json
+from compress.models.shards import list_tensors
 from compress.models.tensor_files import TensorFiles, bytes_of
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _AUXILIARY = (
     "special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
     "vocab.json", "vocab.txt",
 )  # fmt: skip
+_DAMAGED = "Download the model again"
 _PROBES, _PROBE_BYTES = 16, 4096  # of every tensor the fingerprint sees 16 stretches of 4 KiB
 
 
@@ -107,7 +109,7 @@ class ModelSource(TensorFiles):
     @cached_property
     def raw_config(self) -> dict[str, Any]:
         """config.json as it stands in the folder."""
-        return read_json(self.path / "config.json")
+        return read_object(self.path / "config.json", error=ModelError, do=_DAMAGED)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Returns the model's tokenizer; ModelError when the folder has none that loads without remote code."""
@@ -144,7 +146,7 @@ def _config(path: Path) -> PreTrainedConfig:
 
     if not (path / "config.json").is_file():
         raise ModelError(f"{path} holds no config.json", do="Give the folder of a Hugging Face model")
-    raw = read_json(path / "config.json")
+    raw = read_object(path / "config.json", error=ModelError, do=_DAMAGED)
     quantization = raw.get("quantization_config") or raw.get("compression_config")
     if quantization:
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"

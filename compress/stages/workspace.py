@@ -21,7 +21,8 @@ from typing import Any
 
 from compress.errors import OutputError
 from compress.format.files import write_json
-from compress.format.manifest import MANIFEST, read_json
+from compress.format.manifest import MANIFEST
+from compress.json_files import read_object
 
 _WORK = ".work"
 _RUN = "run.json"
@@ -48,7 +49,7 @@ class Workspace:
         """Returns the records of the finished blocks, without a gap from the first on."""
         records: list[dict[str, Any]] = []
         while (path := self._block(len(records))).is_file():
-            records.append(read_json(path))
+            records.append(read_object(path))
         return records
 
     def hidden_path(self, block: int) -> Path:
@@ -101,9 +102,9 @@ def open_workspace(folder: Path, identity: dict[str, Any], *, fresh: bool = Fals
 def identity_of(folder: Path) -> dict[str, Any] | None:
     """Returns the identity of the run that `folder` holds, finished or not; None when there is none."""
     if (folder / _WORK / _RUN).is_file():
-        return read_json(folder / _WORK / _RUN)
+        return read_object(folder / _WORK / _RUN)
     if (folder / MANIFEST).is_file():
-        manifest = read_json(folder / MANIFEST)
+        manifest = read_object(folder / MANIFEST)
         found = {"recipe_hash": manifest.get("recipe_hash"), "source": manifest.get("source", {}).get("fingerprint")}
         return found | ({"teacher": manifest["teacher"]} if "teacher" in manifest else {})
     return None

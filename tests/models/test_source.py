@@ -162,7 +162,7 @@ def damage_promise(folder: Path) -> None:
         (damage_empty, f"shard {SHARD} is truncated"),
         (damage_huge_header, f"shard {SHARD} is truncated or no safetensors file"),
         (damage_config, "config.json cannot be read"),
-        (damage_index, "not a JSON table"),
+        (damage_index, "holds a list. Allowed: a JSON object"),
         (damage_promise, "promises tensor ghost"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -6,13 +6,13 @@ with `text` is a document for perplexity and divergence. Without such lines the 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from compress.errors import EvaluationError
 from compress.evaluation.matching import contains, exact, f1, first_line
 from compress.evaluation.suites.base import Ask, Family, Item, Suite
+from compress.json_files import parse
 
 VERSION = 1
 
@@ -47,9 +47,9 @@ def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise EvaluationError(f"{path}, line {number}: not JSON ({error.msg})") from error
+            row = parse(line)
+        except ValueError as error:
+            raise EvaluationError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(row, dict):
             raise EvaluationError(f"{path}, line {number}: {type(row).__name__}", allowed="a JSON object")
         rows.append((number, row))

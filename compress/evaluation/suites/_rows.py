@@ -5,13 +5,13 @@ A row has `id` and, by dataset, the fields of `FIELDS`. FreebaseQA may also lie 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from compress.errors import EvaluationError
 from compress.evaluation.suites import _hub
+from compress.json_files import parse
 
 Row = dict[str, Any]
 _QUESTION: dict[str, type] = {"question": str, "aliases": list}
@@ -88,16 +88,16 @@ def _read_jsonl(path: Path) -> list[tuple[int, Any]]:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
-                    made.append((number, json.loads(line)))
-                except json.JSONDecodeError as error:
-                    raise EvaluationError(f"{path}, line {number}: not JSON ({error.msg})") from error
+                    made.append((number, parse(line)))
+                except ValueError as error:
+                    raise EvaluationError(f"{path}, line {number}: not JSON ({error})") from error
     return made
 
 
 def _read_freebaseqa(path: Path) -> list[tuple[int, Row]]:
     """The published form: questions with parses, each with the names of the answers."""
     try:
-        questions = json.loads(path.read_text(encoding="utf-8"))["Questions"]
+        questions = parse(path.read_text(encoding="utf-8"))["Questions"]
         made = []
         for number, question in enumerate(questions, start=1):
             answers = [answer for parse in question["Parses"] for answer in parse["Answers"]]

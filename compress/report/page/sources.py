@@ -12,7 +12,8 @@ from compress.bench import speed
 from compress.bench.speed import Speed
 from compress.errors import FormatError
 from compress.evaluation.result import EvalResult
-from compress.format.manifest import MANIFEST, fingerprint, read_json, read_manifest
+from compress.format.manifest import MANIFEST, fingerprint, read_manifest
+from compress.json_files import read_object
 
 EVALUATION, FRONTIER, GATE = "eval.json", "frontier.json", "gate.json"
 _SCHEMA = 1
@@ -94,7 +95,7 @@ def _run(path: Path) -> Run:
 
 def _checked(path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
     """The content of a JSON file of the schema that is known here."""
-    data = read_json(path)
+    data = read_object(path)
     if (version := data.get("schema_version")) != _SCHEMA:
         raise FormatError(f"{path} has schema version {version!r}", allowed=f"{_SCHEMA}")
     if missing := [key for key in fields if key not in data]:

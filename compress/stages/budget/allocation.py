@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compress.format import files
-from compress.format.manifest import read_json
+from compress.json_files import read_object
 from compress.stages.budget import knapsack, linear_sets, sensitivity
 from compress.stages.budget.candidates import too_little
 from compress.stages.budget.linear_sets import LinearSet
@@ -113,7 +113,7 @@ def allot(stage: LinearStage, target_bits: float, tokens_ST: torch.Tensor, progr
 def stored(workspace: Workspace) -> dict[str, Any] | None:
     """Returns the allocation that this run works with, in its JSON form; None when it has none."""
     path = workspace.work / _FILE
-    return read_json(path) if path.is_file() else None
+    return read_object(path) if path.is_file() else None
 
 
 def solve(sets: list[LinearSet], target_bits: float) -> Allocation:

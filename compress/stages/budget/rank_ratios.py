@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from compress.calibration import collect as collecting
 from compress.errors import MethodError
 from compress.format import files
-from compress.format.manifest import read_json
+from compress.json_files import read_object
 from compress.models import linears
 from compress.stages import memory
 from compress.stages.pack.solve_linear import naming_the_layer
@@ -62,7 +62,7 @@ def _losses(
 ) -> dict[str, float]:
     """Returns the loss of every linear, on the inputs that it has in the dense model."""
     walker, path = stage.walker, stage.workspace.work / _FILE
-    losses: dict[str, float] = read_json(path)["losses"] if path.is_file() else {}
+    losses: dict[str, float] = read_object(path)["losses"] if path.is_file() else {}
     with progress.stage("Measuring", len(refs)) as task:
         task.advance(len(losses), "measured before")
         if refs.keys() <= losses.keys():

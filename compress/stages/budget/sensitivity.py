@@ -28,7 +28,7 @@ from compress.calibration import collect as collecting
 from compress.calibration import routing
 from compress.errors import CompressError, MethodError, ModelError
 from compress.format import files, layouts
-from compress.format.manifest import read_json
+from compress.json_files import read_object
 from compress.models import linears
 from compress.stages import memory
 from compress.stages.budget.candidates import offered
@@ -76,7 +76,7 @@ def measure(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> 
             stop = min(start + blocks, depth)
             path = stage.workspace.work / f"measured-{start:03d}.json"
             if path.is_file():
-                found += from_json(read_json(path)["sets"])
+                found += from_json(read_object(path)["sets"])
                 _walk(stage, range(start, stop), hidden_STH)
                 task.advance(sum(counts[start:stop]), "measured before")
             else:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from compress.format import files, naming
-from compress.format.manifest import read_json
 from compress.format.writer import ShardRecord
+from compress.json_files import read_object
 from compress.stages.pack import shards
 from compress.stages.proof_reference import PROOF_TOKENS
 
@@ -45,7 +45,7 @@ def settle(workspace: Workspace) -> None:
     path = workspace.work / _DONE
     if not path.is_file():
         return
-    content = read_json(path)
+    content = read_object(path)
     records = workspace.records()
     for step, shard in enumerate(content["shards"]):
         tuned = _tuned_path(workspace, step)

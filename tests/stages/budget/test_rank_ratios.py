@@ -11,7 +11,7 @@ import torch
 
 from compress.calibration import collect as collecting
 from compress.errors import MethodError
-from compress.format.manifest import read_json
+from compress.json_files import read_object
 from compress.methods import registry, svd_llm
 from compress.models import linears
 from compress.models.blocks import BlockWalker
@@ -49,7 +49,7 @@ def stage_of(tmp_path: Path, kind: str = "llama", method: str = "svd_llm", skip:
 def test_losses_are_those_on_dense_inputs(tmp_path, kind):
     stage = stage_of(tmp_path, kind, skip="down_proj" if kind == "llama" else "-", ratio=0.3, multiple=1)
     overrides = rank_ratios.allot(stage, TOKENS, Silent())
-    losses = read_json(stage.workspace.work / "losses.json")["losses"]
+    losses = read_object(stage.workspace.work / "losses.json")["losses"]
     walker = BlockWalker(ModelSource.open(tmp_path / kind))
     hidden_STH, seen = walker.embed(TOKENS), {}
     for index in range(len(walker.block_names)):
@@ -84,11 +84,11 @@ def test_a_killed_pass_goes_on_and_decides_the_same(tmp_path, monkeypatch):
     stage = stage_of(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         rank_ratios.allot(stage, TOKENS, Silent())
-    kept = read_json(stage.workspace.work / "losses.json")["losses"]
+    kept = read_object(stage.workspace.work / "losses.json")["losses"]
     assert len(kept) == 7  # the first block
     found = rank_ratios.allot(stage, TOKENS, Silent())
     assert len(measured) == 10 + 14 and len(found) == 21
-    again = read_json(stage.workspace.work / "losses.json")["losses"]
+    again = read_object(stage.workspace.work / "losses.json")["losses"]
     assert {name: again[name] for name in kept} == kept
     assert rank_ratios.allot(stage, TOKENS, Silent()) == found and len(measured) == 24
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 import compress
 from compress.format import files
-from compress.format.manifest import read_json
+from compress.json_files import read_object
 from compress.runtime import load, proof
 from compress.stages.pack import full_tuning, shards
 from compress.stages.workspace import Workspace
@@ -59,7 +59,7 @@ def digest(folder: Path) -> dict[str, str]:
 )
 def test_what_is_shipped_is_what_was_fitted(tmp_path, kind, method, options):
     folder = compressed(tmp_path, "out", kind, method, **options)
-    tuning = read_json(folder / "compress.json")["tuning"]
+    tuning = read_object(folder / "compress.json")["tuning"]
     report = tuning["did"].pop("model")
     assert report["after"] < report["before"] and report["steps"] == 8 and not report["diverged"]
     assert tuning["did"] and tuning["settings"].keys() == {"block", "full"}
@@ -84,7 +84,7 @@ def calibration(tmp_path: Path) -> torch.Tensor:
 def whole_run(tmp_path: Path) -> dict[str, str]:
     """Returns what a run that nobody stops ships, which is not what it would without fitting end to end."""
     folder = compressed(tmp_path, "whole")
-    report = read_json(folder / "compress.json")["tuning"]["did"]["model"]
+    report = read_object(folder / "compress.json")["tuning"]["did"]["model"]
     assert report["after"] < report["before"]
     return digest(folder)
 
@@ -153,7 +153,7 @@ def test_a_second_call_fits_nothing(tmp_path, monkeypatch):
         patched.setattr(finish, "write_reference", dies)
         with pytest.raises(KilledError):
             compressed(tmp_path, "out")
-    records = [read_json(path) for path in sorted((tmp_path / "out" / ".work").glob("block-*.json"))]
+    records = [read_object(path) for path in sorted((tmp_path / "out" / ".work").glob("block-*.json"))]
     assert all(shards.ShardRecord.from_dict(record["shard"]).matches(tmp_path / "out") for record in records)
     compressed(tmp_path, "out")
     assert calls == [1]
