@@ -18,8 +18,7 @@ import compress
 from compress.evaluation.result import EvalResult
 from compress.format.manifest import read_manifest
 from compress.models.source import ModelSource
-from compress.pipeline import folders
-from compress.recipe import Recipe, StageSpec
+from compress.recipe import Recipe, StageSpec, folders
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "RESULTS.md"
 RECIPES = Path(__file__).parents[1] / "examples" / "recipes"

@@ -129,7 +129,7 @@ def run(
             stands in the outcome with the reason.
     """
     folder, progress = Path(folder), progress or watch()
-    base = base or pipeline.recipe_for(model, asked[0].stage.method, options)
+    base = base or Recipe.from_options(model, asked[0].stage.method, options)
     if base.suite == "none":
         raise RecipeError("a frontier without an evaluation", do="Name a suite")
     rows: list[dict[str, Any]] = []

@@ -16,7 +16,7 @@ from compress.errors import RecipeError
 from compress.evaluation import suites, tiers
 from compress.methods import registry
 from compress.progress import Progress
-from compress.recipe import CalibrationSpec, Recipe, StageSpec, parse_size
+from compress.recipe import Recipe, folders
 from compress.report.progress_bars import watch
 from compress.report.table.allotted import render as allotment
 from compress.result import Result
@@ -64,20 +64,20 @@ def run(
     from compress.models.source import ModelSource
 
     progress = progress or watch()
-    recipe = model if isinstance(model, Recipe) else recipe_for(str(model), method, options)
+    recipe = model if isinstance(model, Recipe) else Recipe.from_options(str(model), method, options)
     if output is not None:
         recipe = dataclasses.replace(recipe, output=str(output))
     check(recipe)
     evaluation = None
     source = first = ModelSource.open(recipe.model, revision=recipe.revision)
     for number, folder in enumerate(folders(recipe)):
-        distributed.meet()
+        distributed.barrier()
         if number:
             source = ModelSource.open(folders(recipe)[number - 1])
             progress.note(f"Stage {number + 1} of {len(recipe.stages)}: {recipe.stages[number].method}")
         step = recipe.step(number, recipe.model if number == 0 else str(source.path), str(folder))
         teacher = train.teacher_of(step, first)
-        if not distributed.first():
+        if not distributed.is_main():
             train.join(step, source, teacher, folder, fresh=fresh)
             continue
         with open_workspace(folder, finish.identity(step, source, teacher), fresh=fresh) as workspace:
@@ -88,8 +88,8 @@ def run(
                 evaluation = finish.evaluate(recipe, first, workspace, progress, baseline)
                 Result.read(folder, evaluation).write_report()
             workspace.close()
-    distributed.meet()
-    return Result.read(folder, evaluation if distributed.first() else None)
+    distributed.barrier()
+    return Result.read(folder, evaluation if distributed.is_main() else None)
 
 
 def plan(recipe: Recipe) -> Plan:
@@ -191,36 +191,3 @@ def check(recipe: Recipe) -> None:
                 allowed=f"workers=1, or a method that needs no data ({', '.join(free)}) without --tune",
                 do="Leave --workers out",
             )
-
-
-def recipe_for(model: str, method: str, options: dict[str, Any]) -> Recipe:
-    """Returns the recipe of a Python call: an option goes to the recipe, the calibration or the method by its name."""
-    left = dict(options)
-    calibration = {
-        field.name: left.pop(name)
-        for field in dataclasses.fields(CalibrationSpec)
-        if (name := "calibration" if field.name == "source" else field.name) in left
-    }
-    plain = ("revision", "skip", "suite", "data_dir", "tier", "limit", "max_memory", "min_coverage", "workers")
-    values = {name: left.pop(name) for name in plain if name in left}
-    if "suite" in values and values["suite"] is None:
-        values["suite"] = "none"
-    extra = {name: left.pop(name) for name in ("tune", "target_bits") if name in left}
-    if isinstance(values.get("skip"), str):
-        values["skip"] = (values["skip"],)
-    if isinstance(values.get("max_memory"), str):
-        values["max_memory"] = parse_size(values["max_memory"])
-    return Recipe(
-        model=model,
-        stages=(StageSpec(method=method, options=left, **extra),),
-        calibration=CalibrationSpec(**calibration),
-        **values,
-    )
-
-
-def folders(recipe: Recipe) -> list[Path]:
-    """Returns the folder of every stage: the last as asked, or `runs/<model>-<methods>`; the others beside it."""
-    methods = [stage.method for stage in recipe.stages]
-    last = Path(recipe.output or f"runs/{Path(recipe.model_name).name}-{'-'.join(methods)}")
-    beside = last.with_name(f"{last.name}.stages")
-    return [*(beside / f"{number}-{method}" for number, method in enumerate(methods[:-1], start=1)), last]

@@ -1,4 +1,4 @@
-"""Recipe: what to compress, how, and with which data. Standard library only; TOML, flags and Python give the same."""
+"""Recipe: what to compress, how, and with which data. Read from TOML, flags or Python; standard library only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,26 +15,32 @@ from typing import Any
 
 from compress.errors import RecipeError, unknown
 
+_LARGEST = 2**63 - 1
+"""The largest seed that torch takes as a signed number."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationSpec:
-    """Which tokens the statistics are collected on."""
+    """The text that statistics are collected on and that models are trained on."""
 
     source: str = "bundled"
-    """`bundled`, a text file (.txt, .md, .jsonl with a `text` field), a token file (.safetensors with `tokens`),
-    or `hub:NAME[:SPLIT[:COLUMN]]`."""
+    """`bundled`, a text file (.txt, .md, .jsonl), a token file (.safetensors with `tokens`), or
+    `hub:NAME[:SPLIT[:COLUMN]]`."""
     samples: int = 128
     """Number of sequences, 1 or more."""
     seq_len: int = 256
     """Tokens per sequence, 2 up to what the model takes."""
     seed: int = 0
-    """Seed of the draw of the sequences."""
+    """Seed for drawing the sequences."""
 
     def __post_init__(self) -> None:
         for name, least in (("samples", 1), ("seq_len", 2), ("seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise RecipeError(f"calibration {name}={value!r}", allowed=f"an integer of at least {least}")
+            if value > _LARGEST:
+                raise RecipeError(f"calibration {name}={value}", allowed=f"at most {_LARGEST}")
+        _check_types("calibration ", self)
 
 
 TUNINGS = ("block", "full")
@@ -41,18 +48,20 @@ TUNINGS = ("block", "full")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSpec:
-    """One method with its options; the defaults of the method's Config fill what is not given."""
+    """One method with its options. Options that are not given have the defaults of the method's Config."""
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
     tune: str | None = None
-    """What is fitted to the dense model: `block`, each block once it is packed; `full`, after that all at once."""
+    """Fine-tuning after packing: `block` fits each packed block to the dense one; `full` then also fits the whole
+    model. None: no fine-tuning."""
     target_bits: float | None = None
-    """Stored bits per weight, on average over all linears, that the method's bits are allotted for per linear."""
+    """Average stored bits per weight for mixed precision; each linear gets its own options. None: the same for all."""
     calibration: Mapping[str, Any] = field(default_factory=dict)
-    """Keys of the recipe's calibration in which this stage differs."""
+    """Calibration settings of this stage that differ from the recipe's."""
 
     def __post_init__(self) -> None:
+        _check_types("", self)
         if self.tune not in (None, *TUNINGS):
             raise RecipeError(unknown("tuning", str(self.tune), TUNINGS), allowed=", ".join(TUNINGS))
         _refuse_unknown("calibration key", self.calibration, {f.name for f in dataclasses.fields(CalibrationSpec)})
@@ -60,18 +69,18 @@ class StageSpec:
             raise RecipeError(f"target_bits={self.target_bits}", allowed="more than 0, at most 16")
 
     def identity(self) -> dict[str, Any]:
-        """Returns what determines the bytes, as JSON values; what is not asked for is not there."""
-        asked = {"tune": self.tune, "target_bits": self.target_bits}
+        """Returns the settings that the output bytes depend on, as JSON values; settings that are None are left out."""
+        settings = {"tune": self.tune, "target_bits": self.target_bits}
         return {
             "method": self.method,
             "options": _json_values(self.options),
-            **{name: value for name, value in asked.items() if value is not None},
+            **{name: value for name, value in settings.items() if value is not None},
         }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """A list of stages over one model."""
+    """A model and the stages that compress it, with the settings of the run."""
 
     model: str = "atlas"
     """`atlas` (bundled), a local folder, or a hub id."""
@@ -88,35 +97,76 @@ class Recipe:
     data_dir: str | None = None
     """Folder of the suite's public data, for suites that have any; the hub when not given."""
     tier: str | None = None
-    """How much of the suite is asked, for suites with tiers; all of it when not given."""
+    """Share of the suite to ask, for suites with tiers: `pr` or `release`; all items when not given."""
     limit: int | None = None
     """Items per family of the suite; all when not given."""
     max_memory: int | None = None
-    """Ceiling of the resident memory in bytes; planned for before the start and enforced."""
+    """Limit on resident memory in bytes; checked against the plan before the start, and enforced during the run."""
     workers: int = 1
-    """Processes that solve at the same time; more than one only for methods that need no data."""
+    """Worker processes that solve linears; more than one only for methods that need no calibration data."""
     min_coverage: float = 0.9
-    """Least share, 0 to 1, of the decoder's linear parameters that must be compressed; below it the run fails."""
+    """Minimum share, 0 to 1, of the decoder's matrix parameters that must be compressed; below it the run fails."""
 
     def __post_init__(self) -> None:
         if not self.stages:
             raise RecipeError("the recipe has no stage", do='Add a [[stage]] with method = "spqr"')
+        _check_types("", self)
         if not 0 <= self.min_coverage <= 1:
             raise RecipeError(f"min_coverage={self.min_coverage}", allowed="a share from 0 to 1")
         if self.limit is not None and self.limit < 1:
             raise RecipeError(f"limit={self.limit}", allowed="1 or more items per family")
         if self.workers < 1:
             raise RecipeError(f"workers={self.workers}", allowed="1 or more processes")
+        if self.max_memory is not None and self.max_memory < 1:
+            raise RecipeError(f"max_memory={self.max_memory}", allowed="more than zero bytes")
+
+    @classmethod
+    def from_options(cls, model: str, method: str, options: Mapping[str, Any]) -> Recipe:
+        """Returns the recipe of one stage for a Python call or a command line; see `with_options` for the names."""
+        return cls(model=model, stages=(StageSpec(method=method),)).with_options(options)
+
+    def with_options(self, options: Mapping[str, Any]) -> Recipe:
+        """Returns the recipe with some settings replaced.
+
+        Args:
+            options: setting -> value. A name in `RECIPE_OPTIONS` sets a field of the recipe, one in
+                `CALIBRATION_OPTIONS` of its calibration, one in `STAGE_OPTIONS` of its only stage; any other name is
+                an option of the stage's method. Sizes may be text (`2.5GB`), `skip` one glob, `suite` None.
+
+        Raises:
+            RecipeError: a setting of a stage is given, but the recipe has several stages; or a value is not allowed.
+        """
+        recipe = {name: value for name, value in options.items() if name in RECIPE_OPTIONS}
+        calibration = {field: options[name] for name, field in CALIBRATION_OPTIONS.items() if name in options}
+        stage = {name: value for name, value in options.items() if name in STAGE_OPTIONS}
+        own = {name: options[name] for name in options if name not in {*recipe, *CALIBRATION_OPTIONS, *stage}}
+        if (own or stage) and len(self.stages) > 1:
+            raise RecipeError(
+                f"{', '.join([*own, *stage])} given beside a recipe of {len(self.stages)} stages",
+                do="Write it into the [[stage]] of the recipe file",
+            )
+        if "suite" in recipe and recipe["suite"] is None:
+            recipe["suite"] = "none"
+        return dataclasses.replace(
+            self,
+            **_converted(recipe),
+            calibration=dataclasses.replace(self.calibration, **calibration),
+            stages=tuple(dataclasses.replace(each, options={**each.options, **own}, **stage) for each in self.stages),
+        )
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Recipe:
         """Reads a recipe file; an unknown key is an error with a suggestion."""
         try:
-            data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            data = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
         except FileNotFoundError as error:
             raise RecipeError(f"no recipe file {path}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise RecipeError(f"the recipe file {path} cannot be read: {error.strerror or error}") from error
+        except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
             raise RecipeError(f"{path} is not valid TOML: {error}") from error
+        except RecursionError as error:
+            raise RecipeError(f"{path} is not valid TOML: it is nested too deeply") from error
         return cls.from_dict(data)
 
     @classmethod
@@ -125,23 +175,29 @@ class Recipe:
         known = {f.name for f in dataclasses.fields(cls)} - {"stages"} | {"stage"}
         _refuse_unknown("recipe key", data, known)
         values = {key: value for key, value in data.items() if key not in ("stage", "calibration")}
-        if "skip" in values:
-            values["skip"] = tuple(values["skip"])
-        if isinstance(values.get("max_memory"), str):
-            values["max_memory"] = parse_size(values["max_memory"])
-        calibration = data.get("calibration", {})
+        calibration, stages = data.get("calibration", {}), data.get("stage", [])
         _refuse_unknown("calibration key", calibration, {f.name for f in dataclasses.fields(CalibrationSpec)})
+        if not isinstance(stages, list):
+            raise RecipeError(f"stage={stages!r}", allowed='tables that begin with [[stage]] and hold method = "..."')
         return cls(
-            **values, calibration=CalibrationSpec(**calibration), stages=tuple(_stage(s) for s in data.get("stage", []))
+            **_converted(values),
+            calibration=CalibrationSpec(**calibration),
+            stages=tuple(map(_stage, stages)),
         )
 
     @property
     def model_name(self) -> str:
-        """The model without the place where it lies: a hub id as it is, of a folder its last part."""
+        """The model without its path: a hub id as it is, the last part of a folder."""
         return self.model if not Path(self.model).is_dir() else Path(self.model).resolve().name
 
     def step(self, number: int, model: str, output: str) -> Recipe:
-        """Returns the recipe of stage `number` (from 0) alone, over the checkpoint `model` that the one before left."""
+        """Returns the recipe of stage `number` (from 0) alone.
+
+        Args:
+            number: which stage.
+            model: its input: the model of the recipe, or the checkpoint that the stage before it wrote.
+            output: its output folder.
+        """
         stage = self.stages[number]
         return dataclasses.replace(
             self,
@@ -153,7 +209,8 @@ class Recipe:
         )
 
     def identity(self) -> dict[str, Any]:
-        """Returns what determines the bytes of the result, as JSON values (not where it goes nor how it is tested)."""
+        """Returns the settings that the output bytes depend on, as JSON values; the output folder and the evaluation
+        are none of them."""
         assert len(self.stages) == 1, "a checkpoint is the result of one stage; see `step`"
         return {
             "stages": [stage.identity() for stage in self.stages],
@@ -162,8 +219,68 @@ class Recipe:
         }
 
 
+def folders(recipe: Recipe) -> list[Path]:
+    """Returns the output folder of every stage.
+
+    The last one is `output`, or `runs/<model>-<methods>`; those of the stages before it are in `<output>.stages/`.
+    """
+    methods = [stage.method for stage in recipe.stages]
+    last = Path(recipe.output or f"runs/{Path(recipe.model_name).name}-{'-'.join(methods)}")
+    intermediate = last.with_name(f"{last.name}.stages")
+    return [*(intermediate / f"{number}-{method}" for number, method in enumerate(methods[:-1], start=1)), last]
+
+
+RECIPE_OPTIONS = tuple(f.name for f in dataclasses.fields(Recipe) if f.name not in ("stages", "calibration"))
+"""Settings of a run: fields of Recipe."""
+CALIBRATION_OPTIONS = {
+    "calibration" if f.name == "source" else f.name: f.name for f in dataclasses.fields(CalibrationSpec)
+}
+"""Settings of the calibration data: option -> field of CalibrationSpec."""
+STAGE_OPTIONS = tuple(
+    f.name for f in dataclasses.fields(StageSpec) if f.name not in ("method", "options", "calibration")
+)
+"""Settings of a stage that every method has: fields of StageSpec."""
+
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "str": ((str,), "text"),
+    "int": ((int,), "an integer"),
+    "float": ((int, float), "a number"),
+    "tuple[str, ...]": ((tuple,), "a list of text"),
+}
+"""Annotation of a field -> the types its value may have, and their name in an error."""
+
+
+def _check_types(prefix: str, spec: Any) -> None:
+    """Raises RecipeError for a field of a wrong type, such as a file may hold; turns paths into text."""
+    for spec_field in dataclasses.fields(spec):
+        annotation, _, optional = str(spec_field.type).partition(" | ")
+        value = getattr(spec, spec_field.name)
+        if annotation not in _TYPES or (optional and value is None):
+            continue
+        types, allowed = _TYPES[annotation]
+        if str in types and isinstance(value, os.PathLike):
+            value = os.fspath(value)
+            object.__setattr__(spec, spec_field.name, value)
+        texts = value if isinstance(value, tuple) else (value,)
+        right = isinstance(value, types) and not isinstance(value, bool)
+        if not right or (tuple in types and not all(isinstance(text, str) for text in texts)):
+            raise RecipeError(f"{prefix}{spec_field.name}={value!r}", allowed=allowed)
+        if any(isinstance(text, str) and "\0" in text for text in texts):
+            raise RecipeError(f"{prefix}{spec_field.name}={value!r}", allowed=f"{allowed} without null characters")
+
+
+def _converted(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns fields of a Recipe with the short forms written out: a size as text, one glob, a list of globs."""
+    converted = dict(values)
+    if isinstance(skip := converted.get("skip"), (str, list)):
+        converted["skip"] = (skip,) if isinstance(skip, str) else tuple(skip)
+    if isinstance(size := converted.get("max_memory"), str):
+        converted["max_memory"] = parse_size(size)
+    return converted
+
+
 def _json_values(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options with infinity as text, which JSON has no number for."""
+    """Returns the options with infinity as text, since JSON has no number for it."""
     return {name: str(value) if value in (math.inf, -math.inf) else value for name, value in options.items()}
 
 
@@ -173,7 +290,7 @@ def digest(value: Any) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Returns bytes for `2.5GB`, `800MiB`, `1e9`; decimal units are powers of 1000, binary ones of 1024."""
+    """Returns the bytes of `2.5GB`, `800MiB` or `1e9`; GB is 1000³ bytes, GiB is 1024³."""
     units = {"": 1, "b": 1}
     for power, letter in enumerate("kmgt", start=1):
         units |= {letter: 1000**power, f"{letter}b": 1000**power, f"{letter}ib": 1024**power}

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import compress
-from compress.pipeline import folders
-from compress.recipe import Recipe
+from compress.recipe import Recipe, folders
 from compress.runtime import load, proof
 
 FOLDER = Path(__file__).parents[1] / "examples" / "recipes"

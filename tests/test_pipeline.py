@@ -260,7 +260,7 @@ def test_what_is_left_out_of_the_source_is_said(tmp_path, data):
 
 def test_plan_writes_nothing(tmp_path, data):
     source = save_tiny(tmp_path / "model")
-    recipe = compress.pipeline.recipe_for(str(source), "spqr", {"calibration": data, "group_size": 8, **DATA})
+    recipe = compress.Recipe.from_options(str(source), "spqr", {"calibration": data, "group_size": 8, **DATA})
     plan = compress.pipeline.plan(recipe)
     assert plan.blocks == 3 and plan.linears == 21 and 3.5 < plan.bits_per_weight < 9
     assert plan.peak_memory_bytes > 0 and plan.output_bytes > 0

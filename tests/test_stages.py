@@ -12,8 +12,7 @@ from compress.errors import CompressError, RecipeError
 from compress.format import layouts
 from compress.format.reader import open_checkpoint
 from compress.models.source import ModelSource
-from compress.pipeline import folders
-from compress.recipe import CalibrationSpec, Recipe, StageSpec
+from compress.recipe import CalibrationSpec, Recipe, StageSpec, folders
 from compress.runtime import load, proof
 from tests.support.models import save_tiny, tiny_tokens
 

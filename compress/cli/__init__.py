@@ -1,12 +1,15 @@
-"""The command line. One file per command, imported only when that command is called; this file needs click alone."""
+"""The command line: one file per command, imported only when that command is called. This file imports click alone."""
 
 from __future__ import annotations
 
 import importlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
+from typing import Never
 
 import click
 
@@ -25,8 +28,19 @@ COMMANDS = {
     "bench": "Time the kernels, or a checkpoint against its dense model.",
     "doctor": "Show versions, hardware and which kernels can run here.",
 }
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code after Ctrl-C, by the convention of shells."""
+TERMINATED = 128 + signal.SIGTERM
+"""Exit code after SIGTERM, which schedulers, containers and `timeout` send."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived. It ends a command as Ctrl-C does: locks are released, worker processes ended."""
+
+
+def _terminate(signum: int, frame: FrameType | None) -> Never:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` sends it twice, which would cut the cleaning up short
+    raise Terminated
 
 
 class _Commands(click.Group):
@@ -64,12 +78,14 @@ def group() -> None:
 def invoke(args: Sequence[str]) -> int:
     """Runs one command line and returns its exit code.
 
-    0 done, 1 the gate or a check says no, 2 a mistake in what was asked or given, 130 interrupted.
+    0 done, 1 the gate or a check failed, 2 a mistake in the command or its input, 130 Ctrl-C, 143 SIGTERM.
     """
     try:
         code = group.main(args=list(args), prog_name="compress", standalone_mode=False)
-    except click.Abort:
-        return INTERRUPTED
+    except click.Abort as abort:
+        stop = abort.__cause__
+        click.echo(f"Interrupted{' '.join(getattr(stop, '__notes__', [])) or '.'}", err=True)
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -84,10 +100,11 @@ def invoke(args: Sequence[str]) -> int:
 def main() -> None:
     """The entry point of the installed command."""
     # OpenMP reads this when torch is loaded. Threads that spin between the many small operations of a solver double
-    # its time on two cores, and cost 24 times as much beside another process (benchmarks/bench_waiting.py). `bench` is
-    # to find what a program that imports torch finds.
+    # its time on two cores, and cost 24 times as much beside another process (benchmarks/bench_waiting.py). `bench`
+    # measures with the setting that any program that imports torch has.
     if sys.argv[1:2] != ["bench"]:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows ? instead of failing

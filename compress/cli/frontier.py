@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from compress.cli.run import CALIBRATION, recipe_defaults
+from compress.cli.run import recipe_defaults
 from compress.errors import RecipeError
-from compress.recipe import CalibrationSpec, Recipe, StageSpec, parse_size
+from compress.recipe import Recipe
 
 METHODS = "rtn,gptq,easyquant,finequant,spqr,aqlm"
 
@@ -43,7 +43,6 @@ def command(
     target_bits: str | None,
     point: tuple[str, ...],
     output: str | None,
-    max_memory: str | None,
     **given: Any,
 ) -> None:
     """Run methods at several widths on one model and draw what each true bit buys.
@@ -51,15 +50,8 @@ def command(
     Points that are finished are taken as they are: the same command goes on where it was interrupted.
     """
     widths = _numbers(bits, int) if bits or target_bits or point else [2, 3, 4]
-    data = {field: given[flag] for flag, field in CALIBRATION.items() if given[flag] is not None}
-    base = Recipe(
-        model=model,
-        stages=(StageSpec(method="rtn"),),
-        calibration=CalibrationSpec(**data),
-        suite=given["suite"],
-        limit=given["limit"],
-        max_memory=parse_size(max_memory) if max_memory else None,
-    )
+    settings = {name: value for name, value in given.items() if value is not None}
+    base = Recipe.from_options(model, "rtn", settings)  # the stage is replaced by that of each point
     from compress.report.progress_bars import watch
 
     progress = watch()
@@ -74,8 +66,8 @@ def command(
     folder = Path(output or f"runs/{Path(base.model_name).name}-frontier")
     try:
         found = frontier.run(asked, folder=folder, base=base, progress=progress)
-    except KeyboardInterrupt:
-        click.echo("\nInterrupted. Run the same command again: finished points are taken as they are.", err=True)
+    except KeyboardInterrupt as stop:
+        stop.add_note(". Run the same command again: finished points are not run again.")
         raise
     on = console()
     on.print(drawing.table(found.data))

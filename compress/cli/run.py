@@ -9,13 +9,10 @@ from typing import Any
 import click
 
 from compress.cli._method_options import DEFAULT_METHOD, MethodCommand, given
-from compress.errors import RecipeError
 from compress.methods import registry
-from compress.recipe import CalibrationSpec, Recipe, StageSpec, parse_size
+from compress.recipe import CALIBRATION_OPTIONS, RECIPE_OPTIONS, STAGE_OPTIONS, CalibrationSpec, Recipe, StageSpec
 
-CALIBRATION = {"calibration": "source", "samples": "samples", "seq_len": "seq_len", "seed": "seed"}
-_PLAIN = ("model", "revision", "output", "skip", "suite", "data_dir", "tier", "limit", "min_coverage", "workers")
-_STAGE = ("tune", "target_bits")
+RECIPE_SETTINGS = (*RECIPE_OPTIONS, *CALIBRATION_OPTIONS, *STAGE_OPTIONS)
 recipe_defaults = {
     field.name: field.default for kind in (Recipe, CalibrationSpec) for field in dataclasses.fields(kind)
 }
@@ -80,14 +77,14 @@ def command(**_: Any) -> None:
         from compress import pipeline
 
         result = pipeline.run(recipe, progress=progress, fresh="fresh" in flags)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         where = progress.position() or " before anything was compressed"
-        click.echo(f"\nInterrupted{where}. Run the same command again: it goes on from what is finished.", err=True)
+        stop.add_note(f"{where}. Run the same command again: it goes on from what is finished.")
         raise
     from compress.stages import distributed
 
-    if not distributed.first():
-        return  # the first process says it all
+    if not distributed.is_main():
+        return  # the main process prints the result
     parts = (result.checkpoint, result.manifest, result.evaluation)
     if "as_json" in flags:
         from compress.report import json_output
@@ -101,39 +98,25 @@ def command(**_: Any) -> None:
 
 
 def recipe_from(flags: dict[str, Any]) -> Recipe:
-    """Returns the recipe of a line whose given flags are `flags`; they override the keys of `--recipe`."""
-    options = {name: value for name, value in flags.items() if name not in _RUN_FLAGS}
-    extra = {name: flags[name] for name in _STAGE if name in flags}
+    """Returns the recipe of a command line; its flags override the settings of the file that `--recipe` names.
+
+    Args:
+        flags: the flags on the command line, name -> value.
+    """
+    options = {name: value for name, value in flags.items() if name not in _RUN_FLAGS - {*RECIPE_SETTINGS}}
+    if "no_eval" in flags:
+        options["suite"] = "none"
     if path := flags.get("recipe"):
         recipe = Recipe.from_toml(path)
-        stages = _overridden(recipe.stages, flags.get("method"), options, extra)
+        if method := flags.get("method"):
+            same = [stage for stage in recipe.stages if stage.method == method] or [StageSpec(method=method)]
+            recipe = dataclasses.replace(recipe, stages=(same[-1],))
     else:
-        recipe = Recipe(stages=(StageSpec(method=DEFAULT_METHOD),))
-        stages = (StageSpec(method=flags.get("method", DEFAULT_METHOD), options=options, **extra),)
-    for stage in stages:
+        recipe = Recipe(stages=(StageSpec(method=flags.get("method", DEFAULT_METHOD)),))
+    recipe = recipe.with_options(options)
+    for stage in recipe.stages:
         registry.check_options(stage.method, stage.options)
-    changes: dict[str, Any] = {name: flags[name] for name in _PLAIN if name in flags}
-    if "no_eval" in flags:
-        changes["suite"] = "none"
-    if "max_memory" in flags:
-        changes["max_memory"] = parse_size(flags["max_memory"])
-    data = {field: flags[flag] for flag, field in CALIBRATION.items() if flag in flags}
-    calibration = dataclasses.replace(recipe.calibration, **data)
-    return dataclasses.replace(recipe, stages=stages, calibration=calibration, **changes)
-
-
-def _overridden(
-    stages: tuple[StageSpec, ...], method: str | None, options: dict[str, Any], extra: dict[str, Any]
-) -> tuple[StageSpec, ...]:
-    if method is not None:
-        of_file = [stage for stage in stages if stage.method == method] or [StageSpec(method=method)]
-        stages = (of_file[-1],)
-    if (options or extra) and len(stages) > 1:
-        raise RecipeError(
-            f"options of a stage, {', '.join([*options, *extra])}, beside a recipe of {len(stages)} stages",
-            do="Write them into the stage of the file that they are meant for",
-        )
-    return tuple(dataclasses.replace(stage, options={**stage.options, **options}, **extra) for stage in stages)
+    return recipe
 
 
 def _show_plan(recipe: Recipe, *, as_json: bool) -> None:

@@ -1,22 +1,22 @@
-"""The processes of `accelerate launch`: the first runs the pipeline, the others join it where a stage trains."""
+"""Multi-process runs under `accelerate launch`: the main process runs the pipeline, the others join training stages."""
 
 from __future__ import annotations
 
 import os
 from datetime import timedelta
 
-_PATIENCE = timedelta(days=30)
-"""How long a process waits for the others: stages that do not train can take hours."""
+_TIMEOUT = timedelta(days=30)
+"""How long a process waits at a barrier. Stages that do not train run in the main process alone and can take hours."""
 
 
-def first() -> bool:
-    """Returns whether this process runs the pipeline: the first of several, or the only one."""
+def is_main() -> bool:
+    """Returns whether this process runs the pipeline: rank 0, or the only process."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def meet() -> None:
-    """Waits until all processes are here; at once where there is but one."""
+def barrier() -> None:
+    """Waits until all processes have called it; returns at once when there is only one."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
-        PartialState(timeout=_PATIENCE).wait_for_everyone()
+        PartialState(timeout=_TIMEOUT).wait_for_everyone()

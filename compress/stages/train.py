@@ -101,7 +101,7 @@ def _train(recipe: Recipe, walker: BlockWalker, teacher: ModelSource, work_dir: 
     trainer = importlib.import_module(f"compress.training.{method.TRAINER}")
     student, dense = open_subject(source), open_subject(teacher)
     check_tokenizers(student.tokenizer, dense.tokenizer)
-    distributed.meet()
+    distributed.barrier()
     trained: Trained = trainer.train(student.model, dense.model, tokens_ST, config, work_dir, progress)
     return trained
 

@@ -8,8 +8,7 @@ import compress
 from compress.format import layouts
 from compress.format.layouts import sparse_nm
 from compress.format.reader import open_checkpoint
-from compress.pipeline import folders
-from compress.recipe import CalibrationSpec, Recipe, StageSpec
+from compress.recipe import CalibrationSpec, Recipe, StageSpec, folders
 from compress.runtime import load, proof
 from tests.support.models import save_tiny, tiny_tokens
 

@@ -18,6 +18,7 @@ from compress.methods import registry, rtn
 from compress.models.blocks import BlockWalker
 from compress.models.source import ModelSource
 from compress.progress import Silent
+from compress.recipe import Recipe
 from compress.runtime import proof
 from compress.stages import memory
 from compress.stages.budget import allocation, linear_sets, sensitivity
@@ -293,10 +294,10 @@ def test_a_method_without_anything_to_choose_is_refused(monkeypatch):
 def test_the_plan_shows_the_target(tmp_path, data):
     source = save_tiny(tmp_path / "model")
     options = {"calibration": data, "group_size": 8, "target_bits": 5.0, **DATA}
-    plan = pipeline.plan(pipeline.recipe_for(str(source), "rtn", options))
+    plan = pipeline.plan(Recipe.from_options(str(source), "rtn", options))
     assert plan.bits_per_weight == 5.0 and plan.allotted["candidates"] == 6 and plan.calibration["samples"] == 12
     with pytest.raises(RecipeError, match="below the"):
-        pipeline.plan(pipeline.recipe_for(str(source), "rtn", options | {"target_bits": 2.0}))
+        pipeline.plan(Recipe.from_options(str(source), "rtn", options | {"target_bits": 2.0}))
 
 
 def test_an_allocation_survives_its_file():
