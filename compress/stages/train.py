@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from compress.progress import Progress
     from compress.recipe import Recipe
     from compress.stages.workspace import Workspace
-    from compress.training.trainer import Trained
+    from compress.training.task import Trained
 
 
 def teacher_of(recipe: Recipe, first: ModelSource) -> ModelSource | None:

@@ -1,1 +1,1 @@
-"""Trains whole models: the training loop, distillation, sparse training, learned masks."""
+"""Trains whole models: the training loop, distillation, adaptive sparse training, learned masks."""

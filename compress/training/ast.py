@@ -1,4 +1,4 @@
-"""Adaptive sparse training of a whole model: the lesson of `methods.ast`.
+"""Adaptive sparse training of a whole model: the training of `methods.ast`.
 
 Shape letters: S sequences, B sequences of one call, T tokens.
 """
@@ -15,18 +15,20 @@ from compress.errors import CompressError, MethodError
 from compress.methods import ast as method
 from compress.numerics import masks
 from compress.runtime import skeleton
-from compress.training import distillation, initial_masks, teacher, trainer
-from compress.training.learned_masks import Masks
+from compress.training import initial_masks, student, teacher, trainer
+from compress.training.learned_masks import MaskTask
 from compress.training.schedule import Schedule
 from compress.training.sparse import SparseModel
+from compress.training.task import ModelTask, Trained
 from compress.training.trainable import block_linears
-from compress.training.trainer import Trained
-from compress.tuning import trainable_planes
+from compress.tuning import sequences
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from compress.format.packed import PackedTensor
     from compress.methods.ast import Config
+    from compress.models.linears import LinearRef
     from compress.progress import Progress
 
 
@@ -40,110 +42,103 @@ def train(
 ) -> Trained:
     """Returns the student with n:m sparse linears: `packed` those of the blocks, `dense` everything else.
 
-    Args:
-        student_model: a dense causal language model; taken over, must not be used after.
-        teacher_model: a dense one with the same vocabulary; moved to the device, otherwise not changed.
-        tokens_ST: int64 token ids; a part of the sequences only judges.
-        config: options of the method.
-        work_dir: an existing folder for checkpoints; whoever gave it removes it.
-        progress: where the steps are reported to.
+    Arguments and errors as in `training.student.train`.
 
     Memory: teacher, 17 bytes for every number of the student, one float32 copy of its linears more (the masked
     weights), and the logits of `micro_batch` sequences three times over.
 
     Raises:
-        MethodError: a linear that is packed already, or that n:m or blocks of SLoRB do not divide (named), a teacher
-            with another vocabulary, a loss that is not finite (the step is named, the state before it is kept).
-        CalibrationError: fewer than two sequences.
-        OutputError: the folder holds the checkpoint of another run, or cannot be written.
+        MethodError: also for a linear that is already packed, or whose width n:m or the blocks of SLoRB do not divide.
     """
-    from accelerate import Accelerator
+    # with moving masks the last state is kept: the decay of pruned weights is annealed in, and masks settle at the end
+    schedule = Schedule.from_options(config, rate=config.rate, keep="best" if config.learned else "last")
 
-    teacher.check_vocabularies(student_model, teacher_model)
-    if already := skeleton.packed_layers(student_model):
+    def make_task(student_model: nn.Module, teacher_model: nn.Module) -> ModelTask:
+        refs = _checked_linears(student_model, config)
+        train_S, _ = sequences.split_held_out(len(tokens_ST), config.held_out, config.training_seed)
+        initial = initial_masks.one_shot(student_model, refs, tokens_ST[train_S], config)
+        predictions = teacher.LiveTeacher(teacher_model, tokens_ST)
+        if config.learned:
+            return MaskTask(student_model, initial, predictions, tokens_ST, config)
+        return _SparseTask(SparseModel(student_model, initial, config.slorb), predictions, tokens_ST, config)
+
+    return student.train(
+        make_task, student_model, teacher_model, tokens_ST, schedule, config, work_dir, progress
+    )  # fmt: skip
+
+
+def _checked_linears(model: nn.Module, config: Config) -> list[LinearRef]:
+    """Returns the linears of the blocks; raises MethodError, with its name, for one that cannot be trained sparse."""
+    if packed := skeleton.packed_layers(model):
         raise MethodError(
-            f"sparse training of a student with {len(already)} packed linears",
+            f"sparse training of a student with {len(packed)} packed linears",
             do="Put it before the stage that packs them",
-            layer=next(iter(already)),
+            layer=next(iter(packed)),
         )
-    refs = block_linears(student_model)
+    refs = block_linears(model)
     for ref in refs:
         try:
             method.check(ref.shape, config)
         except CompressError as error:
             error.layer = ref.name
             raise
-    schedule = Schedule(
-        steps=config.steps, rate=config.rate, batch=config.batch, micro_batch=config.micro_batch,
-        warmup=config.warmup, weight_decay=config.weight_decay, clip=config.clip,
-        checkpoint_every=config.checkpoint_every, evaluate_every=config.evaluate_every, held_out=config.held_out,
-        keep="best" if config.learned else "last", bf16=config.bf16, seed=config.training_seed,
-    )  # fmt: skip
-    device = Accelerator().device
-    student_model, teacher_model = student_model.to(device).eval(), teacher_model.to(device).eval()
-    train_S, _ = trainable_planes.held_out(len(tokens_ST), config.held_out, config.training_seed)
-    chosen = initial_masks.one_shot(student_model, refs, tokens_ST[train_S], config)
-    asked = teacher.Live(teacher_model, tokens_ST)
-    identity: list[str | torch.Tensor] = [repr(config), tokens_ST, *(p.detach() for p in teacher_model.parameters())]
-    if config.learned:
-        masks = Masks(student_model, chosen, asked, tokens_ST, config)
-        identity += [*masks.state_dict().values()]
-        outcome = trainer.train(masks, len(tokens_ST), schedule, work_dir, identity, progress)
-        return Trained({}, masks.packed(), outcome.report() | masks.account(), outcome.timing())
-    model = SparseModel(student_model, chosen, config.slorb)
-    lesson = _Sparse(model, asked, tokens_ST, config)
-    identity += [*model.masters().values(), *model.masks().values()]
-    outcome = trainer.train(lesson, len(tokens_ST), schedule, work_dir, identity, progress)
-    packed = {name: layer.packed(config.n, config.m) for name, layer in model.layers.items()}
-    return Trained(model.dense(), packed, outcome.report() | lesson.account(), outcome.timing())
+    return refs
 
 
-class _Sparse(trainer.Lesson):
-    def __init__(self, model: SparseModel, asked: teacher.Teacher, tokens_ST: torch.Tensor, config: Config):
+class _SparseTask(ModelTask):
+    def __init__(self, model: SparseModel, predictions: teacher.Teacher, tokens_ST: torch.Tensor, config: Config):
         super().__init__()
-        self.model, self._asked, self._tokens_ST, self._config = model, asked, tokens_ST, config
+        self.model, self._teacher, self._tokens_ST, self._config = model, predictions, tokens_ST, config
         self.tokens_per_sequence = tokens_ST.shape[1]
-        self._started = {name: mask.clone() for name, mask in model.masks().items()}
+        self._initial_masks = {name: mask.clone() for name, mask in model.masks().items()}
         self._flips: list[int] = []
 
     def masters(self) -> dict[str, nn.Parameter]:
         return self.model.masters()
 
+    def starting_weights(self) -> list[torch.Tensor]:
+        return [*self.model.masters().values(), *self.model.masks().values()]
+
+    def result(self) -> tuple[dict[str, torch.Tensor], dict[str, PackedTensor]]:
+        packed = {name: layer.packed(self._config.n, self._config.m) for name, layer in self.model.layers.items()}
+        return self.model.dense(), packed
+
     def forward(self, chosen_B: torch.Tensor, step: int) -> torch.Tensor:
-        return self._lost(chosen_B, stored=False)
+        return self._loss(chosen_B, stored=False)
 
-    def judge(self, chosen_B: torch.Tensor) -> torch.Tensor:
-        return self._lost(chosen_B, stored=True)
+    def held_out_loss(self, chosen_B: torch.Tensor) -> torch.Tensor:
+        return self._loss(chosen_B, stored=True)
 
-    def stepped(self, step: int, rate: float, adam: Mapping[Any, dict[str, torch.Tensor]]) -> None:
+    def after_step(self, step: int, rate: float, adam: Mapping[Any, dict[str, torch.Tensor]]) -> None:
+        """Decays the pruned weights, and every `refresh_every` steps chooses the masks again."""
         config = self._config
         strength = rate * masks.decay_at(step, config.steps, config.decay, config.ramp)
         for layer in self.model.layers.values() if strength else ():
             state = adam[layer.weight]
-            corrected = 1 - trainer.BETAS[1] ** float(state["step"])
-            masks.decay(layer.weight, layer.mask, (state["exp_avg_sq"] / corrected).sqrt_(), strength)
+            # AdamW's second moment starts at zero; the same correction as in its own step
+            bias_correction = 1 - trainer.BETAS[1] ** float(state["step"])
+            masks.decay(layer.weight, layer.mask, (state["exp_avg_sq"] / bias_correction).sqrt_(), strength)
         if config.refresh_every and (step + 1) % config.refresh_every == 0:
             self._flips.append(sum(layer.refresh(config.n, config.m) for layer in self.model.layers.values()))
 
-    def memory(self) -> dict[str, torch.Tensor]:
+    def extra_state(self) -> dict[str, torch.Tensor]:
         return {"flips": torch.tensor(self._flips, dtype=torch.int64)} | self.model.masks()
 
-    def remember(self, tensors: Mapping[str, torch.Tensor]) -> None:
+    def load_extra_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self._flips = tensors["flips"].tolist()
-        self.model.take_masks(tensors)
+        self.model.load_masks(tensors)
 
-    def account(self) -> dict[str, Any]:
-        """Returns how much the masks have moved: shares of the kept weights, at every choice and in all."""
-        after = self.model.masks()
-        kept = sum(int(mask.sum()) for mask in after.values())
-        moved = sum(masks.flipped(self._started[name].to(mask.device), mask) for name, mask in after.items())
+    def report(self) -> dict[str, Any]:
+        """Returns how many kept weights were exchanged, as shares of all: at every refresh, and from start to end."""
+        final = self.model.masks()
+        kept = sum(int(mask.sum()) for mask in final.values())
+        moved = sum(masks.flipped(self._initial_masks[name].to(mask.device), mask) for name, mask in final.items())
         return {"flips": [float(f"{count / kept:.4g}") for count in self._flips], "moved": float(f"{moved / kept:.4g}")}
 
-    def _lost(self, chosen_B: torch.Tensor, *, stored: bool) -> torch.Tensor:
-        config = self._config
+    def _loss(self, chosen_B: torch.Tensor, *, stored: bool) -> torch.Tensor:
         tokens_BT = self._tokens_ST[chosen_B].to(next(self.model.parameters()).device)
         output = self.model(tokens_BT, stored=stored)
-        return distillation.combined(
-            output, self._asked(chosen_B), tokens_BT,
-            loss="kl", temperature=config.temperature, ce_weight=1 - config.kl_weight,
+        return student.kl_and_cross_entropy(
+            output, self._teacher(chosen_B), tokens_BT,
+            loss="kl", temperature=self._config.temperature, ce_weight=1 - self._config.kl_weight,
         )  # fmt: skip

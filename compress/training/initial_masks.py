@@ -1,4 +1,4 @@
-"""What sparse training starts from: the masks, and maybe the weights, of a method that prunes at once.
+"""Chooses the masks that sparse training starts from, with a one-shot pruning method.
 
 Shape letters: S sequences, T tokens, B sequences of one call, N out features, K in features.
 """
@@ -24,28 +24,29 @@ if TYPE_CHECKING:
     from compress.methods.ast import Config
 
 SEQUENCES = 128
-"""Sequences that the statistics of the inputs are taken over, at most."""
+"""Largest number of sequences whose activations the statistics are computed from, as in the papers of the methods."""
 
 
 def one_shot(
     model: Any, refs: Sequence[LinearRef], tokens_ST: torch.Tensor, config: Config
 ) -> Iterator[tuple[LinearRef, torch.Tensor, torch.Tensor]]:
-    """Yields every linear with the weight to start from (float32 [N, K]) and its mask (bool [N, K]).
+    """Yields every linear with its starting weight, float32 [N, K], and its mask, bool [N, K].
 
-    One block's statistics are in memory at once; for a method that needs some, the model runs once per block. All
-    inputs are those of the dense model.
+    Activations are those of the dense model throughout. The statistics of one block are in memory at a time: for a
+    method that needs them the model runs once per block.
     """
     method = registry.load(config.start)
     options = registry.configure(config.start, {"n": config.n, "m": config.m})
-    for name in find_blocks(model):
-        inside = [ref for ref in refs if ref.name.startswith(f"{name}.")]
-        stats = _stats(model, inside, tokens_ST[:SEQUENCES], config.micro_batch) if method.NEEDS else {}
-        for ref in inside:
+    for block_name in find_blocks(model):
+        in_block = [ref for ref in refs if ref.name.startswith(f"{block_name}.")]
+        stats = _stats(model, in_block, tokens_ST[:SEQUENCES], config.micro_batch) if method.NEEDS else {}
+        for ref in in_block:
             w_NK = linears.weight(model, ref)
             packed = method.solve(w_NK, stats.get(ref.name), options)
             mask_NK = sparse_nm.mask(packed)
             if config.start == "sparsegpt":
-                # the other two leave what they keep as it is, but for rounding, which would only be lost
+                # it corrects the kept weights for the pruned ones; the other methods only round what they keep, and
+                # that rounding would be lost precision
                 w_NK = torch.where(mask_NK, sparse_nm.unpack(packed), w_NK)
             yield ref, w_NK, mask_NK
 
@@ -54,18 +55,18 @@ def one_shot(
 def _stats(model: Any, refs: Sequence[LinearRef], tokens_ST: torch.Tensor, micro_batch: int) -> dict[str, LayerStats]:
     device = next(model.parameters()).device
     stats = {ref.name: LayerStats.empty(ref.shape[1], device) for ref in refs}
-    waiting: set[str] = set()
+    unseen: set[str] = set()
 
-    def heard(ref: LinearRef, x: torch.Tensor) -> None:
+    def update(ref: LinearRef, x: torch.Tensor) -> None:
         stats[ref.name].update(x)
-        waiting.discard(ref.name)
-        if not waiting:
-            raise Enough
+        unseen.discard(ref.name)
+        if not unseen:
+            raise Enough  # the blocks after this one need not run
 
     whole = Block(0, "", model)
-    with tapped(whole, refs, heard):
+    with tapped(whole, refs, update):
         for tokens_BT in split(tokens_ST, micro_batch):
-            waiting |= {ref.name for ref in refs}
+            unseen |= {ref.name for ref in refs}
             with suppress(Enough):
                 model(input_ids=tokens_BT.to(device), use_cache=False)
     return stats

@@ -1,6 +1,6 @@
-"""The schedule of a training: how many steps, which sequences each takes, and how far each goes.
+"""The schedule of a training: number of steps, the sequences of each step, and the learning rate of each step.
 
-Which sequences a step takes follows from the seed and its number, so a resumed run needs to remember neither.
+Everything follows from the seed and the number of the step, so a resumed run needs no scheduler or generator state.
 
 Shape letters: S sequences, B sequences of one step.
 """
@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from compress.errors import MethodError
-from compress.tuning import trainable_planes
+from compress.tuning import sequences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """Numbers that steer `tuning.trainer`."""
+    """Settings of `training.trainer`."""
 
     steps: int
     """Steps of AdamW, 0 or more."""
@@ -30,19 +30,17 @@ class Schedule:
     micro_batch: int = 4
     """Sequences that a process has in memory at once, 1 or more: changes nothing but rounding."""
     warmup: float = 0.05
-    """Share of the steps over which the rate rises, 0 to 1."""
-    floor: float = 0.0
-    """Share of `rate` at which the cosine ends, 0 to 1."""
+    """Share of the steps over which the rate rises, 0 to 1; after it, the rate falls to zero along a cosine."""
     weight_decay: float = 0.0
     """Decoupled decay of matrices per step in units of the rate, 0 or more; vectors never decay."""
     clip: float = 1.0
-    """Greatest norm of the gradient, above 0; inf for none."""
+    """Largest norm of the gradient, above 0; inf for no clipping."""
     checkpoint_every: int = 50
-    """Steps between two checkpoints that a killed run goes on from, 1 or more."""
+    """Steps between two checkpoints from which a killed run resumes, 1 or more."""
     evaluate_every: int = 50
-    """Steps between two looks at the held-out sequences, 1 or more."""
+    """Steps between two evaluations on the held-out sequences, 1 or more."""
     held_out: float = 0.05
-    """Share of the sequences that only judges, above 0 and below 1; at least one sequence."""
+    """Share of the sequences that is held out, above 0 and below 1; at least one sequence."""
     keep: Literal["best", "last"] = "best"
     """`best`: the state of the lowest held-out loss, the first one included. `last`: that after the last step."""
     bf16: bool = False
@@ -55,9 +53,8 @@ class Schedule:
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise MethodError(f"{name}={getattr(self, name)}", allowed=f"{value} or more")
-        for name in ("warmup", "floor"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise MethodError(f"{name}={getattr(self, name)}", allowed="0 to 1")
+        if not 0 <= self.warmup <= 1:
+            raise MethodError(f"warmup={self.warmup}", allowed="0 to 1")
         if not 0 < self.rate < math.inf:
             raise MethodError(f"rate={self.rate}", allowed="more than 0")
         if not 0 <= self.weight_decay < math.inf:
@@ -67,23 +64,40 @@ class Schedule:
         if not 0 < self.held_out < 1:
             raise MethodError(f"held_out={self.held_out}", allowed="more than 0, less than 1")
 
+    @classmethod
+    def from_options(
+        cls,
+        options: Any,
+        *,
+        rate: float,
+        weight_decay: float | None = None,
+        keep: Literal["best", "last"] = "best",
+    ) -> Schedule:
+        """Returns the schedule of a method's options; `weight_decay` replaces that of the options where it is given."""
+        return cls(
+            steps=options.steps, rate=rate, batch=options.batch, micro_batch=options.micro_batch,
+            warmup=options.warmup, weight_decay=options.weight_decay if weight_decay is None else weight_decay,
+            clip=options.clip, checkpoint_every=options.checkpoint_every, evaluate_every=options.evaluate_every,
+            held_out=options.held_out, keep=keep, bf16=options.bf16, seed=options.training_seed,
+        )  # fmt: skip
+
     def rate_at(self, step: int) -> float:
-        """Returns the rate of step `step`, counted from 0: a linear rise, then half a cosine down to the floor."""
+        """Returns the learning rate of step `step`, counted from 0: a linear rise, then half a cosine down to zero."""
         rising = math.ceil(self.warmup * self.steps)
         if step < rising:
             return self.rate * (step + 1) / rising
         share = (step - rising) / max(1, self.steps - rising)
-        return self.rate * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * share)))
+        return self.rate * 0.5 * (1 + math.cos(math.pi * share))
 
     def batch_at(self, step: int, sequences_S: torch.Tensor) -> torch.Tensor:
-        """Returns the numbers [B] of the sequences of step `step`, drawn from `sequences_S`.
+        """Returns the indices [B] of the sequences of step `step`, drawn from `sequences_S`.
 
-        Every epoch is a new order of all sequences; a batch may reach over its end.
+        Every epoch is a new order of all sequences; a batch may extend into the next epoch.
         """
         count = sequences_S.numel()
-        places = range(step * self.batch, (step + 1) * self.batch)
+        positions = range(step * self.batch, (step + 1) * self.batch)
         orders = {
-            epoch: trainable_planes.order_of(epoch, sequences_S, self.seed)
-            for epoch in {place // count for place in places}
+            epoch: sequences.epoch_order(epoch, sequences_S, self.seed)
+            for epoch in {position // count for position in positions}
         }
-        return torch.stack([orders[place // count][place % count] for place in places])
+        return torch.stack([orders[position // count][position % count] for position in positions])

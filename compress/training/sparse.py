@@ -1,6 +1,6 @@
-"""A model whose linears are dense numbers under masks: every weight learns, what is not kept does not count.
+"""A model for sparse training: linears are dense weights under masks, and pruned weights are trained too.
 
-Masks work on weights, not in modules, so nn.Linear, Conv1D and fused experts are treated alike.
+Masks apply to weights, not to modules, so nn.Linear, Conv1D and fused experts are treated alike.
 
 Shape letters: B sequences, T tokens, N out features, K in features, s blocks of SLoRB.
 """
@@ -19,16 +19,16 @@ from compress.models import linears
 from compress.models.linears import LinearRef
 from compress.models.skeleton import slot
 from compress.numerics import masks, nm
-from compress.tuning.student import as_float
+from compress.tuning.student import to_float32
 
 
 class SparseLinear(nn.Module):
-    """One linear: its dense weight, its mask, and the two factors of SLoRB where it has them."""
+    """One linear: its dense weight, its mask, and the two factors of SLoRB if it has them."""
 
     mask: torch.Tensor
 
     def __init__(self, w_NK: torch.Tensor, mask_NK: torch.Tensor, slorb: int):
-        """`slorb` is the number of inputs of a block, 0 for none."""
+        """`slorb` is the number of inputs in a block of SLoRB; 0 for no SLoRB."""
         super().__init__()
         self.weight = nn.Parameter(w_NK)
         self.register_buffer("mask", mask_NK)
@@ -40,7 +40,7 @@ class SparseLinear(nn.Module):
     right: nn.Parameter | None
 
     def effective(self, *, stored: bool) -> torch.Tensor:
-        """Returns the weight [N, K] that the model computes with; `stored`: rounded as it would be stored."""
+        """Returns the masked weight, float32 [N, K], plus SLoRB; rounded to what would be stored if `stored`."""
         if stored:
             w_NK = self.weight.to(torch.bfloat16).float() * self.mask
             if self.left is None or self.right is None:
@@ -51,7 +51,7 @@ class SparseLinear(nn.Module):
 
     @torch.no_grad()
     def refresh(self, n: int, m: int) -> int:
-        """Chooses the mask anew by the largest weights; returns how many of those kept before are not kept now."""
+        """Chooses the mask again by the largest weights; returns how many weights are no longer kept."""
         chosen_NK = nm.mask_nm(self.weight.abs(), n, m)
         changed = masks.flipped(self.mask, chosen_NK)
         self.mask.copy_(chosen_NK)
@@ -59,37 +59,41 @@ class SparseLinear(nn.Module):
 
     @torch.no_grad()
     def packed(self, n: int, m: int) -> PackedTensor:
-        """Returns the sparse_nm.v1 tensor: bfloat16 values, places, factors of SLoRB."""
+        """Returns the sparse_nm.v1 tensor: bfloat16 values, their positions, the factors of SLoRB."""
         values = dense.pack(sparse_nm.kept(self.weight, self.mask, n=n, m=m).to(torch.bfloat16).cpu())
         factors = None if self.left is None or self.right is None else (self.left.cpu(), self.right.cpu())
         return sparse_nm.pack(values, self.mask.cpu(), n=n, m=m, slorb=factors)
 
 
 class SparseModel(nn.Module):
-    """A causal language model with masked linears; everything of it is trained."""
+    """A causal language model with masked linears; all of its parameters are trained."""
 
-    def __init__(self, model: nn.Module, chosen: Iterable[tuple[LinearRef, torch.Tensor, torch.Tensor]], slorb: int):
-        """Takes the model over; its own copies of the masked weights are given up when all have come."""
+    def __init__(self, model: nn.Module, initial: Iterable[tuple[LinearRef, torch.Tensor, torch.Tensor]], slorb: int):
+        """Changes the model in place.
+
+        `initial` yields every linear with its weight and mask; it may still read the model, whose own copies of these
+        weights are freed afterwards.
+        """
         super().__init__()
         self._dtypes = {name: p.dtype for name, p in model.named_parameters()}
         self.layers: dict[str, SparseLinear] = {}
         self._refs: list[LinearRef] = []
-        for ref, w_NK, mask_NK in chosen:
+        for ref, w_NK, mask_NK in initial:
             self._refs.append(ref)
             self.layers[ref.name] = SparseLinear(w_NK, mask_NK, slorb)
-        # names with dots cannot name modules
+        # module names must not contain dots, so a list registers them
         self._layers = nn.ModuleList(self.layers.values())
         for name in {ref.parameter for ref in self._refs}:
             table, key = slot(model, name)
             table[key] = nn.Parameter(torch.empty(0), requires_grad=False)
             del self._dtypes[name]
-        self.model = as_float(model).eval()
+        self.model = to_float32(model).eval()
         self._rest = {name: model.get_parameter(name) for name in self._dtypes}
         for parameter in self._rest.values():
             parameter.requires_grad_()
 
     def forward(self, tokens_BT: torch.Tensor, *, stored: bool = False) -> Any:
-        """Returns the model's output for tokens; `stored`: of the linears as they would be stored now."""
+        """Returns the model's output; if `stored`, of the linears as they would be stored now."""
         weights = {name: layer.effective(stored=stored) for name, layer in self.layers.items()}
         values = linears.parameters(self._refs, weights)
         return torch.func.functional_call(
@@ -99,9 +103,9 @@ class SparseModel(nn.Module):
     def masters(self) -> dict[str, nn.Parameter]:
         """Returns everything that is trained, by name."""
         of_linears = {
-            f"{name}.{part}": parameter
+            f"{name}.{kind}": parameter
             for name, layer in self.layers.items()
-            for part, parameter in layer.named_parameters()
+            for kind, parameter in layer.named_parameters()
         }
         return of_linears | self._rest
 
@@ -109,11 +113,11 @@ class SparseModel(nn.Module):
         """Returns the masks by the names of their linears."""
         return {name: layer.mask for name, layer in self.layers.items()}
 
-    def take_masks(self, masks: Mapping[str, torch.Tensor]) -> None:
-        """Goes on with these masks."""
+    def load_masks(self, masks: Mapping[str, torch.Tensor]) -> None:
+        """Replaces the masks, by the names of their linears."""
         for name, layer in self.layers.items():
             layer.mask.copy_(masks[name])
 
     def dense(self) -> dict[str, torch.Tensor]:
-        """Returns what is not a masked linear, in the dtypes that it had."""
+        """Returns the parameters that are no masked linears, in their original dtypes."""
         return {name: p.detach().cpu().to(self._dtypes[name]) for name, p in self._rest.items()}

@@ -1,1 +1,1 @@
-"""Tuning: what was packed is fitted to the dense model. Codes stay; scales, codebooks, outliers, norms move."""
+"""Tuning: fits the floating-point planes of packed linears to the dense model; additive codes may change as well."""

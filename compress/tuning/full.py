@@ -1,12 +1,12 @@
-"""End-to-end tuning: all blocks are fitted at once until the packed model says what the dense one says.
+"""End-to-end tuning: trains all packed blocks at once until the packed model predicts what the dense model predicts.
 
-The loss is KL(dense || packed) per token over the logits of the calibration sequences, as in the end-to-end fitting of
-AQLM (arXiv 2401.06118 App. A) and PV-tuning (arXiv 2405.14852). What moves is what block tuning moves: real planes,
-norms, biases; of additive codebooks also a small share of the codes in each step (`tuning.recoding`).
+The loss is KL(dense || packed) per token over the logits of the calibration sequences, as in the end-to-end fine-tuning
+of AQLM (arXiv 2401.06118 App. A) and PV-tuning (arXiv 2405.14852). It trains what block tuning trains: continuous
+planes, norms, biases; of additive codebooks also a small share of the codes in each step (`tuning.recoding`).
 
-A run that is killed goes on from its last checkpoint and ends with the same bytes as one that was not: the order of the
-sequences follows from seed and epoch, nothing else is drawn. The state before fitting is a candidate, the held-out
-divergence that decides is that of the values as they are stored: fitting never makes it worse.
+A killed run resumes from its last checkpoint and ends with the same bytes as an uninterrupted one: the order of the
+sequences follows from seed and epoch, and nothing else is random. The state before tuning is a candidate, and the
+held-out divergence that decides is that of the values as they are stored, so tuning never raises it.
 
 Shape letters: S samples, T tokens, B sequences of one micro-batch, V vocabulary, N out, K in.
 """
@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from compress.errors import CalibrationError
 from compress.models.blocks import split
-from compress.tuning import recoding, trainable_planes
+from compress.tuning import recoding, sequences, trainable_planes
 from compress.tuning.state import State
 from compress.tuning.student import Student
 
@@ -36,21 +35,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class FullTuned:
-    """What fitting made of a model. Divergences are in nats per token, held-out."""
+class TunedModel:
+    """The tuned linears and vectors of a model, and what tuning did. Divergences are in nats per token, held-out."""
 
     packed: dict[str, PackedTensor] = field(repr=False)
-    """All packed linears by name; as they were given, where nothing better was found."""
+    """All packed linears by name; unchanged, where no state was better than the first."""
     dense: dict[str, torch.Tensor] = field(repr=False)
     """Norms and biases by their names in the model, in the dtypes that they had in `student`."""
     before: float
     after: float
     steps: int
-    """Steps that were run; the best state among those looked at (or the first) is what was kept."""
+    """Steps that were run; the best of the evaluated states (or the first) was kept."""
     recoded: int
-    """Changes of codes that were accepted on the way."""
+    """Code changes that were accepted."""
     diverged: bool
-    """Whether fitting ran into values that are not finite; the best state before that was kept."""
+    """Whether tuning produced values that are not finite; the best state before that was kept."""
 
 
 def fit(
@@ -60,38 +59,33 @@ def fit(
     settings: FullSettings,
     work_dir: Path,
     progress: Progress,
-) -> FullTuned:
-    """Returns the packed linears and vectors of `student`, fitted to `teacher`.
+) -> TunedModel:
+    """Returns the packed linears and vectors of `student`, tuned to `teacher`.
 
     Args:
-        student: a model with packed linears, as `compress.load` gives it; it is taken over and must not be used after.
+        student: a model with packed linears, as `compress.load` returns it; must not be used afterwards.
         teacher: the dense model; moved to the device, otherwise not changed.
-        tokens_ST: int64 token ids; a part of the sequences only judges.
-        settings: see there.
-        work_dir: an existing folder for the checkpoint, `full-tuning.safetensors`; whoever gave it removes it.
-        progress: where the steps are reported to.
+        tokens_ST: int64 token ids; a part of the sequences is held out.
+        settings: see `FullSettings`.
+        work_dir: an existing folder for the checkpoint, `full-tuning.safetensors`; the caller removes it.
+        progress: where the steps are reported.
 
-    Memory: teacher, the planes and dense tensors of the student, 24 bytes for every real number that is fitted, the
-    logits of `micro_batch` sequences four times over and the inputs of all linears for them. With additive codebooks
-    four float32 copies of their weights more.
+    Memory: teacher, the planes and dense tensors of the student, 24 bytes for every trained number, the logits of
+    `micro_batch` sequences four times over and the inputs of all linears for them. With additive codebooks four float32
+    copies of their weights more.
 
     Raises:
-        CalibrationError: fewer than two sequences: one at least must be left to judge.
+        CalibrationError: fewer than two sequences.
         OutputError: the folder holds the checkpoint of another run, or cannot be written.
     """
-    if len(tokens_ST) < 2:
-        raise CalibrationError(
-            "one calibration sequence, and fitting keeps at least one back to judge by",
-            do="Raise --samples to 2 or more, or leave --tune out",
-        )
+    sequences.check_enough(len(tokens_ST), do="Raise --samples to 2 or more, or leave --tune out")
     from accelerate import Accelerator
 
-    # its precision would hold for the whole process: what runs in bfloat16 is said here, where it is
-    fitting = _Fitting(Accelerator(), student, teacher, tokens_ST, settings, State.path(work_dir))
-    return fitting.run(progress)
+    # no mixed_precision here: accelerate would set it for the whole process; autocast below says where it applies
+    return _FullTuning(Accelerator(), student, teacher, tokens_ST, settings, work_dir).run(progress)
 
 
-class _Fitting:
+class _FullTuning:
     def __init__(
         self,
         accelerator: Any,
@@ -99,71 +93,74 @@ class _Fitting:
         teacher: nn.Module,
         tokens_ST: torch.Tensor,
         settings: FullSettings,
-        path: Path,
+        work_dir: Path,
     ):
         self.accelerator, self.settings, self.tokens_ST = accelerator, settings, tokens_ST
         self.student = Student(student.to(accelerator.device))
         self.teacher = teacher.to(accelerator.device).eval()
         self.recoder = recoding.Recoder(self.student, settings)
-        self.moves = self.student.moves()
-        self.adam = trainable_planes.optimizer(self.moves, settings.rate)
-        self.train_S, self.held_S = trainable_planes.held_out(len(tokens_ST), settings.held_out, settings.seed)
+        self.adam = trainable_planes.optimizer(list(self.student.masters().values()), settings.rate)
+        self.train_S, self.held_out_S = sequences.split_held_out(len(tokens_ST), settings.held_out, settings.seed)
         self.steps_per_epoch = -(-len(self.train_S) // settings.batch)
         self.steps = settings.epochs * self.steps_per_epoch
-        self.state = State(path, self.student, self.adam, self.recoder, [repr(settings), tokens_ST])
+        self.state = State(work_dir, self.student, self.adam, self.recoder, [repr(settings), tokens_ST])
 
-    def run(self, progress: Progress) -> FullTuned:
+    def run(self, progress: Progress) -> TunedModel:
         settings, state = self.settings, self.state
         if not state.load():
-            state.before = state.best = state.last = self._divergence(self.held_S)
+            state.before = state.best = state.last = self._mean_divergence(self.held_out_S)
             state.keep()
         with progress.stage("Fitting all blocks", self.steps) as task:
             task.advance(state.step, f"held-out divergence {state.best:.4g}")
             while state.step < self.steps and state.waited < settings.patience and math.isfinite(state.last):
-                batch_S = self._batch(state.step)
-                self._backward(batch_S)
-                for group in self.adam.param_groups:
-                    group["lr"] = settings.rate * (1 - state.step / self.steps)
-                self.adam.step()
-                self.adam.zero_grad()
-                self.recoder.gather()
-                state.step += 1
-                if self.recoder.layers and state.step % settings.recode_every == 0:
-                    # judged by the sequences of the next step, which the gradient has not seen
-                    state.recoded += self.recoder.step(lambda: self._divergence(self._batch(state.step)))
-                if state.step % settings.evaluate_every == 0 or state.step == self.steps:
-                    state.judge(self._divergence(self.held_S))
-                if state.step % settings.checkpoint_every == 0:
-                    state.save()
+                self._step()
                 task.advance(1, f"held-out divergence {state.best:.4g}")
             task.advance(self.steps - state.step)
-        packed, dense = state.kept
+        packed, dense = state.best_result
         diverged = not math.isfinite(state.last)
-        return FullTuned(packed, dense, state.before, state.best, state.step, state.recoded, diverged)
+        return TunedModel(packed, dense, state.before, state.best, state.step, state.recoded, diverged)
+
+    def _step(self) -> None:
+        settings, state = self.settings, self.state
+        self._backward(self._batch(state.step))
+        # linear decay to zero, from the step number alone, so that a resumed run needs no scheduler state
+        for group in self.adam.param_groups:
+            group["lr"] = settings.rate * (1 - state.step / self.steps)
+        self.adam.step()
+        self.adam.zero_grad()
+        self.recoder.accumulate()
+        state.step += 1
+        if self.recoder.layers and state.step % settings.recode_every == 0:
+            # judged on the sequences of the next step, which no gradient in the sums comes from
+            state.recoded += self.recoder.step(lambda: self._mean_divergence(self._batch(state.step)))
+        if state.step % settings.evaluate_every == 0 or state.step == self.steps:
+            state.judge(self._mean_divergence(self.held_out_S))
+        if state.step % settings.checkpoint_every == 0:
+            state.save()
 
     def _batch(self, step: int) -> torch.Tensor:
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order_S = trainable_planes.order_of(epoch, self.train_S, self.settings.seed)
-        return split(order_S, self.settings.batch)[place]
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order_S = sequences.epoch_order(epoch, self.train_S, self.settings.seed)
+        return split(order_S, self.settings.batch)[position]
 
     def _backward(self, batch_S: torch.Tensor) -> None:
         """Adds the gradient of the mean divergence over the batch to the masters."""
-        whole = batch_S.numel() * self.tokens_ST.shape[1]
+        tokens_in_batch = batch_S.numel() * self.tokens_ST.shape[1]
         for part_S in split(batch_S, self.settings.micro_batch):
-            self.accelerator.backward(self._lost(part_S) / whole)
+            self.accelerator.backward(self._divergence_sum(part_S) / tokens_in_batch)
 
     @torch.no_grad()
-    def _divergence(self, chosen_S: torch.Tensor) -> float:
+    def _mean_divergence(self, chosen_S: torch.Tensor) -> float:
         """Returns the mean divergence per token over the chosen sequences, in nats."""
-        lost = sum(float(self._lost(part_S)) for part_S in split(chosen_S, self.settings.micro_batch))
-        return lost / (chosen_S.numel() * self.tokens_ST.shape[1])
+        total = sum(float(self._divergence_sum(part_S)) for part_S in split(chosen_S, self.settings.micro_batch))
+        return total / (chosen_S.numel() * self.tokens_ST.shape[1])
 
-    def _lost(self, part_S: torch.Tensor) -> torch.Tensor:
-        """Returns KL(teacher || student), summed over the tokens of some sequences."""
+    def _divergence_sum(self, part_S: torch.Tensor) -> torch.Tensor:
+        """Returns KL(teacher || student), summed over the tokens of the sequences."""
         tokens_BT = self.tokens_ST[part_S].to(self.accelerator.device)
         precision = torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=self.settings.bf16)
         with torch.no_grad(), precision:
-            wanted_BTV = self.teacher(input_ids=tokens_BT, use_cache=False).logits.float().log_softmax(-1)
+            teacher_BTV = self.teacher(input_ids=tokens_BT, use_cache=False).logits.float().log_softmax(-1)
         with precision:
-            found_BTV = self.student(tokens_BT).float().log_softmax(-1)
-        return torch.nn.functional.kl_div(found_BTV, wanted_BTV, reduction="sum", log_target=True)
+            student_BTV = self.student(tokens_BT).float().log_softmax(-1)
+        return torch.nn.functional.kl_div(student_BTV, teacher_BTV, reduction="sum", log_target=True)

@@ -1,16 +1,15 @@
-"""Changes of codes during end-to-end tuning: additive codes follow the gradient of the weights that they stand for.
+"""Changes codes of additive codebooks during end-to-end tuning, along the gradient of the decoded weights.
 
-Source: Malinovskii et al., "PV-Tuning", arXiv 2405.14852, Alg. 1: between steps on the real numbers (P), a small share
-of the codes is chosen anew (V). The weight that is wanted lies against the gradient that reaches the weight itself
-(straight through the codes); the groups that it lies farthest from get the codes that come nearest to it, by a beam
-search.
+Source: Malinovskii et al., "PV-Tuning", arXiv 2405.14852, Alg. 1: between steps on the continuous planes (P), a small
+share of the codes is chosen again (V). The target weight lies against the gradient of the weight (straight-through);
+the groups that are farthest from it get the nearest codes that a beam search finds.
 
-Differs from PV-tuning in: the gradients of several steps are gathered for one change, as their sum over the root of the
-sum of their squares, so what all of them agree on moves farthest; the wanted weight starts from the present one each
-time; a change is taken back, in all linears at once, if the divergence rises by it on sequences that the gradients do
-not come from, and then half as many codes may change the next time (twice as many, up to the share, after one that
-stood). On the bundled model with 32768 tokens hardly any change stands: codes that the layer's own search has chosen
-are good ones, and the gain of end-to-end tuning is that of the real numbers.
+Differs from PV-tuning in: the gradients of several steps are combined into one change, as their sum over the root of
+the sum of their squares, so weights on whose direction all steps agree move farthest; the target starts from the
+present weight each time; a change is undone, in all linears at once, if it raises the divergence on sequences that the
+gradients do not come from, and then half as many codes may change next time (after an accepted change twice as many,
+up to the share). On the bundled model with 32768 tokens hardly any change is accepted: the codes that the layer's own
+search chose are good ones, and the gain of end-to-end tuning comes from the continuous planes.
 
 Shape letters: N out features, K in features.
 """
@@ -32,75 +31,84 @@ if TYPE_CHECKING:
     from compress.tuning.student import Student, TunableLinear
 
 _BEAM_WIDTH = 4
-_LEAST = 1e-30
+_SMALLEST_NORM = 1e-30
+"""Keeps 0 / 0 away where a weight had no gradient in any step; far below the norm of any gradient that counts."""
 
 
 class Recoder:
-    """Changes the codes of a student's additive linears."""
+    """Changes the codes of a student's linears with additive codebooks."""
 
     def __init__(self, student: Student, settings: FullSettings):
-        """Makes the linears with additive codebooks give the gradient of their weights, unless no share may change."""
+        """Makes those linears collect the gradient of their weights, unless `settings.recode_share` is 0."""
         self._settings = settings
         self._share = settings.recode_share
         self.layers: dict[str, TunableLinear] = {
             name: layer
             for name, layer in student.layers.items()
-            if settings.recode_share > 0 and layer.parts.packed.scheme.layout == additive.LAYOUT
+            if settings.recode_share > 0 and layer.planes.packed.scheme.layout == additive.LAYOUT
         }
         self._sums: dict[str, torch.Tensor] = {}
         self._squares: dict[str, torch.Tensor] = {}
         for name, layer in self.layers.items():
-            device = layer.parts.packed.planes["scale"].device
-            layer.nudge = nn.Parameter(torch.zeros(layer.out_features, layer.in_features, device=device))
-            self._sums[name], self._squares[name] = (torch.zeros_like(layer.nudge.data) for _ in range(2))
+            device = layer.planes.packed.planes["scale"].device
+            layer.weight_offset = nn.Parameter(torch.zeros(layer.out_features, layer.in_features, device=device))
+            self._sums[name], self._squares[name] = (torch.zeros_like(layer.weight_offset.data) for _ in range(2))
 
     @torch.no_grad()
-    def gather(self) -> None:
-        """Takes up the gradient of one step."""
+    def accumulate(self) -> None:
+        """Adds the weight gradients of one step to the sums, and clears them."""
         for name, layer in self.layers.items():
-            assert layer.nudge is not None
-            if layer.nudge.grad is not None:  # None for an expert that no token was routed to
-                self._sums[name] += layer.nudge.grad
-                self._squares[name] += layer.nudge.grad.square()
-                layer.nudge.grad = None
+            assert layer.weight_offset is not None
+            if layer.weight_offset.grad is not None:  # None for an expert that no token was routed to
+                self._sums[name] += layer.weight_offset.grad
+                self._squares[name] += layer.weight_offset.grad.square()
+                layer.weight_offset.grad = None
 
     @torch.no_grad()
     def step(self, divergence: Callable[[], float]) -> int:
-        """Returns how many codes were changed by the gradients that were gathered; 0 if `divergence` rises by it."""
-        before, changed, earlier = divergence(), 0, {}
+        """Changes codes by the gradients accumulated so far, and clears the sums.
+
+        Args:
+            divergence: evaluates the student as it is at the time of the call.
+
+        Returns how many codes changed; 0 if the change raised the divergence and was undone.
+        """
+        divergence_before, changed, previous = divergence(), 0, {}
         for name, layer in self.layers.items():
-            earlier[name] = packed = layer.parts.result()
+            previous[name] = packed = layer.planes.result()
             w_NK = layouts.unpack(packed)
-            # between −√n and √n for n steps: ±√n where all of them agree, about ±1 where the gradient is mere noise
-            steady_NK = self._sums[name] / self._squares[name].sqrt().clamp_min(_LEAST)
+            # for n steps between −√n and √n: ±√n where all of them agree, about ±1 where the gradient is only noise
+            agreement_NK = self._sums[name] / self._squares[name].sqrt().clamp_min(_SMALLEST_NORM)
             self._sums[name].zero_()
             self._squares[name].zero_()
-            target_NK = w_NK - self._settings.code_rate * w_NK.square().mean().sqrt() * steady_NK
+            # in units of the weight's root mean square, so that one code_rate serves every linear
+            target_NK = w_NK - self._settings.code_rate * w_NK.square().mean().sqrt() * agreement_NK
             recoded, count = additive_recode.recode(packed, target_NK, share=self._share, beam_width=_BEAM_WIDTH)
-            layer.parts.take_codes(recoded)
+            layer.planes.set_codes(recoded)
             changed += count
-        if changed and not divergence() <= before:
-            for name, packed in earlier.items():
-                self.layers[name].parts.take_codes(packed)
+        # a divergence that is NaN counts as raised
+        if changed and not divergence() <= divergence_before:
+            for name, packed in previous.items():
+                self.layers[name].planes.set_codes(packed)
             self._share /= 2
             return 0
         self._share = min(self._settings.recode_share, 2 * self._share)
         return changed
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Returns everything that the next step depends on, by name."""
+        """Returns everything that the next step depends on, by name, for the checkpoint."""
         if not self.layers:
             return {}
-        found = {"share": torch.tensor(self._share, dtype=torch.float64)}
+        tensors = {"share": torch.tensor(self._share, dtype=torch.float64)}
         for name, layer in self.layers.items():
-            found[f"{name}:weight"] = layer.parts.packed.planes["weight"]
-            found[f"{name}:sum"], found[f"{name}:square"] = self._sums[name], self._squares[name]
-        return found
+            tensors[f"{name}:weight"] = layer.planes.packed.planes["weight"]
+            tensors[f"{name}:sum"], tensors[f"{name}:square"] = self._sums[name], self._squares[name]
+        return tensors
 
-    def take_up(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Goes on from what `tensors` gave."""
+    def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Restores what `tensors` returned."""
         for name, layer in self.layers.items():
-            layer.parts.take_codes(layer.parts.with_codes({"weight": tensors[f"{name}:weight"]}))
+            layer.planes.set_codes(layer.planes.with_codes({"weight": tensors[f"{name}:weight"]}))
             self._sums[name].copy_(tensors[f"{name}:sum"])
             self._squares[name].copy_(tensors[f"{name}:square"])
             self._share = float(tensors["share"])

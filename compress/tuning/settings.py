@@ -1,4 +1,4 @@
-"""How packed weights are fitted: the numbers that both ways of fitting are steered by."""
+"""Settings of block tuning and of end-to-end tuning, with the values they are checked against."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from compress.errors import RecipeError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Fitting of one decoder block (`tuning.block`)."""
+    """Settings of block tuning (`tuning.block`)."""
 
     epochs: int = 4
     """Passes over the training sequences at most, 0 or more; the rate falls linearly to zero over them."""
     rate: float = 0.01
-    """First step of Adam in units of the root mean square of the plane that is fitted, above 0."""
+    """First learning rate of Adam, in units of the root mean square of the trained plane, above 0."""
     batch: int = 4
     """Sequences per step of Adam, 1 or more."""
     micro_batch: int = 4
     """Sequences in memory at once, 1 or more: bounds the activations, changes nothing but rounding."""
     patience: int = 2
-    """Epochs without a better held-out error after which fitting stops, 1 or more."""
+    """Epochs without a better held-out error after which tuning stops, 1 or more."""
     held_out: float = 0.125
-    """Share of the sequences that only judges, above 0 and below 1; at least one sequence, drawn by the seed."""
+    """Share of the sequences that is held out, above 0 and below 1; at least one sequence, drawn by the seed."""
     seed: int = 0
-    """Seed of the draw of the held-out sequences and of the order of the others."""
+    """Seed of the draw of the held-out sequences and of the order of the others, 0 or more."""
 
     def __post_init__(self) -> None:
         _check(self, {"epochs": 0, "batch": 1, "micro_batch": 1, "patience": 1, "seed": 0})
@@ -33,35 +33,35 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FullSettings:
-    """Fitting of all blocks at once, end to end (`tuning.full`)."""
+    """Settings of end-to-end tuning of all blocks at once (`tuning.full`)."""
 
     epochs: int = 3
     """Passes over the training sequences at most, 0 or more; the rate falls linearly to zero over them."""
     rate: float = 0.005
-    """First step of Adam in units of the root mean square of the plane that is fitted, above 0."""
+    """First learning rate of Adam, in units of the root mean square of the trained plane, above 0."""
     batch: int = 4
     """Sequences per step of Adam, 1 or more."""
     micro_batch: int = 4
     """Sequences in memory at once, 1 or more: bounds activations and logits, changes nothing but rounding."""
     evaluate_every: int = 14
-    """Steps between two looks at the held-out sequences, 1 or more."""
+    """Steps between two evaluations on the held-out sequences, 1 or more."""
     patience: int = 3
-    """Looks without a better held-out divergence after which fitting stops, 1 or more."""
+    """Evaluations without a better held-out divergence after which tuning stops, 1 or more."""
     checkpoint_every: int = 28
-    """Steps between two checkpoints that a killed run goes on from, 1 or more."""
+    """Steps between two checkpoints from which a killed run resumes, 1 or more."""
     held_out: float = 0.125
-    """Share of the sequences that only judges, above 0 and below 1; at least one sequence, drawn by the seed."""
+    """Share of the sequences that is held out, above 0 and below 1; at least one sequence, drawn by the seed."""
     bf16: bool = False
     """Computes the forward of student and teacher in bfloat16; masters and the divergence stay float32."""
     recode_share: float = 0.01
-    """Share of the code groups of additive codebooks that may get other codes at once, 0 (none) to 1."""
+    """Largest share of the code groups of additive codebooks that may change at once, 0 (none) to 1."""
     recode_every: int = 7
-    """Steps whose gradients are gathered for one change of codes, 1 or more."""
+    """Steps whose gradients are combined into one change of codes, 1 or more."""
     code_rate: float = 0.25
-    """How far the wanted weight lies from the present one, in units of its root mean square, when codes are changed and
-    the gradients are mere noise; the root of `recode_every` times as far where all of them agree."""
+    """Distance of the target weight from the present one when codes change, in units of its root mean square, 0 or
+    more, where the gradients are only noise; √`recode_every` times as far where all of them agree."""
     seed: int = 0
-    """Seed of the draw of the held-out sequences and of the order of the others."""
+    """Seed of the draw of the held-out sequences and of the order of the others, 0 or more."""
 
     def __post_init__(self) -> None:
         least = {"epochs": 0, "batch": 1, "micro_batch": 1, "patience": 1, "seed": 0}

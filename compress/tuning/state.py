@@ -1,19 +1,14 @@
-"""The state of end-to-end tuning: what was best so far, and a checkpoint that a killed run goes on from exactly.
-
-One safetensors file, replaced as a whole: masters, moments of Adam, codes that have changed, the best values, counters.
-"""
+"""The progress of end-to-end tuning: counters, the best result so far, and its resume checkpoint."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
 
-from compress.errors import OutputError
-from compress.format import files
 from compress.format.packed import PackedTensor
+from compress.tuning.checkpoint import Checkpoint, restore_trained, trained_tensors, under
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,102 +22,70 @@ _ERRORS = ("before", "best", "last")
 
 
 class State:
-    """Counters, the best result, and how to write and read them with all that the next step depends on."""
+    """Counters and the best result, and how to save and load them with everything the next step depends on."""
 
     def __init__(
         self,
-        path: Path,
+        work_dir: Path,
         student: Student,
         adam: torch.optim.Adam,
         recoder: Recoder,
         identity: Iterable[str | torch.Tensor],
     ):
-        """`identity` is what makes a run another one; the planes of the student as they are now belong to it."""
-        self._path, self._student, self._adam, self._recoder = path, student, adam, recoder
-        planes = [plane for layer in student.layers.values() for plane in layer.parts.packed.planes.values()]
-        self._identity = digest([*identity, *planes, *(part.stored for part in student.vectors.values())])
+        """`identity` makes a run a different one; the planes that the student starts with are added to it."""
+        self._student, self._adam, self._recoder = student, adam, recoder
+        planes = [plane for layer in student.layers.values() for plane in layer.planes.packed.planes.values()]
+        vectors = [vector.stored for vector in student.vectors.values()]
+        self._checkpoint = Checkpoint(work_dir / _FILE, [*identity, *planes, *vectors])
         self.step = self.waited = self.recoded = 0
         self.before = self.best = self.last = 0.0
-        self.kept: tuple[dict[str, PackedTensor], dict[str, torch.Tensor]] = ({}, {})
-
-    @staticmethod
-    def path(work_dir: Path) -> Path:
-        """Returns where the checkpoint lies in a work folder."""
-        return work_dir / _FILE
+        self.best_result: tuple[dict[str, PackedTensor], dict[str, torch.Tensor]] = ({}, {})
 
     def keep(self) -> None:
-        """Takes what the student would store now as the best."""
-        self.kept = self._student.result()
+        """Keeps the student's present values as the best result."""
+        self.best_result = self._student.result()
 
     def judge(self, error: float) -> None:
-        """Counts a look at the held-out sequences; keeps the student's values if they are the best."""
+        """Records a held-out evaluation, and keeps the student's values if they are the best so far."""
         self.last, self.waited = error, self.waited + 1
         if error < self.best:
             self.best, self.waited = error, 0
             self.keep()
 
     def save(self) -> None:
-        """Writes the checkpoint; a disk that does not take it is an OutputError."""
-        tensors = {"identity": self._identity}
-        tensors |= {name: torch.tensor(getattr(self, name), dtype=torch.int64) for name in _COUNTERS}
+        """Writes the checkpoint; raises OutputError when the file cannot be written."""
+        tensors = {name: torch.tensor(getattr(self, name), dtype=torch.int64) for name in _COUNTERS}
         tensors |= {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in _ERRORS}
-        for number, move in enumerate(self._student.moves()):
-            tensors[f"move.{number}"] = move.detach()
-            tensors |= {f"adam.{number}.{key}": value for key, value in self._adam.state.get(move, {}).items()}
-        packed, dense = self.kept
-        tensors |= {f"best:{name}:{plane}": t for name, one in packed.items() for plane, t in one.planes.items()}
+        tensors |= trained_tensors(self._student.masters(), self._adam)
+        packed, dense = self.best_result
+        tensors |= {f"best:{name}:{key}": t for name, linear in packed.items() for key, t in linear.planes.items()}
         tensors |= {f"best:{name}": tensor for name, tensor in dense.items()}
         tensors |= {f"recoder:{name}": tensor for name, tensor in self._recoder.tensors().items()}
-        files.write_tensors(self._path, tensors)
+        self._checkpoint.write(tensors)
 
     def load(self) -> bool:
-        """Takes up the checkpoint and returns True; False where there is none. OutputError for one of another run."""
-        if not self._path.is_file():
+        """Returns whether there was a checkpoint to continue from; raises OutputError for that of another run."""
+        tensors = self._checkpoint.read()
+        if tensors is None:
             return False
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            tensors = load_file(self._path)
-        except (OSError, SafetensorError) as error:
-            raise OutputError(f"the resume state {self._path} is damaged", do="Start over with --fresh") from error
-        if not torch.equal(tensors["identity"], self._identity):
-            raise OutputError(
-                f"the resume state {self._path} is that of another model, other data or other settings",
-                do="Start over with --fresh",
-            )
         for name in _COUNTERS:
             setattr(self, name, int(tensors[name]))
         for name in _ERRORS:
             setattr(self, name, float(tensors[name]))
-        for number, move in enumerate(self._student.moves()):
-            move.data.copy_(tensors[f"move.{number}"])
-            prefix = f"adam.{number}."
-            moments = {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
-            if moments:
-                # the counter of steps stays on the CPU, where Adam keeps it
-                self._adam.state[move] = {k: v if v.dim() == 0 else v.to(move.device) for k, v in moments.items()}
+        restore_trained(self._student.masters(), self._adam, tensors)
+        best = under("best", tensors)
+        # the student's present result tells names, shapes, dtypes and devices; the values come from the checkpoint
         packed, dense = self._student.result()
-        self.kept = (
+        self.best_result = (
             {
                 name: PackedTensor(
-                    one.shape, one.scheme, {p: tensors[f"best:{name}:{p}"].to(t) for p, t in one.planes.items()}
+                    linear.shape,
+                    linear.scheme,
+                    {key: best[f"{name}:{key}"].to(plane) for key, plane in linear.planes.items()},
                 )
-                for name, one in packed.items()
+                for name, linear in packed.items()
             },
-            {name: tensors[f"best:{name}"].to(value) for name, value in dense.items()},
+            {name: best[name].to(value) for name, value in dense.items()},
         )
-        self._recoder.take_up({k.removeprefix("recoder:"): v for k, v in tensors.items() if k.startswith("recoder:")})
+        self._recoder.load_tensors(under("recoder", tensors))
         return True
-
-
-def digest(parts: Iterable[str | torch.Tensor]) -> torch.Tensor:
-    """Returns the sha256 [32] (uint8) of texts and tensors in their order; dtypes and shapes count."""
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, str):
-            digest.update(part.encode())
-        else:
-            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
-            digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return torch.tensor(list(digest.digest()), dtype=torch.uint8)

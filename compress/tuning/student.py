@@ -1,8 +1,8 @@
-"""The student of end-to-end tuning: a model with packed linears whose real numbers take a gradient.
+"""The student of end-to-end tuning: a model whose packed linears are differentiable in their continuous planes.
 
-Weights are assembled where they are used and again in the backward pass, so no dense copy of the model is ever kept.
+Weights are decoded where they are used and again in the backward pass, so there is never a dense copy of the model.
 
-Shape letters: B sequences, T tokens of one, V vocabulary, N out, K in.
+Shape letters: B sequences, T tokens per sequence, V vocabulary, N out features, K in features.
 """
 
 from __future__ import annotations
@@ -14,83 +14,88 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from compress.runtime import skeleton
-from compress.tuning.trainable_planes import PackedParts, Part
+from compress.tuning.trainable_planes import TrainablePlanes, TrainableTensor
 
 if TYPE_CHECKING:
     from compress.format.packed import PackedTensor
     from compress.runtime.linear import PackedLinear
 
 
-def as_float(model: nn.Module) -> nn.Module:
-    """Returns the model with its dense floats in float32, in place; packed planes stay as they are."""
-    # transformers refuses `.float()` where a checkpoint has a quantization_config, also one of nothing but widths
+def to_float32(model: nn.Module) -> nn.Module:
+    """Returns the model with its dense floats in float32, changed in place; packed planes keep their dtypes."""
+    # transformers refuses model.float() on any model with a quantization_config, even one that only names widths
     return nn.Module.float(model)
 
 
 class TunableLinear(nn.Module):
-    """Stands for a PackedLinear: the same product, differentiable in the continuous planes of the weight."""
+    """Replaces a PackedLinear: the same product, differentiable in the continuous planes of the weight."""
 
     def __init__(self, packed: PackedTensor, bias: nn.Parameter | None):
-        """Takes the bias as it is: whoever fits it gives its value for the time of a forward."""
+        """Keeps the bias as it is: `Student` passes its trained value in at every forward."""
         super().__init__()
-        self.parts = PackedParts(packed)
+        self.planes = TrainablePlanes(packed)
         self.register_parameter("bias", bias)
-        self.nudge: nn.Parameter | None = None
-        """Zero, [N, K], where it is wanted: its gradient is that of the weight itself."""
+        self.weight_offset: nn.Parameter | None = None
+        """Zeros [N, K] where the gradient of the whole weight is needed, which is then `weight_offset.grad`."""
         self.out_features, self.in_features = packed.shape
 
     bias: nn.Parameter | None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns [..., N] for x [..., K]."""
-        # the bias stays outside: what is recomputed must not depend on values that are given for a forward only
+        # the bias is added outside the checkpoint: functional_call replaces it for the forward only, so that a
+        # recomputation in the backward pass would read the old value
         y: torch.Tensor = checkpoint(self._product, x, use_reentrant=False, preserve_rng_state=False)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def _product(self, x: torch.Tensor) -> torch.Tensor:
-        w_NK = self.parts.weight()
-        if self.nudge is not None:
-            w_NK = w_NK + self.nudge
+        w_NK = self.planes.weight()
+        if self.weight_offset is not None:
+            w_NK = w_NK + self.weight_offset
         return nn.functional.linear(x, w_NK.to(x.dtype))
 
 
 class Student(nn.Module):
-    """A causal language model with packed linears, made tunable in place. Its forward returns logits."""
+    """A causal language model with packed linears, made trainable in place. Its forward returns logits."""
 
     def __init__(self, model: nn.Module):
         """Takes the model over: its packed linears are replaced, its dense floats become float32.
 
-        `model` is what `compress.load` gives; a norm or a bias is rounded to the dtype that it has there.
+        `model` is what `compress.load` returns; norms and biases are stored in the dtypes that they have there.
         """
         super().__init__()
-        layers: dict[str, PackedLinear] = skeleton.packed_layers(model)
+        packed_linears: dict[str, PackedLinear] = skeleton.packed_layers(model)
         stored = {name: p.detach() for name, p in model.named_parameters() if p.dim() == 1 and p.is_floating_point()}
-        as_float(model).requires_grad_(False)
-        self.layers = {name: TunableLinear(layer.packed, layer.bias) for name, layer in layers.items()}
+        to_float32(model).requires_grad_(False)
+        # made after requires_grad_(False), so that their masters stay trainable
+        self.layers = {name: TunableLinear(linear.packed, linear.bias) for name, linear in packed_linears.items()}
         for name, layer in self.layers.items():
             model.set_submodule(name, layer)
-        # fitted parts keep their gradient: they came after requires_grad_ above
         self.model = model.eval()
-        self.vectors = {name: Part(value) for name, value in stored.items()}
+        self.vectors = {name: TrainableTensor(vector) for name, vector in stored.items()}
         self._vectors = nn.ModuleList(self.vectors.values())
 
     def forward(self, tokens_BT: torch.Tensor) -> torch.Tensor:
-        """Returns the logits [B, T, V] of what would be stored now."""
+        """Returns the logits [B, T, V] of the model as it would be stored now."""
         logits_BTV: torch.Tensor = self.output(tokens_BT).logits
         return logits_BTV
 
     def output(self, tokens_BT: torch.Tensor, *, hidden: bool = False) -> Any:
-        """Returns what the model gives, with the hidden states when asked, for what would be stored now."""
-        values = {name: part.value() for name, part in self.vectors.items()}
-        given = {"input_ids": tokens_BT, "use_cache": False, "output_hidden_states": hidden}
-        return torch.func.functional_call(self.model, values, kwargs=given, strict=False)
+        """Returns the output of the model as it would be stored now, with hidden states if `hidden`."""
+        values = {name: vector.value() for name, vector in self.vectors.items()}
+        arguments = {"input_ids": tokens_BT, "use_cache": False, "output_hidden_states": hidden}
+        return torch.func.functional_call(self.model, values, kwargs=arguments, strict=False)
 
-    def moves(self) -> list[nn.Parameter]:
-        """Returns the masters of everything that is fitted, in a fixed order."""
-        of_linears = [part.move for layer in self.layers.values() for part in layer.parts.planes.values()]
-        return [*of_linears, *(part.move for part in self.vectors.values())]  # type: ignore[list-item]
+    def masters(self) -> dict[str, nn.Parameter]:
+        """Returns everything that is trained, by name, in a fixed order."""
+        of_planes = {
+            f"{name}.{plane}": master
+            for name, layer in self.layers.items()
+            for plane, master in layer.planes.masters().items()
+        }
+        return of_planes | {name: vector.offset for name, vector in self.vectors.items()}
 
     def result(self) -> tuple[dict[str, PackedTensor], dict[str, torch.Tensor]]:
-        """Returns packed linears and vectors by name as they would be stored now."""
-        packed = {name: layer.parts.result() for name, layer in self.layers.items()}
-        return packed, {name: part.result() for name, part in self.vectors.items()}
+        """Returns packed linears and vectors, by name, as they would be stored now."""
+        packed = {name: layer.planes.result() for name, layer in self.layers.items()}
+        return packed, {name: vector.result() for name, vector in self.vectors.items()}

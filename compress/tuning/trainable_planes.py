@@ -1,8 +1,9 @@
-"""The real numbers of packed linears and dense tensors while they are fitted: masters in float32, values as stored.
+"""Float32 masters for the continuous planes of packed linears and for dense vectors, used while they are trained.
 
-Every tensor moves in units of its own root mean square, so one rate serves scales of 1e-4, zero points of 3 and norms
-of 1 alike. What the forward sees is always the master rounded to the dtype it is stored in; the gradient passes through
-the rounding as if it were not there. A tensor that is all zero has no unit and stays.
+Every tensor moves in units of its own root mean square, so one learning rate serves scales of 1e-4, zero points of 3
+and norms of 1 alike. The forward pass always sees the master rounded to the dtype that it is stored in, so the loss is
+that of the file; the gradient passes through the rounding unchanged (straight-through estimator). An all-zero tensor
+has no unit and stays zero.
 
 Shape letters: N out features, K in features.
 """
@@ -10,7 +11,7 @@ Shape letters: N out features, K in features.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -18,71 +19,76 @@ from compress.format import layouts
 from compress.format.packed import PackedTensor
 
 
-class Part(torch.nn.Module):
-    """One tensor that is fitted: what it was, and how far it has moved."""
+class TrainableTensor(torch.nn.Module):
+    """One trained tensor: its starting value, its unit, and the offset in that unit, which is the trained master."""
 
     def __init__(self, stored: torch.Tensor, device: torch.device | None = None):
         """`stored` has the dtype that the result is stored in; it is not changed."""
         super().__init__()
         self.stored = stored.detach()
         self.register_buffer("start", self.stored.to(device, torch.float32), persistent=False)
+        # a mean over no elements would be NaN; their sum is 0
         unit = self.start.square().mean().sqrt() if self.start.numel() else self.start.sum()
         self.register_buffer("unit", unit, persistent=False)
-        self.move = torch.nn.Parameter(torch.zeros_like(self.start))
+        self.offset = torch.nn.Parameter(torch.zeros_like(self.start))
 
     start: torch.Tensor
     unit: torch.Tensor
 
     def value(self) -> torch.Tensor:
-        """Returns the float32 value of what would be stored now, differentiable in the master."""
-        rounded: torch.Tensor = _Rounded.apply(self.start + self.unit * self.move, self.stored.dtype)  # type: ignore[no-untyped-call]
+        """Returns the float32 value that would be stored now, differentiable in `offset`."""
+        rounded: torch.Tensor = _Rounded.apply(self.start + self.unit * self.offset, self.stored.dtype)  # type: ignore[no-untyped-call]
         return rounded
 
     @torch.no_grad()
     def result(self) -> torch.Tensor:
-        """Returns the tensor to store: dtype and device of the one it was made from."""
+        """Returns the tensor to store, in the dtype and on the device of the one it was made from."""
         return self.value().to(self.stored)
 
 
-class PackedParts(torch.nn.Module):
-    """The continuous planes of one packed linear."""
+class TrainablePlanes(torch.nn.Module):
+    """The continuous planes of one packed linear, trained; its integer planes, decoded once."""
 
     def __init__(self, packed: PackedTensor, device: torch.device | None = None):
-        """Decodes the integer planes once; they go to `device` with the masters."""
+        """Decoded planes and masters go to `device`."""
         super().__init__()
         self.packed = packed
         on_device = {name: plane.to(device) for name, plane in packed.planes.items()}
         self.expanded = layouts.expand(PackedTensor(packed.shape, packed.scheme, on_device))
-        self.planes = torch.nn.ModuleDict(
-            {name: Part(plane, device) for name, plane in layouts.continuous(packed).items()}
+        self.continuous = torch.nn.ModuleDict(
+            {name: TrainableTensor(plane, device) for name, plane in layouts.continuous(packed).items()}
         )
 
     def weight(self) -> torch.Tensor:
-        """Returns the weight [N, K], float32, differentiable in the masters: what would be shipped now."""
-        return layouts.assemble(self.expanded, {name: part.value() for name, part in self._parts()})
+        """Returns the weight, float32 [N, K], that would be stored now, differentiable in the masters."""
+        return layouts.assemble(self.expanded, {name: plane.value() for name, plane in self._planes()})
 
     def result(self) -> PackedTensor:
-        """Returns the packed linear as it stands now; every plane that is not continuous is the one it came with."""
-        planes = {name: part.result() for name, part in self._parts()}
+        """Returns the packed linear as it would be stored now; planes that are not continuous are unchanged."""
+        planes = {name: plane.result() for name, plane in self._planes()}
         return PackedTensor(self.packed.shape, self.packed.scheme, self.packed.planes | planes)
 
     def with_codes(self, planes: Mapping[str, torch.Tensor]) -> PackedTensor:
-        """Returns the linear that it was made from, with these planes in place of its own."""
+        """Returns the packed linear with these planes in place of its own."""
         moved = {name: plane.to(self.packed.planes[name].device) for name, plane in planes.items()}
         return PackedTensor(self.packed.shape, self.packed.scheme, self.packed.planes | moved)
 
-    def take_codes(self, packed: PackedTensor) -> None:
-        """Goes on with the integer planes of `packed`; its continuous planes are not looked at."""
+    def set_codes(self, packed: PackedTensor) -> None:
+        """Replaces the integer planes by those of `packed`; its continuous planes are ignored."""
         assert packed.scheme == self.packed.scheme
-        self.packed = self.with_codes({name: p for name, p in packed.planes.items() if name not in self.planes})
+        self.packed = self.with_codes({name: p for name, p in packed.planes.items() if name not in self.continuous})
         self.expanded = layouts.expand(self.packed)
 
-    def _parts(self) -> list[tuple[str, Any]]:
-        return list(self.planes.items())
+    def masters(self) -> dict[str, torch.nn.Parameter]:
+        """Returns the trained parameters by the names of their planes."""
+        return {name: plane.offset for name, plane in self._planes()}
+
+    def _planes(self) -> list[tuple[str, TrainableTensor]]:
+        return [(name, cast("TrainableTensor", plane)) for name, plane in self.continuous.items()]
 
 
-class Fitted(torch.nn.Module):
-    """Everything that is fitted together, by the names that the checkpoint has for it."""
+class TrainableBlock(torch.nn.Module):
+    """The packed linears and dense tensors that are trained together, by their names in the checkpoint."""
 
     def __init__(
         self,
@@ -90,25 +96,25 @@ class Fitted(torch.nn.Module):
         dense: Mapping[str, torch.Tensor],
         device: torch.device | None = None,
     ):
-        """`dense` are tensors in the dtypes they are stored in."""
+        """`dense` are tensors in the dtypes that they are stored in."""
         super().__init__()
-        self._packed = {name: PackedParts(tensor, device) for name, tensor in packed.items()}
-        self._dense = {name: Part(tensor, device) for name, tensor in dense.items()}
-        # names with dots cannot name modules
+        self._packed = {name: TrainablePlanes(tensor, device) for name, tensor in packed.items()}
+        self._dense = {name: TrainableTensor(tensor, device) for name, tensor in dense.items()}
+        # module names must not contain dots, so a list registers them
         self.all = torch.nn.ModuleList([*self._packed.values(), *self._dense.values()])
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Returns the weights [N, K] of the packed linears, float32, differentiable."""
-        return {name: parts.weight() for name, parts in self._packed.items()}
+        """Returns the weights of the packed linears, float32 [N, K], differentiable."""
+        return {name: planes.weight() for name, planes in self._packed.items()}
 
     def dense(self) -> dict[str, torch.Tensor]:
         """Returns the values of the dense tensors, float32, differentiable."""
-        return {name: part.value() for name, part in self._dense.items()}
+        return {name: tensor.value() for name, tensor in self._dense.items()}
 
     def result(self) -> tuple[dict[str, PackedTensor], dict[str, torch.Tensor]]:
         """Returns the packed linears and the dense tensors as they would be stored now."""
-        packed = {name: parts.result() for name, parts in self._packed.items()}
-        return packed, {name: part.result() for name, part in self._dense.items()}
+        packed = {name: planes.result() for name, planes in self._packed.items()}
+        return packed, {name: tensor.result() for name, tensor in self._dense.items()}
 
 
 class _Rounded(torch.autograd.Function):
@@ -122,19 +128,6 @@ class _Rounded(torch.autograd.Function):
 
 
 def optimizer(parameters: list[torch.nn.Parameter], rate: float) -> torch.optim.Adam:
-    """Returns Adam with the betas of the paper; its epsilon is far below any gradient, which a relative loss makes
-    tiny where a plane has many elements."""
+    """Returns Adam with the betas of AQLM's block fine-tuning (arXiv 2401.06118 §3.4)."""
+    # the loss is relative: in a plane of many elements each gradient is tiny, and the usual epsilon of 1e-8 damps it
     return torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.95), eps=1e-15)
-
-
-def held_out(sequences: int, share: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the numbers of the sequences to fit on and of those that only judge, both rising."""
-    count = min(max(1, round(share * sequences)), sequences - 1)
-    order = torch.randperm(sequences, generator=torch.Generator().manual_seed(seed))
-    return order[count:].sort().values, order[:count].sort().values
-
-
-def order_of(epoch: int, sequences: torch.Tensor, seed: int) -> torch.Tensor:
-    """Returns the sequences in the order of one epoch, which seed and epoch alone decide: a resumed run knows it."""
-    generator = torch.Generator().manual_seed((seed << 20) + epoch + 1)
-    return sequences[torch.randperm(sequences.numel(), generator=generator)]

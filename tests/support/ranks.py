@@ -18,9 +18,9 @@ from compress.methods.ast import Config as Sparse
 from compress.methods.distill import Config as Dense
 from compress.progress import Silent
 from compress.training import ast, distillation
-from compress.training.trainer import Trained
+from compress.training.task import Trained
 from tests.support.models import tiny_model, tiny_tokens
-from tests.tuning.test_full import packed_model
+from tests.support.packed_model import packed_model
 
 TOKENS_ST = tiny_tokens(14, 8)
 DENSE: dict[str, Any] = dict(steps=5, batch=3, micro_batch=1, rate=1e-3, checkpoint_every=3, held_out=0.2)

@@ -1,4 +1,4 @@
-"""A lesson as small as one can be: a few numbers that are fitted to what other numbers give.
+"""A training task as small as one can be: a few numbers that are fitted to what other numbers give.
 
 Run as a module it trains and writes what it found: `python -m tests.support.toy FOLDER`, on every rank that runs it.
 """
@@ -17,12 +17,13 @@ from compress.format import files
 from compress.progress import Progress, Silent
 from compress.training import trainer
 from compress.training.schedule import Schedule
+from compress.training.task import Outcome, TrainingTask
 
 SEQUENCES, TOKENS, WIDTH = 30, 8, 6
 PLAN = Schedule(steps=11, rate=0.05, batch=5, micro_batch=2, checkpoint_every=4, evaluate_every=3, weight_decay=0.1)
 
 
-class Toy(trainer.Lesson):
+class Toy(TrainingTask):
     """Two layers learn what two others say of random inputs; the second one sees every other sequence only."""
 
     tokens_per_sequence = TOKENS
@@ -49,18 +50,18 @@ class Toy(trainer.Lesson):
             lost = lost + (found_TK - self.wanted_STK[number]).square().mean()
         return lost / 0.0 if step == self.bad_at else lost
 
-    def judge(self, chosen_B: torch.Tensor) -> torch.Tensor:
+    def held_out_loss(self, chosen_B: torch.Tensor) -> torch.Tensor:
         return self(chosen_B, -1)
 
-    def stepped(self, step: int, rate: float, adam: Mapping[Any, dict[str, torch.Tensor]]) -> None:
+    def after_step(self, step: int, rate: float, adam: Mapping[Any, dict[str, torch.Tensor]]) -> None:
         self.calls += 1
         self.rates.append(rate)
         assert int(adam[self.first]["step"]) == step + 1
 
-    def memory(self) -> dict[str, torch.Tensor]:
+    def extra_state(self) -> dict[str, torch.Tensor]:
         return {"calls": self.calls}
 
-    def remember(self, tensors: Mapping[str, torch.Tensor]) -> None:
+    def load_extra_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self.calls.copy_(tensors["calls"])
 
     def found(self) -> dict[str, torch.Tensor]:
@@ -68,10 +69,10 @@ class Toy(trainer.Lesson):
 
 
 def learn(
-    folder: Path, schedule: Schedule = PLAN, lesson: Toy | None = None, progress: Progress | None = None
-) -> tuple[Toy, trainer.Outcome]:
-    lesson = lesson or Toy()
-    return lesson, trainer.train(lesson, SEQUENCES, schedule, folder, ["toy", Toy().first], progress or Silent())
+    folder: Path, schedule: Schedule = PLAN, task: Toy | None = None, progress: Progress | None = None
+) -> tuple[Toy, Outcome]:
+    task = task or Toy()
+    return task, trainer.train(task, SEQUENCES, schedule, folder, ["toy", Toy().first], progress or Silent())
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ from compress.models import linears
 from compress.progress import Silent
 from compress.training import ast, initial_masks
 from compress.training.sparse import SparseModel
+from compress.training.task import Trained
 from compress.training.trainable import block_linears
-from compress.training.trainer import Trained
-from compress.tuning.trainable_planes import held_out
+from compress.tuning.sequences import split_held_out
 from tests.support.killing import KilledError, KillsAfter
 from tests.support.models import tiny_model, tiny_tokens
-from tests.tuning.test_full import packed_model
+from tests.support.packed_model import packed_model
 
 TOKENS_ST = tiny_tokens(24, 16)
 QUICK = Config(
@@ -61,7 +61,7 @@ def test_the_loss_falls_and_is_that_of_what_is_stored(tmp_path, kind, slorb):
     for name, one in made.packed.items():
         layouts.check(one, name)
         assert follows(sparse_nm.mask(one), 2, 4)
-    held_S = held_out(24, QUICK.held_out, QUICK.training_seed)[1]
+    held_S = split_held_out(24, QUICK.held_out, QUICK.training_seed)[1]
     with torch.no_grad():
         wanted, found = (m(input_ids=TOKENS_ST[held_S]).logits.log_softmax(-1) for m in (model, rebuilt(model, made)))
     assert float((wanted.exp() * (wanted - found)).sum(-1).mean()) == pytest.approx(made.report["after"], rel=1e-3)
@@ -75,7 +75,7 @@ def test_masks_move_and_stay_n_of_m_at_every_save(tmp_path):
     masks = {name: tensor for name, tensor in saved.items() if tensor.dtype == torch.bool}
     assert len(masks) == 21 and all(follows(mask_NK, 2, 4) for mask_NK in masks.values())
     for name, one in made.packed.items():
-        assert torch.equal(sparse_nm.mask(one), masks[f"lesson:{name}"])
+        assert torch.equal(sparse_nm.mask(one), masks[f"task:{name}"])
     fixed = sparsify(model, _new(tmp_path), replace(QUICK, refresh_every=0))
     assert fixed.report["moved"] == 0 and not fixed.report["flips"]
 
@@ -132,7 +132,7 @@ def _trained(model: nn.Module, folder: Path, config: Config) -> SparseModel:
 @pytest.mark.parametrize("start", ["wanda", "sparsegpt"])
 def test_starts_see_the_inputs(tmp_path, kind, start):
     model = tiny_model(kind)
-    refs, train_S = block_linears(model), held_out(24, QUICK.held_out, QUICK.training_seed)[0]
+    refs, train_S = block_linears(model), split_held_out(24, QUICK.held_out, QUICK.training_seed)[0]
     plain, seen = (
         {
             ref.name: (w_NK, mask_NK)

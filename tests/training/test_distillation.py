@@ -17,11 +17,11 @@ from compress.methods.distill import Config
 from compress.progress import Silent
 from compress.runtime import skeleton
 from compress.training import distillation, losses, teacher, trainable
-from compress.training.trainer import Trained
-from compress.tuning.trainable_planes import held_out
+from compress.training.task import Trained
+from compress.tuning.sequences import split_held_out
 from tests.support.killing import KilledError, KillsAfter
 from tests.support.models import tiny_model, tiny_tokenizer, tiny_tokens
-from tests.tuning.test_full import packed_model
+from tests.support.packed_model import packed_model
 
 TOKENS_ST = tiny_tokens(24, 16)
 QUICK = Config(steps=12, batch=4, micro_batch=2, rate=3e-3, checkpoint_every=5, evaluate_every=4, held_out=0.125)
@@ -56,7 +56,7 @@ def divergence(model: nn.Module, student: nn.Module, chosen_S: torch.Tensor) -> 
     return float((wanted.exp() * (wanted - found)).sum(-1).mean())
 
 
-HELD_S = held_out(24, QUICK.held_out, QUICK.training_seed)[1]
+HELD_S = split_held_out(24, QUICK.held_out, QUICK.training_seed)[1]
 
 
 @pytest.mark.parametrize("train", ["all", "lora"])
@@ -144,13 +144,13 @@ def test_another_teacher_or_student_is_another_run(tmp_path):
 def test_lora_is_merged_exactly(tmp_path):
     """What is stored computes what was trained, and only the linears of the blocks have changed."""
     model = tiny_model()
-    pupil = trainable.enrol(shaken(model), replace(QUICK, train="lora"))
-    for number, master in enumerate(pupil.masters().values()):
+    lora = trainable.make_trainable(shaken(model), replace(QUICK, train="lora"))
+    for number, master in enumerate(lora.masters().values()):
         noise = torch.randn(master.shape, generator=torch.Generator().manual_seed(number))
         master.data.copy_(0.1 * noise)
     with torch.no_grad():
-        trained = pupil(TOKENS_ST, hidden=False).logits
-    dense, packed = pupil.result()
+        trained = lora(TOKENS_ST, hidden=False).logits
+    dense, packed = lora.result()
     merged = put(shaken(model), dense)
     assert len(dense) == 3 * 7 and not packed
     assert not torch.equal(dense["model.layers.0.mlp.up_proj.weight"], shaken(model).model.layers[0].mlp.up_proj.weight)
@@ -176,19 +176,19 @@ def test_a_kept_teacher_says_what_a_live_one_says(tmp_path, loss):
 
 def test_kept_shares_are_asked_for_once(tmp_path, monkeypatch):
     model = tiny_model()
-    monkeypatch.setattr(teacher, "_FILE_SEQUENCES", 5)
+    monkeypatch.setattr(teacher, "_SEQUENCES_PER_FILE", 5)
     asked = dict(k=4, temperature=1.0, micro_batch=2, precision=lambda: torch.autocast("cpu", enabled=False))
-    teacher.keep(model, TOKENS_ST, tmp_path, Silent(), **asked)
+    teacher.cache_predictions(model, TOKENS_ST, tmp_path, Silent(), **asked)
     paths = sorted(tmp_path.iterdir())
-    assert len(paths) == 5 and load_file(paths[-1])["places"].shape == (4, 16, 4)
+    assert len(paths) == 5 and load_file(paths[-1])["token_ids"].shape == (4, 16, 4)
     times = [path.stat().st_mtime_ns for path in paths]
     paths[1].unlink()
-    teacher.keep(model, TOKENS_ST, tmp_path, Silent(), **asked)
+    teacher.cache_predictions(model, TOKENS_ST, tmp_path, Silent(), **asked)
     assert [path.stat().st_mtime_ns == time for path, time in zip(paths, times, strict=True)] == [1, 0, 1, 1, 1]
-    said = teacher.Kept(tmp_path)(torch.tensor([23, 7]))
-    places, shares = losses.top_shares(teacher.Live(model, TOKENS_ST)(torch.tensor([23, 7])).logits_BTV[1], 4)
-    torch.testing.assert_close(said.shares[0][1], places)
-    torch.testing.assert_close(said.shares[1][1], shares)
+    said = teacher.CachedTeacher(tmp_path)(torch.tensor([23, 7]))
+    places, shares = losses.top_log_probs(teacher.LiveTeacher(model, TOKENS_ST)(torch.tensor([23, 7])).logits_BTV[1], 4)
+    torch.testing.assert_close(said.top[0][1], places)
+    torch.testing.assert_close(said.top[1][1], shares)
 
 
 def test_hidden_states_and_text_are_learned_from_too(tmp_path):
@@ -223,7 +223,7 @@ def test_what_cannot_be_is_refused(tmp_path):
         distil(tiny_model(num_hidden_layers=2), model, tmp_path, replace(QUICK, hidden_weight=1.0))
     with pytest.raises(MethodError, match=r"top_k=96\. Allowed: 1 to 95"):
         distil(shaken(model), model, tmp_path, replace(QUICK, top_k=96))
-    with pytest.raises(CalibrationError, match="one sequence"):
+    with pytest.raises(CalibrationError, match=r"at least 2 sequences \(1 is held out\); got 1\. Raise --samples"):
         distillation.train(shaken(model), model, TOKENS_ST[:1], QUICK, tmp_path, Silent())
     tokenizer, other = tiny_tokenizer(), tiny_tokenizer()
     teacher.check_tokenizers(tokenizer, other)

@@ -17,7 +17,7 @@ def logits(seed: int) -> torch.Tensor:
 @pytest.fixture(params=[None, 2 * V], ids=["whole", "stretches of two"])
 def stretch(request, monkeypatch):
     if request.param:
-        monkeypatch.setattr(losses, "STRETCH_NUMBERS", request.param)
+        monkeypatch.setattr(losses, "CHUNK_LOGITS", request.param)
 
 
 def by_hand(p_TV: torch.Tensor, q_TV: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -62,7 +62,7 @@ def test_cached_shares_bound_the_divergence_and_reach_it(stretch, temperature, r
     found, wanted = logits(0), logits(1)
     whole = float((losses.reverse_kl if reverse else losses.forward_kl)(found, wanted, temperature))
     bounds = [
-        float(losses.top_kl(found, *losses.top_shares(wanted, k, temperature), temperature, reverse=reverse))
+        float(losses.top_kl(found, *losses.top_log_probs(wanted, k, temperature), temperature, reverse=reverse))
         for k in (1, 4, 16, V - 1)
     ]
     assert bounds == sorted(bounds) and bounds[0] < whole
@@ -70,7 +70,7 @@ def test_cached_shares_bound_the_divergence_and_reach_it(stretch, temperature, r
 
 
 def test_the_bucket_of_all_others_completes_the_shares():
-    places, shares = losses.top_shares(logits(0), 5, 1.0)
+    places, shares = losses.top_log_probs(logits(0), 5, 1.0)
     assert places.dtype == torch.int32 and shares.shape == (T, 6)
     torch.testing.assert_close(shares.exp().sum(-1), torch.ones(T))
     # a student that is the teacher loses nothing: cut off and renormalised it would

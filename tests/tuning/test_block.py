@@ -10,7 +10,7 @@ from compress.errors import CalibrationError
 from compress.format import layouts
 from compress.format.packed import PackedTensor
 from compress.methods import aqlm, rtn, spqr
-from compress.tuning import block, trainable_planes
+from compress.tuning import block, sequences
 from compress.tuning.settings import Settings
 from tests.support.packing import SEQUENCES, Case
 
@@ -27,7 +27,7 @@ METHODS = {
 KINDS = ["llama", "gpt2", "qwen2-moe", "mixtral", "gemma2", "opt", "falcon-alibi"]
 
 
-def fit(case: Case, packed: dict[str, PackedTensor], settings: Settings = QUICK) -> block.Tuned:
+def fit(case: Case, packed: dict[str, PackedTensor], settings: Settings = QUICK) -> block.TunedBlock:
     return block.fit(case.walker, case.block, packed, case.hidden_STH, case.targets_STH, settings)
 
 
@@ -44,7 +44,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def test_the_held_out_error_falls_and_is_that_of_what_is_shipped(tmp_path, kind, method):
     case = Case(tmp_path, kind)
     packed = case.pack(METHODS[method][0], **METHODS[method][1])
-    held_S = trainable_planes.held_out(SEQUENCES, QUICK.held_out, QUICK.seed)[1]
+    held_S = sequences.split_held_out(SEQUENCES, QUICK.held_out, QUICK.seed)[1]
     case.put(packed, {})
     before = case.error(held_S)
     tuned = fit(case, packed)
@@ -171,7 +171,7 @@ def test_one_sequence_is_refused(tmp_path):
     case = Case(tmp_path)
     packed = case.pack(rtn, **RTN2)
     case.hidden_STH, case.targets_STH = case.hidden_STH[:1], case.targets_STH[:1]
-    with pytest.raises(CalibrationError, match=r"model\.layers\.0: one calibration sequence"):
+    with pytest.raises(CalibrationError, match=r"model\.layers\.0: .*at least 2 sequences \(1 is held out\); got 1"):
         fit(case, packed)
 
 
@@ -181,12 +181,3 @@ def test_two_sequences_are_enough(tmp_path):
     case.hidden_STH, case.targets_STH = case.hidden_STH[:2], case.targets_STH[:2]
     tuned = fit(case, packed)
     assert tuned.after <= tuned.before and tuned.epochs >= 1
-
-
-@pytest.mark.parametrize("sequences,share,count", [(2, 0.125, 1), (8, 0.125, 1), (24, 0.125, 3), (3, 0.99, 2)])
-def test_held_out_sequences_are_a_part_of_their_own(sequences, share, count):
-    train_S, held_S = trainable_planes.held_out(sequences, share, seed=3)
-    assert held_S.numel() == count
-    assert torch.equal(torch.cat([train_S, held_S]).sort().values, torch.arange(sequences))
-    assert torch.equal(trainable_planes.order_of(1, train_S, 3).sort().values, train_S)
-    assert torch.equal(trainable_planes.order_of(1, train_S, 3), trainable_planes.order_of(1, train_S, 3))

@@ -1,11 +1,8 @@
 """End-to-end tuning: the divergence falls, a killed run ends with the same bytes, the report is true."""
 
 import math
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
@@ -15,39 +12,18 @@ from compress.errors import CalibrationError, OutputError
 from compress.format import layouts
 from compress.format.packed import PackedTensor
 from compress.methods import aqlm, rtn, spqr
-from compress.models import linears
 from compress.progress import Silent
 from compress.runtime import skeleton
 from compress.runtime.linear import PackedLinear
-from compress.tuning import full, trainable_planes
+from compress.tuning import full, sequences
 from compress.tuning.settings import FullSettings
-from tests.support.correlated import statistics
+from tests.support.killing import KilledError, KillsAfter
 from tests.support.models import tiny_model, tiny_tokens
+from tests.support.packed_model import RTN2, packed_model
 
 QUICK = FullSettings(epochs=2, rate=0.01, batch=4, micro_batch=2, evaluate_every=3, checkpoint_every=2)
-RTN2 = dict(bits=2, group_size=8, symmetric=False)
 TOKENS_ST = tiny_tokens(24, 16)
-HELD_S = trainable_planes.held_out(24, QUICK.held_out, QUICK.seed)[1]
-
-
-def packed_model(teacher: nn.Module, method: ModuleType = rtn, **options: Any) -> nn.Module:
-    """Returns a copy of the model whose blocks' linears are packed, as `compress.load` would give it."""
-    student, config, layers = deepcopy(teacher), method.Config(**(options or RTN2)), {}
-    refs = linears.find_linears(student.base_model, student.base_model_prefix)
-    for ref in refs:
-        width = ref.shape[1]
-        x_TK = torch.randn(4 * width, width, generator=torch.Generator().manual_seed(0))
-        layers[ref.name] = method.solve(linears.weight(student, ref), statistics(x_TK), config)
-    entries = {
-        ref.name: {"scheme": layers[ref.name].scheme.to_dict(), "shape": list(ref.shape), "bias": ref.bias}
-        for ref in refs
-    }
-    dense = dict(student.named_parameters())
-    skeleton.install(student, entries)
-    for name in skeleton.packed_layers(student):
-        bias = dense.get(f"{name}.bias")
-        student.set_submodule(name, PackedLinear.from_packed(layers[name], bias))
-    return student
+HELD_S = sequences.split_held_out(24, QUICK.held_out, QUICK.seed)[1]
 
 
 def divergence(teacher: nn.Module, student: nn.Module, chosen_S: torch.Tensor) -> float:
@@ -56,11 +32,11 @@ def divergence(teacher: nn.Module, student: nn.Module, chosen_S: torch.Tensor) -
     return float((wanted.exp() * (wanted - found)).sum(-1).mean())
 
 
-def fit(teacher: nn.Module, student: nn.Module, folder: Path, settings: FullSettings = QUICK) -> full.FullTuned:
+def fit(teacher: nn.Module, student: nn.Module, folder: Path, settings: FullSettings = QUICK) -> full.TunedModel:
     return full.fit(student, teacher, TOKENS_ST, settings, folder, Silent())
 
 
-def tensors(tuned: full.FullTuned) -> dict[str, torch.Tensor]:
+def tensors(tuned: full.TunedModel) -> dict[str, torch.Tensor]:
     planes = {f"{name}.{plane}": t for name, one in tuned.packed.items() for plane, t in one.planes.items()}
     return planes | tuned.dense
 
@@ -91,35 +67,6 @@ def test_the_divergence_falls_and_is_that_of_what_is_stored(tmp_path, kind, meth
     assert all(torch.equal(weights[name], parameter) for name, parameter in teacher.named_parameters())
 
 
-class KilledError(Exception):
-    """The process ends here."""
-
-
-class KillsAfter(Silent):
-    """Progress that ends the run after some steps."""
-
-    def __init__(self, steps: int):
-        self.left = steps
-
-    def stage(self, title: str, total: int) -> Any:
-        outer, watched = super().stage(title, total), self
-
-        class Task:
-            def __enter__(self) -> Any:
-                outer.__enter__()
-                return self
-
-            def __exit__(self, *error: Any) -> None:
-                outer.__exit__(*error)
-
-            def advance(self, steps: int = 1, note: str = "") -> None:
-                watched.left -= steps
-                if watched.left < 0:
-                    raise KilledError
-
-        return Task()
-
-
 @pytest.mark.parametrize("steps", [0, 4, 9])
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path, steps):
     """Stopped before the first checkpoint, between two of them, and after the best state was found."""
@@ -127,7 +74,7 @@ def test_a_killed_run_ends_with_the_same_bytes(tmp_path, steps):
     (tmp_path / "whole").mkdir()
     whole = fit(teacher, packed_model(teacher), tmp_path / "whole")
     with pytest.raises(KilledError):
-        full.fit(packed_model(teacher), teacher, TOKENS_ST, QUICK, tmp_path, KillsAfter(steps))
+        full.fit(packed_model(teacher), teacher, TOKENS_ST, QUICK, tmp_path, KillsAfter(steps, "Fitting all blocks"))
     assert (tmp_path / "full-tuning.safetensors").is_file() == (steps > 0)
     resumed = fit(teacher, packed_model(teacher), tmp_path)
     assert same(tensors(whole), tensors(resumed))
@@ -181,7 +128,7 @@ def test_patience_stops(tmp_path):
 
 def test_one_sequence_is_refused(tmp_path):
     teacher = tiny_model()
-    with pytest.raises(CalibrationError, match="one calibration sequence"):
+    with pytest.raises(CalibrationError, match=r"at least 2 sequences \(1 is held out\); got 1"):
         full.fit(packed_model(teacher), teacher, TOKENS_ST[:1], QUICK, tmp_path, Silent())
 
 
@@ -228,7 +175,14 @@ def test_a_killed_run_with_changes_of_codes_ends_with_the_same_bytes(tmp_path):
     teacher, settings = tiny_model(), replace(RECODE, recode_every=3)
     whole = fit(teacher, packed_model(teacher, aqlm, **AQLM), _new(tmp_path / "whole"), settings)
     with pytest.raises(KilledError):
-        full.fit(packed_model(teacher, aqlm, **AQLM), teacher, TOKENS_ST, settings, tmp_path, KillsAfter(4))
+        full.fit(
+            packed_model(teacher, aqlm, **AQLM),
+            teacher,
+            TOKENS_ST,
+            settings,
+            tmp_path,
+            KillsAfter(4, "Fitting all blocks"),
+        )
     resumed = fit(teacher, packed_model(teacher, aqlm, **AQLM), tmp_path, settings)
     assert same(tensors(whole), tensors(resumed)) and whole.recoded == resumed.recoded > 0
 
@@ -245,23 +199,23 @@ def test_a_change_of_codes_that_does_harm_is_taken_back(tmp_path):
 
     student = Student(packed_model(tiny_model(), aqlm, **AQLM))
     recoder = Recoder(student, replace(RECODE, recode_share=0.5))
-    codes = {name: layer.parts.packed.planes["weight"].clone() for name, layer in student.layers.items()}
+    codes = {name: layer.planes.packed.planes["weight"].clone() for name, layer in student.layers.items()}
     tried: list[int] = []
     for _ in range(3):
         student(TOKENS_ST[:2]).square().sum().backward()
-        recoder.gather()
+        recoder.accumulate()
         rising = iter((1.0, 2.0))
 
         def divergence(rising=rising):
-            now = {n: layer.parts.packed.planes["weight"] for n, layer in student.layers.items()}
+            now = {n: layer.planes.packed.planes["weight"] for n, layer in student.layers.items()}
             tried.append(sum(int((now[n] != codes[n]).sum()) for n in codes))
             return next(rising)
 
         assert recoder.step(divergence) == 0
-        assert all(torch.equal(layer.parts.packed.planes["weight"], codes[n]) for n, layer in student.layers.items())
+        assert all(torch.equal(layer.planes.packed.planes["weight"], codes[n]) for n, layer in student.layers.items())
     assert tried[1] > tried[3] > tried[5] > 0 == tried[0] == tried[2]
     falling = iter((2.0, 1.0))
     student(TOKENS_ST[:2]).square().sum().backward()
-    recoder.gather()
+    recoder.accumulate()
     assert recoder.step(lambda: next(falling)) > 0
-    assert any(not torch.equal(layer.parts.packed.planes["weight"], codes[n]) for n, layer in student.layers.items())
+    assert any(not torch.equal(layer.planes.packed.planes["weight"], codes[n]) for n, layer in student.layers.items())

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from compress.progress import Progress
     from compress.stages.pack.block import LinearStage
     from compress.stages.workspace import Workspace
-    from compress.tuning.full import FullTuned
+    from compress.tuning.full import TunedModel
     from compress.tuning.settings import FullSettings
 
 _DONE = "tuned.json"
@@ -118,7 +118,7 @@ def _put(model: nn.Module, dense: dict[str, torch.Tensor]) -> None:
             model.get_parameter(name).copy_(value)
 
 
-def _write(workspace: Workspace, tuned: FullTuned) -> None:
+def _write(workspace: Workspace, tuned: TunedModel) -> None:
     """Writes every shard as it will be, then the file that says so."""
     from safetensors.torch import load_file
 

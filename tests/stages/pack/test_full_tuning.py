@@ -13,7 +13,7 @@ from compress.json_files import read_object
 from compress.runtime import load, proof
 from compress.stages.pack import full_tuning, shards
 from compress.stages.workspace import Workspace
-from compress.tuning import settings, trainable_planes
+from compress.tuning import sequences, settings
 from tests.support.models import save_tiny, tiny_model, tiny_tokens
 
 SETTINGS = settings.FullSettings(epochs=2, rate=0.01, batch=4, micro_batch=4, evaluate_every=2, checkpoint_every=2)
@@ -64,7 +64,7 @@ def test_what_is_shipped_is_what_was_fitted(tmp_path, kind, method, options):
     assert report["after"] < report["before"] and report["steps"] == 8 and not report["diverged"]
     assert tuning["did"] and tuning["settings"].keys() == {"block", "full"}
     teacher, student = tiny_model(kind, dtype=torch.bfloat16).float(), load(folder, dtype=torch.float32)
-    held_S = trainable_planes.held_out(SAMPLES, SETTINGS.held_out, SETTINGS.seed)[1]
+    held_S = sequences.split_held_out(SAMPLES, SETTINGS.held_out, SETTINGS.seed)[1]
     with torch.no_grad():
         tokens_ST = calibration(tmp_path)[held_S]
         wanted, found = (m(input_ids=tokens_ST).logits.log_softmax(-1) for m in (teacher, student))
