@@ -68,6 +68,10 @@ class EvaluationError(CompressError):
     """The evaluation cannot give a meaningful score: scores are not finite, items are missing, …."""
 
 
+class TextError(CalibrationError, EvaluationError):
+    """A text file, a row of it or a tokenizer cannot be used, whether for calibration or for evaluation."""
+
+
 class CoverageError(CompressError):
     """The run would compress a smaller share of the parameters than `--min-coverage`."""
 

@@ -14,7 +14,7 @@ FILE_CAP = 400
 # Downwards: a part may import itself and what is listed for it. The first matching prefix decides.
 BASE = ("compress", "compress.errors", "compress.json_files", "compress.progress", "compress.recipe")
 STORAGE = (*BASE, "compress.format")
-MODELS = (*STORAGE, "compress.atlas", "compress.models", "compress.calibration")
+MODELS = (*STORAGE, "compress.atlas", "compress.models", "compress.calibration", "compress.texts")
 NUMERICS = (*STORAGE, "compress.calibration.stats", "compress.numerics")
 METHODS = (*NUMERICS, "compress.methods")
 RUNTIME = (*MODELS, "compress.kernels", "compress.runtime", "compress.hf")
@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compress.methods.registry": BASE,
     "compress.numerics": NUMERICS,
     "compress.methods": METHODS,
+    "compress.texts": (*BASE, "compress.texts"),
     "compress.kernels": (*STORAGE, "compress.kernels"),
     "compress.atlas": (*MODELS, "compress.evaluation"),  # its own exam: `train` and `score` ask the suite
     "compress.models": MODELS,

@@ -1,4 +1,4 @@
-"""Calibration tokens: documents or stored ids, cut into windows, a seeded draw of them.
+"""Loads the calibration tokens: documents or stored ids, cut into windows, of which a seeded draw is taken.
 
 Shape letters: S samples, T tokens per sample, L tokens of a stretch.
 """
@@ -15,11 +15,12 @@ import torch
 from compress.calibration.texts import documents
 from compress.errors import CalibrationError
 from compress.recipe import CalibrationSpec
+from compress.texts.special_tokens import text_encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_ENOUGH = 4  # times the tokens needed: what is drawn from, and where the encoding of a large source stops
+_ENOUGH = 4  # times the tokens needed: windows are drawn from so many, and encoding a large source stops there
 _BATCH = 256  # documents encoded at once
 
 
@@ -32,12 +33,13 @@ def load_tokens(
 ) -> torch.Tensor:
     """Returns the calibration tokens [samples, seq_len], int64; the same for the same recipe and tokenizer.
 
-    Documents are taken in an order drawn by the seed and joined by the end-of-text token; the windows do not overlap
-    and none is drawn twice. A token file is used as it is: a row of a matrix is a stretch of its own.
+    Documents are taken in an order drawn by the seed and laid end to end, each with the start token that the tokenizer
+    puts before a text (if it does) and the end-of-text token after it. Windows do not overlap, and none is drawn twice.
+    A token file is used as it is: a row of a matrix is a stretch of its own.
 
     Raises:
         CalibrationError: `seq_len` is above `max_seq_len`, there are too few tokens (the numbers are given), an id is
-            not below `vocab_size`, or the source cannot be read.
+            not below `vocab_size`, the source cannot be read, or the tokenizer's special tokens cannot be controlled.
     """
     if max_seq_len is not None and spec.seq_len > max_seq_len:
         raise CalibrationError(
@@ -68,14 +70,14 @@ def load_tokens(
 
 def _encoded(spec: CalibrationSpec, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
     """One stretch of at least enough tokens, if the source has them."""
-    texts = list(documents(spec.source))
+    encoder = text_encoder(tokenizer)
+    texts = list(documents(spec.source, tokenizer))
     random.Random(spec.seed).shuffle(texts)
-    separator = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     ids: list[int] = []
     remaining = iter(texts)
     while len(ids) < _ENOUGH * spec.samples * spec.seq_len and (batch := list(islice(remaining, _BATCH))):
-        for document in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
-            ids += document + separator
+        for document in encoder.documents(batch):
+            ids += document
     return torch.tensor(ids, dtype=torch.long)
 
 

@@ -1,4 +1,4 @@
-"""Which items are asked: a seeded, stratified subset of those that the model has room for."""
+"""Selects the items to ask: a seeded, stratified subset of those that fit into the model's context."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 from compress.errors import EvaluationError
 from compress.evaluation.suites.base import Ask, Chat, Family, Item
+from compress.texts.chat import chat_text
+from compress.texts.special_tokens import TextEncoder, text_encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SEED = 0
-_SPARE = 8  # tokens: a start token, and a generated text that is encoded again may become a little longer
-_UNKNOWN_ROOM = 2048
+_SPARE = 8  # tokens: the start, and a generated text that is encoded again may become a little longer
+_UNKNOWN_ROOM = 2048  # tokens, for a configuration that names no context; lm-eval assumes the same
 
 
 @dataclass(frozen=True)
@@ -37,20 +39,7 @@ def longest_answer(ask: Ask, room: int) -> int:
 
 def chat_form(tokenizer: PreTrainedTokenizerBase) -> Chat:
     """Returns how conversations are written: the tokenizer's chat template, or `User:` and `Assistant:` by turns."""
-    if not getattr(tokenizer, "chat_template", None):
-        return _plain
-
-    def templated(turns: Sequence[str]) -> str:
-        messages = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-
-    return templated
-
-
-def _plain(turns: Sequence[str]) -> str:
-    # what a model writes after the colon begins with its own space
-    said = [f"Assistant:{turn}\n" if i % 2 else f"User: {turn}\n" for i, turn in enumerate(turns)]
-    return "".join([*said, "Assistant:"])
+    return lambda messages: chat_text(messages, tokenizer, answer_next=True)
 
 
 def select(
@@ -62,8 +51,9 @@ def select(
     them. Raises EvaluationError when nothing at all fits.
     """
     chat = chat_form(tokenizer)
-    chosen = {family.name: _of_family(family, tokenizer, room, chat, limit) for family in families}
-    kept = {name: found for name, found in chosen.items() if found.items}
+    encoder = text_encoder(tokenizer)
+    chosen = {family.name: _of_family(family, encoder, room, chat, limit) for family in families}
+    kept = {name: selection for name, selection in chosen.items() if selection.items}
     if not kept:
         raise EvaluationError(
             f"no item of the suite fits into the {room} tokens that the model takes",
@@ -78,18 +68,16 @@ def warnings(families: Sequence[Family], chosen: Mapping[str, Selection], room: 
     for family in families:
         if family.name not in chosen:
             said.append(f"{family.name}: every item is longer than the {room} tokens that the model takes; left out")
-        elif left := chosen[family.name].left_out:
+        elif left_out := chosen[family.name].left_out:
             asked = len(chosen[family.name].items)
             said.append(
-                f"{family.name}: {left:,} of {left + asked:,} items are longer than the {room} tokens that the model "
-                "takes; left out"
+                f"{family.name}: {left_out:,} of {left_out + asked:,} items are longer than the {room} tokens that the "
+                "model takes; left out"
             )
     return said
 
 
-def _of_family(
-    family: Family, tokenizer: PreTrainedTokenizerBase, room: int, chat: Chat, limit: int | None
-) -> Selection:
+def _of_family(family: Family, encoder: TextEncoder, room: int, chat: Chat, limit: int | None) -> Selection:
     if not family.leave_out:
         return Selection(family.subset(limit, SEED))
     kept: dict[int, Item] = {}
@@ -98,7 +86,7 @@ def _of_family(
         if limit is not None and len(kept) == limit:
             break
         fitting = next(
-            (form for form in family.shorter(family.items[index]) if _fits(family, form, tokenizer, room, chat)), None
+            (form for form in family.shorter(family.items[index]) if _fits(family, form, encoder, room, chat)), None
         )
         if fitting is None:
             left_out += 1
@@ -107,7 +95,7 @@ def _of_family(
     return Selection([kept[index] for index in sorted(kept)], left_out)
 
 
-def _fits(family: Family, item: Item, tokenizer: PreTrainedTokenizerBase, room: int, chat: Chat) -> bool:
+def _fits(family: Family, item: Item, encoder: TextEncoder, room: int, chat: Chat) -> bool:
     """Whether everything asked of the item has room, answers of other questions in it at their longest."""
     answers = {ask.name: longest_answer(ask, room) for ask in family.asks if ask.kind == "answer"}
     if family.prepare is not None:
@@ -118,10 +106,10 @@ def _fits(family: Family, item: Item, tokenizer: PreTrainedTokenizerBase, room: 
         text = _longest(item[ask.prompt]) + (_longest(item[ask.target]) if ask.target else "")
         needed = _SPARE + answers.get(ask.name, 0) + sum(answers[name] for name in ask.needs)
         # no token is longer than its text in bytes: short texts need no tokenizer
-        if len(text.encode()) + needed > room and len(tokenizer(text, verbose=False)["input_ids"]) + needed > room:
+        if len(text.encode()) + needed > room and len(encoder(text)) + needed > room:
             return False
     return True
 
 
 def _longest(text: str | Sequence[str]) -> str:
-    return text if isinstance(text, str) else max(text, key=lambda one: len(one.encode()))
+    return text if isinstance(text, str) else max(text, key=lambda part: len(part.encode()))

@@ -1,4 +1,4 @@
-"""Held-out text in windows: perplexity of one model, or of two at once with the divergence between them.
+"""Reads held-out text in windows: the perplexity of one model, or of two with the divergence between them.
 
 S windows, T tokens, B = 1 window at a time, V vocabulary. All figures in fp32; no logits are kept.
 """
@@ -17,6 +17,7 @@ from compress.errors import EvaluationError
 from compress.evaluation.finite import not_finite
 from compress.evaluation.result import Divergence, PositionKL, TextResult
 from compress.evaluation.stats import bootstrap_interval
+from compress.texts.special_tokens import text_encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 WINDOW = 512
 _IGNORED = -100
 _SPANS = 32
-"""Spans of positions that the divergence is also told by."""
+"""Spans of positions by which the divergence is also reported, at most."""
 
 
 @dataclass(frozen=True)
@@ -53,25 +54,32 @@ def cut(
 ) -> Windows:
     """Returns the documents, a separator before each, in windows of at most `WINDOW` and `room` tokens.
 
+    The separator is what the tokenizer puts before a text (BOS), or the end-of-text token if it puts nothing there.
     `limit` bounds the number of windows by leaving out whole documents from the end.
+
+    Raises EvaluationError for a tokenizer without any such token, or whose special tokens cannot be controlled.
     """
     length = min(WINDOW, room)
-    separator = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if separator is None:
+    encoder = text_encoder(tokenizer)
+    separator = list(encoder.separator)
+    if not separator:
         raise EvaluationError("the tokenizer has neither a start nor an end token", do="Add one to the tokenizer")
     stream: list[int] = []
+    predicted: list[bool] = []
     size = 0
     for document in documents:
-        ids = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = encoder.plain(document)
         if limit is not None and stream and len(stream) + len(ids) > limit * length:
             break
-        stream += [separator, *ids]
+        stream += [*separator, *ids]
+        predicted += [False] * len(separator) + [True] * len(ids)
         size += len(document.encode())
     count = -(-len(stream) // length)
-    padded = torch.full((count * length + 1,), separator)
+    padded = torch.full((count * length + 1,), separator[-1])
     padded[: len(stream)] = torch.tensor(stream)
     target = padded[1:].clone()
-    target[target == separator] = _IGNORED
+    target[: len(stream) - 1][~torch.tensor(predicted[1:], dtype=torch.bool)] = _IGNORED
+    target[len(stream) - 1 :] = _IGNORED
     return Windows(padded[:-1].view(count, length), target.view(count, length), size)
 
 

@@ -173,7 +173,7 @@ def test_a_hub_data_set_out_of_reach(tokenizer: Any) -> None:
         ("no.txt", None, "cannot be read"),
         ("blank.txt", b" \n ", "holds no text"),
         ("latin.txt", b"caf\xe9 " * 50, "cannot be read"),
-        ("bad.jsonl", b'{"text": "w5"}\n{oops}\n', "line 2 is not JSON"),
+        ("bad.jsonl", b'{"text": "w5"}\n{oops}\n', "line 2: not JSON"),
         ("other.jsonl", b'{"body": "w5"}\n', "line 1 has no field text"),
         ("table.csv", b"a,b\n", "calibration source"),
         ("no.safetensors", None, "cannot be read"),

@@ -10,6 +10,7 @@ import torch
 from compress.errors import EvaluationError
 from compress.evaluation import heldout
 from tests.support import tiny_suite as tiny
+from tests.support.tokenizers import processed
 
 DOCUMENTS = tiny.suite().heldout()
 
@@ -103,3 +104,12 @@ def test_other_windows_are_not_the_same() -> None:
     assert windows().same_as(windows())
     assert not windows().same_as(windows(room=32))
     assert not windows().same_as(windows(limit=2))
+
+
+@pytest.mark.parametrize(
+    ("template", "separator"), [("$A", 2), ("$A <eos>", 2), ("<bos> $A", 1), ("<bos> $A <eos>", 1)]
+)
+def test_the_separator_is_the_start_of_a_text_or_its_end(template: str, separator: int) -> None:
+    windows = heldout.cut(["w5 w6", "w7"], processed(template), room=5)
+    assert windows.inputs.tolist() == [[separator, 5, 6, separator, 7]]
+    assert windows.targets.tolist() == [[5, 6, -100, 7, -100]] and windows.tokens == 3

@@ -12,6 +12,7 @@ import pytest
 from compress.errors import EvaluationError
 from compress.evaluation import evaluate, suites
 from compress.evaluation.suites.base import Family, Followed, Item, Suite
+from compress.texts.chat import Message
 from tests.support import kick_data
 from tests.support import tiny_suite as tiny
 
@@ -105,8 +106,8 @@ def test_retrieval_reports_what_the_passage_gains(suite: Suite) -> None:
     assert (derived["open_book"], derived["closed_book"], derived["passage_gain"]) == (1.0, 0.0, 1.0)
 
 
-def chat(turns: Sequence[str]) -> str:
-    return "|".join(turns) + ">"
+def chat(messages: Sequence[Message]) -> str:
+    return "|".join(message["content"] for message in messages) + ">"
 
 
 def conversation(suite: Suite, references: dict[str, str]) -> Item:

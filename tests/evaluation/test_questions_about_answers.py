@@ -13,6 +13,7 @@ from compress.evaluation import fitting
 from compress.evaluation.lm_eval_suite import harness
 from compress.evaluation.result import FamilyResult
 from compress.evaluation.suites.base import Ask, Chat, Family, Followed, Item
+from compress.texts.chat import by_turns
 from tests.support import tiny_suite as tiny
 
 TEXTS = ["one two", "three", "four five six"]
@@ -41,7 +42,7 @@ def test_an_ending_is_scored_after_every_prompt() -> None:
 
 
 def prepare(item: Item, references: Mapping[str, str], chat: Chat) -> Item:
-    made = {**item, "prompt": chat([item["text"]])}
+    made = {**item, "prompt": chat(by_turns([item["text"]]))}
     return made | ({"said": references["said"]} if "said" in references else {})
 
 
@@ -92,7 +93,7 @@ def test_a_dense_evaluation_of_other_items_is_an_error() -> None:
 def test_conversations_in_the_form_of_the_tokenizer() -> None:
     from copy import deepcopy
 
-    assert fitting.chat_form(tiny.tokenizer())(["Hi", " Hello.", "Go on"]) == (
+    assert fitting.chat_form(tiny.tokenizer())(by_turns(["Hi", " Hello.", "Go on"])) == (
         "User: Hi\nAssistant: Hello.\nUser: Go on\nAssistant:"
     )
     tokenizer = deepcopy(tiny.tokenizer())
@@ -100,7 +101,8 @@ def test_conversations_in_the_form_of_the_tokenizer() -> None:
         "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
-    assert fitting.chat_form(tokenizer)(["Hi", "Hello.", "Go on"]) == "<user>Hi<assistant>Hello.<user>Go on<assistant>"
+    written = fitting.chat_form(tokenizer)(by_turns(["Hi", "Hello.", "Go on"]))
+    assert written == "<user>Hi<assistant>Hello.<user>Go on<assistant>"
 
 
 def lengths(limit: int | None = None, room: int = 40, leave_out: bool = True) -> fitting.Selection:

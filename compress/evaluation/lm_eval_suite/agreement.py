@@ -1,4 +1,4 @@
-"""How well a model follows a given text: its likelihood, and how often the text's next token is the likeliest one.
+"""Measures how well a model follows a given text: its likelihood, and how often its next token is the likeliest one.
 
 lm-eval only says whether all of a text is the likeliest; the share needs a pass of its own. T tokens, V vocabulary.
 """

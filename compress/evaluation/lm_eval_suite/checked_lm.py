@@ -1,4 +1,4 @@
-"""CheckedLM: lm-eval's Hugging Face model, kept from what would falsify an evaluation without a word.
+"""CheckedLM: lm-eval's HFLM with its silent failures turned into errors, and special tokens placed on purpose.
 
 Imports lm-eval: import this module inside functions.
 """
@@ -15,14 +15,21 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, 
 
 from compress.errors import EvaluationError
 from compress.evaluation.finite import not_finite
+from compress.texts.special_tokens import text_encoder
 
 
 class CheckedLM(HFLM):  # type: ignore[misc]
-    """HFLM that never ties the head again, cuts no prompt, refuses non-finite scores and stops rows one by one."""
+    """HFLM that never ties the head again, cuts no prompt, ends none with EOS, refuses non-finite scores and stops
+    rows one by one.
+
+    Raises TextError for a tokenizer whose special tokens cannot be controlled.
+    """
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch_size: int, done: Callable[[], None]
     ) -> None:
+        self.encoder = text_encoder(tokenizer)
+        self._rolling = False
         # HFLM calls tie_weights(): a head that was compressed apart from the embedding would silently become it again
         model.tie_weights = lambda *args, **kwargs: None
         try:
@@ -36,16 +43,42 @@ class CheckedLM(HFLM):  # type: ignore[misc]
         return result
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
-        result: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
+        self._rolling = True
+        try:
+            result: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
+        finally:
+            self._rolling = False
         return result
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         result: list[str] = super().generate_until(requests, disable_tqdm=True)
         return result
 
+    @property
+    def eot_token_id(self) -> int:
+        if self.encoder.end is None:
+            raise EvaluationError(
+                "the tokenizer has no end-of-text token, so that answers would have no end", do="Set its eos_token"
+            )
+        return self.encoder.end
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What a text without a prompt follows."""
+        return (self.encoder.separator or (self.eot_token_id,))[-1]
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        # a text that is scored as a whole gets its start from lm-eval, which puts prefix_token_id before it
+        bare = add_special_tokens is False or (add_special_tokens is None and self._rolling)
+        return self.encoder.plain(string) if bare else self.encoder(string)
+
     def tok_batch_encode(self, strings: list[str], *, left_truncate_len: int, **kwargs: Any) -> Any:
-        ids_BT, mask_BT = super().tok_batch_encode(strings, **kwargs)
-        self.check_room(ids_BT.shape[1], left_truncate_len)
+        """Returns ids and mask, int64 [rows, tokens], padded on the left."""
+        rows = [self.encoder(text) for text in strings]
+        longest = max(map(len, rows))
+        self.check_room(longest, left_truncate_len)
+        ids_BT = torch.tensor([[self.tokenizer.pad_token_id] * (longest - len(row)) + row for row in rows])
+        mask_BT = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
         return ids_BT, mask_BT
 
     def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:

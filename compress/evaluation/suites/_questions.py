@@ -10,6 +10,7 @@ from typing import Any
 
 from compress.evaluation.suites._rows import Data, Row
 from compress.evaluation.suites.base import Chat, Item
+from compress.texts.chat import by_turns
 
 _LETTERS = "ABCDEFGHIJ"
 _HEADING = re.compile(r"\s*= [^=].*[^=] =\s*")
@@ -96,11 +97,11 @@ def instruction(data: Data) -> list[Item]:
 def converse(item: Item, references: Mapping[str, str], chat: Chat) -> Item:
     """Returns the item with what can be asked so far: the second turn follows the reference answer to the first."""
     turns = item["turns"]
-    made = {**item, "prompt_1": chat(turns[:1])}
+    made = {**item, "prompt_1": chat(by_turns(turns[:1]))}
     if "turn_1" in references:
         made["reference_1"] = references["turn_1"]
         if len(turns) > 1:
-            made["prompt_2"] = chat([turns[0], references["turn_1"], turns[1]])
+            made["prompt_2"] = chat(by_turns([turns[0], references["turn_1"], turns[1]]))
     if "turn_2" in references and len(turns) > 1:
         made["reference_2"] = references["turn_2"]
     return made

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from compress.texts.chat import Message
+
 Item = dict[str, Any]
 """At least `id`, a string that is unique in its family. May have `cluster`: items of one cluster are not independent
 (questions on one passage or of one subject); and `chance`: what guessing scores on it."""
@@ -30,8 +32,8 @@ Reply = str | list[float] | float | Followed
 """To `answer` the text of the model, to `choose` and `complete` the log-likelihoods of the choices, to `recall` that of
 the text, to `follow` how well the text is followed."""
 
-Chat = Callable[[Sequence[str]], str]
-"""Turns of a conversation, the user's first, answers as the model wrote them -> the prompt for the next answer."""
+Chat = Callable[[Sequence[Message]], str]
+"""Messages of a conversation, answers as the model wrote them -> the prompt for the next answer."""
 
 
 @dataclass(frozen=True)

@@ -127,3 +127,46 @@ def test_it_is_quiet_and_leaves_the_callers_random_numbers(capfd: pytest.Capture
     ask(model, limit=1)
     assert (random.random(), torch.rand(1).item()) == expected
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("ends", [["<eos>"], ["<pad>"], ["<eos>", "<pad>"]], ids=str)
+def test_tokens_that_a_tokenizer_adds_after_a_text_change_nothing(
+    answered: dict[str, FamilyResult], ends: list[str]
+) -> None:
+    """Such as the EOS or SEP of a post-processor: a prompt that ends with it would ask for nothing."""
+    from copy import deepcopy
+
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = deepcopy(tiny.tokenizer())
+    tokens = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ends]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=" ".join(["$A", *ends]), special_tokens=tokens
+    )
+    assert tokenizer("a")["input_ids"][1:] == [number for _, number in tokens]
+    assert harness.run(tiny.model(), tokenizer, tiny.suite().families, batch_size=4) == answered
+
+
+def test_the_start_token_stands_before_every_prompt_once() -> None:
+    """Before prompts, before texts that are scored, and not again where a chat template wrote it."""
+    from copy import deepcopy
+
+    from lm_eval.api.instance import Instance
+    from tokenizers.processors import TemplateProcessing
+
+    from compress.evaluation.lm_eval_suite.checked_lm import CheckedLM
+
+    tokenizer = deepcopy(tiny.tokenizer())
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<eos> $A", special_tokens=[("<eos>", 0)])
+    model = tiny.model()
+    lm = CheckedLM(model, tokenizer, batch_size=2, done=lambda: None)
+    a, b = (tiny.tokenizer()(letter)["input_ids"][0] for letter in "ab")
+    assert lm.tok_encode("ab") == lm.tok_encode("<eos>ab") == [0, a, b]
+    assert lm.tok_encode("ab", add_special_tokens=False) == [a, b]
+    ids_BT, mask_BT = lm.tok_batch_encode(["a", "<eos>ab"], left_truncate_len=9)
+    assert ids_BT.tolist() == [[1, 0, a], [0, a, b]] and mask_BT.tolist() == [[0, 1, 1], [1, 1, 1]]
+    request = Instance(request_type="loglikelihood_rolling", doc={}, arguments=("ab",), idx=0)
+    with torch.inference_mode():
+        log_probs = model(torch.tensor([[0, a, b]])).logits[0].log_softmax(-1)
+    expected = float(log_probs[0, a] + log_probs[1, b])
+    assert lm.loglikelihood_rolling([request])[0] == pytest.approx(expected, rel=1e-4)

@@ -1,0 +1,97 @@
+"""Conversations: rows of `messages` or `conversations` as messages, and messages as the text that a model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from compress.errors import TextError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CHAT_FIELDS = ("messages", "conversations", "conversation")
+Message = dict[str, str]
+"""`role` (`system`, `user`, `assistant` …) and `content`."""
+_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "chatbot": "assistant", "model": "assistant"}
+
+
+def messages_of(value: Any, place: str) -> list[Message]:
+    """Returns the messages of a chat field.
+
+    Both common forms are read: `role` and `content`, and `from` and `value`. A content may be a list of parts, of which
+    the texts are taken; a content that is null (of a tool call) is empty.
+
+    Raises:
+        TextError: `value` is no list of such messages; `place` says where it stands.
+    """
+    if not isinstance(value, list) or not value:
+        raise _malformed(value, place)
+    return [_message(entry, place) for entry in value]
+
+
+def _message(entry: Any, place: str) -> Message:
+    if not isinstance(entry, Mapping):
+        raise _malformed(entry, place)
+    role, content = entry.get("role", entry.get("from")), entry.get("content", entry.get("value"))
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
+        content = "\n".join(part for part in parts if isinstance(part, str))
+    if not isinstance(role, str) or not isinstance(content, str | None):
+        raise _malformed(entry, place)
+    return {"role": _ROLES.get(role, role), "content": content or ""}
+
+
+def _malformed(value: Any, place: str) -> TextError:
+    return TextError(
+        f"{place}: a chat holds {str(value)[:80]!r}",
+        allowed='a list of messages such as {"role": "user", "content": "…"} or {"from": "human", "value": "…"}',
+    )
+
+
+def has_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Returns whether the tokenizer has a chat template."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def chat_text(messages: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase, *, answer_next: bool) -> str:
+    """Returns a conversation as the model reads it: by the chat template, or without one as `User:` and `Assistant:`.
+
+    Args:
+        messages: roles and contents.
+        tokenizer: whose template it is.
+        answer_next: the text ends where the assistant's next answer begins.
+
+    Raises:
+        TextError: the template refuses the messages (two of the same role in a row, a system message …).
+    """
+    if not has_template(tokenizer):
+        return _plain(messages, answer_next)
+    from jinja2 import TemplateError
+
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=answer_next
+            )
+        )
+    except (TemplateError, ValueError, TypeError, KeyError, ImportError) as error:
+        roles = ", ".join(message["role"] for message in messages[:8])
+        raise TextError(
+            f"the model's chat template does not take a conversation of {roles}: {error}",
+            do="Give conversations in the form that the model was trained on, or plain text",
+        ) from error
+
+
+def by_turns(turns: Sequence[str]) -> list[Message]:
+    """Returns texts that are said by turns, the user's first, as messages."""
+    return [{"role": ("user", "assistant")[place % 2], "content": turn} for place, turn in enumerate(turns)]
+
+
+def _plain(messages: Sequence[Mapping[str, str]], answer_next: bool) -> str:
+    lines = []
+    for message in messages:
+        content = message["content"]
+        space = " " if content and not content[0].isspace() else ""  # what a model wrote begins with its own
+        lines.append(f"{message['role'].capitalize()}:{space}{content}\n")
+    return "".join([*lines, "Assistant:" if answer_next else ""])

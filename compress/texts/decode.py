@@ -1,0 +1,80 @@
+"""Reads a text file whatever its encoding marks, line ends and compression, and repairs what cannot be encoded."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import zlib
+from pathlib import Path
+
+from compress.errors import TextError
+
+# UTF-32 before UTF-16: the mark of UTF-32-LE begins with that of UTF-16-LE
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_MARK = "\ufeff"
+GZIP = ".gz"
+
+
+def read_text(path: Path) -> str:
+    """Returns the text of a file: UTF-8, or UTF-16 or UTF-32 with a byte order mark; gunzipped if it ends in .gz.
+
+    Line ends become line feeds, lone surrogates the replacement character.
+
+    Raises:
+        TextError: there is no such file, or it is in another encoding or binary.
+    """
+    return decode(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Returns the bytes of a file, gunzipped if its name ends in .gz; TextError when it cannot be read."""
+    try:
+        data = path.read_bytes()
+        return gzip.decompress(data) if path.suffix.lower() == GZIP else data
+    except (OSError, EOFError, zlib.error) as error:  # a damaged .gz is an OSError or one of the others
+        raise TextError(f"{path} cannot be read: {error}") from error
+
+
+def decode(data: bytes, path: Path) -> str:
+    """Returns the text that the bytes of the file `path` hold; see `read_text`."""
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    try:
+        # CESU-8 and other careless writers put surrogates into UTF-8; `repaired` deals with them
+        text = data.decode(encoding, "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise TextError(
+            f"{path} cannot be read: not {encoding.upper()} text ({error.reason} at byte {error.start})",
+            allowed="UTF-8 text, or UTF-16 with a byte order mark",
+            do="Save it as UTF-8",
+        ) from error
+    if "\0" in text:
+        raise TextError(
+            f"{path} cannot be read: it holds NUL characters",
+            allowed="UTF-8 text, or UTF-16 with a byte order mark",
+            do="Save it as UTF-8; it may be UTF-16 without a mark, or not text at all",
+        )
+    return repaired(text.removeprefix(_MARK).replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def repaired(text: str) -> str:
+    """Returns the text with surrogate pairs joined, and lone surrogates (half an emoji) as U+FFFD.
+
+    JSON can hold half a pair as an escape, but no tokenizer takes one.
+    """
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def base_suffix(path: Path) -> str:
+    """Returns the suffix in lower case without that of the compression: `.jsonl` of `a.JSONL.gz`."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes[-1:] == [GZIP]:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""

@@ -1,0 +1,137 @@
+"""Reads a file of rows: JSON, JSON lines, CSV, TSV or Parquet, as plain data with the place of every row."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from compress.errors import TextError
+from compress.texts.decode import base_suffix, read_bytes, read_text, repaired
+
+Rows = list[tuple[str, Any]]
+"""Rows with their places (`line 3`, `row 3`); mostly dictionaries, the rows of a JSON file may be anything."""
+
+
+def read_rows(path: Path) -> Rows:
+    """Returns the rows of a file, in the order of the file; blank lines are no rows.
+
+    Empty cells of a table are None. Lone surrogates in texts become U+FFFD.
+
+    Raises:
+        TextError: the file cannot be read, or a line is not what its suffix says.
+    """
+    reader = _READERS.get(base_suffix(path))
+    if reader is None:
+        raise TextError(f"{path} is no file of rows", allowed=", ".join(ROW_FILES))
+    return [(place, _repaired(row)) for place, row in reader(path)]
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Only line feeds end a line: texts may hold U+2028."""
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        line = line.removeprefix("\ufeff")  # files that were joined keep their marks
+        if not line.strip():
+            continue
+        place = f"line {number}"
+        yield place, _parsed(line, f"{path}, {place}")
+
+
+def _json(path: Path) -> Iterator[tuple[str, Any]]:
+    """A list of rows, an object with one list of rows in it, columns by name, one row, or JSON lines after all."""
+    text = read_text(path)
+    if not text.strip():
+        return
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        if _is_json_line(text.lstrip().partition("\n")[0]):
+            yield from _json_lines(path)
+            return
+        value = _parsed(text, str(path))
+    for number, row in enumerate(_rows_in(value), start=1):
+        yield f"row {number}", row
+
+
+def _is_json_line(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict | str)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise TextError(f"{place}: not JSON ({error.msg} at character {error.pos})") from error
+    except (ValueError, RecursionError) as error:  # a number of many thousand digits; nesting without end
+        raise TextError(f"{place}: not JSON that can be read ({error})") from error
+
+
+def _rows_in(value: Any) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    if isinstance(value, dict):
+        lists = [part for part in value.values() if isinstance(part, list)]
+        of_rows = [part for part in lists if part and all(isinstance(row, dict) for row in part)]
+        if len(of_rows) == 1 and not {"messages", "conversations"} & value.keys():
+            return of_rows[0]
+        columns = [part for part in lists if len(part) == len(lists[0])]
+        if value and len(columns) == len(value) and not of_rows:
+            return [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
+    return [value]
+
+
+def _table(delimiter: str) -> Callable[[Path], Iterator[tuple[str, Any]]]:
+    def read(path: Path) -> Iterator[tuple[str, Any]]:
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
+        csv.field_size_limit(1 << 30)  # documents are longer than the usual 128 KiB
+        try:
+            for row in reader:
+                place = f"line {reader.line_num}"
+                if None in row:
+                    raise TextError(f"{path}, {place}: more cells than the header has columns")
+                yield place, {name: cell or None for name, cell in row.items()}
+        except csv.Error as error:
+            raise TextError(f"{path}, line {reader.line_num}: not a table ({error})") from error
+
+    return read
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    from pyarrow import ArrowException, BufferReader, parquet
+
+    number = 0
+    try:
+        for batch in parquet.ParquetFile(BufferReader(read_bytes(path))).iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield f"row {number}", row
+    except ArrowException as error:
+        raise TextError(f"{path} cannot be read: {error}") from error
+
+
+def _repaired(value: Any) -> Any:
+    if isinstance(value, str):
+        return repaired(value)
+    if isinstance(value, list):
+        return [_repaired(part) for part in value]
+    if isinstance(value, dict):
+        return {_repaired(key): _repaired(part) for key, part in value.items()}
+    return value
+
+
+_READERS: dict[str, Callable[[Path], Iterator[tuple[str, Any]]]] = {
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".json": _json,
+    ".csv": _table(","),
+    ".tsv": _table("\t"),
+    ".parquet": _parquet,
+}
+ROW_FILES = tuple(_READERS)
+"""Suffixes of the files that `read_rows` reads; each may be followed by .gz."""

@@ -1,0 +1,115 @@
+"""Documents picked out of every form of rows."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.errors import TextError
+from compress.texts.documents import documents_in
+from compress.texts.rows import read_rows
+from tests.support.tokenizers import processed
+
+ROWS = [{"text": "one two", "n": 1}, {"text": None, "n": 2}, {"n": 3}, {"text": " ", "n": 4}, {"text": 'three, "3"'}]
+WANTED = ["one two", 'three, "3"']
+CHATS = [
+    {"messages": [{"role": "user", "content": "w5"}, {"role": "assistant", "content": "w6"}]},
+    {"messages": [{"role": "user", "content": [{"type": "text", "text": "w7"}]}, {"role": "assistant"}]},
+    {"messages": None},
+]
+
+
+def read(path: Path, data: bytes | str, **options: Any) -> list[str]:
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return documents_in(read_rows(path), path.name, **options)
+
+
+def lines(rows: list[Any]) -> str:
+    return "\n".join(map(json.dumps, rows))
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.jsonl", lines(ROWS)),
+        ("a.jsonl", "\ufeff" + lines(ROWS[:2]) + "\r\n\n\ufeff" + lines(ROWS[2:])),
+        ("a.jsonl.gz", gzip.compress(lines(ROWS).encode())),
+        ("a.ndjson", lines(WANTED)),
+        ("a.json", json.dumps(ROWS, indent=1)),
+        ("a.json", json.dumps({"version": 1, "data": ROWS})),
+        ("a.json", json.dumps({"text": WANTED, "n": [1, 2]})),
+        ("a.json", lines(ROWS)),
+        ("a.csv", 'n,text\r\n1,one two\r\n2,\r\n3,"three, ""3"""\r\n'),
+        ("a.tsv", 'text\tn\none two\t1\n"three, ""3"""\t2\n'),
+    ],
+)
+def test_every_form_gives_the_same_documents(tmp_path: Path, name: str, data: bytes | str) -> None:
+    assert read(tmp_path / name, data) == WANTED
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    assert documents_in(read_rows(tmp_path / "a.parquet"), "a.parquet") == WANTED
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(TextError, match=r"b\.parquet cannot be read"):
+        read_rows(tmp_path / "b.parquet")
+
+
+def test_half_an_emoji_is_replaced(tmp_path: Path) -> None:
+    (text,) = read(tmp_path / "a.jsonl", '{"text": "cut \\ud83d off"}')
+    assert text == "cut � off" and text.encode()
+
+
+def test_the_only_column_of_text_is_taken_and_others_are_named(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"id": f"x{n}", "lang": "en", "content": f"one {n}"} for n in range(3)]
+    assert read(tmp_path / "a.jsonl", lines(rows)) == ["one 0", "one 1", "one 2"]
+    rows = [{**row, "title": "two words"} for row in rows]
+    with pytest.raises(TextError, match=r"several of its fields hold text: content, title.*a\.jsonl:content"):
+        read(tmp_path / "a.jsonl", lines(rows))
+    assert read(tmp_path / "a.jsonl", lines(rows), column="title") == ["two words"] * 3
+    with pytest.raises(TextError, match=r"no column 'contents'; did you mean 'content'"):
+        read(tmp_path / "a.jsonl", lines(rows), column="contents")
+    with pytest.raises(TextError, match="line 1 has no field text; its fields are id, lang"):
+        read(tmp_path / "a.jsonl", lines([{"id": "x", "lang": "en"}]))
+
+
+def test_conversations_by_the_template_and_without_one(tmp_path: Path) -> None:
+    tokenizer = processed("<bos> $A")
+    plain = ["User: w5\nAssistant: w6\n", "User: w7\nAssistant:\n"]
+    assert read(tmp_path / "a.jsonl", lines(CHATS), tokenizer=tokenizer) == plain
+    shared = [{"conversations": [{"from": "human", "value": "w5"}, {"from": "gpt", "value": "w6"}]}]
+    assert read(tmp_path / "a.jsonl", lines(shared), tokenizer=tokenizer) == plain[:1]
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    assert read(tmp_path / "a.jsonl", lines(CHATS), tokenizer=tokenizer) == [
+        "<user>w5<assistant>w6",
+        "<user>w7<assistant>",
+    ]
+    tokenizer.chat_template = "{{ raise_exception('no two in a row') }}"
+    with pytest.raises(TextError, match="does not take a conversation of user, assistant: no two in a row"):
+        read(tmp_path / "a.jsonl", lines(CHATS), tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.jsonl", '{"text": "x"}\n{oops}', r"line 2: not JSON \(.* at character 1\)"),
+        ("a.jsonl", "[" * 200_000, "line 1: not JSON"),
+        ("a.jsonl", '{"text": 7}', r"line 1: text='7'"),
+        ("a.jsonl", '{"messages": "hi"}\n{"messages": [7]}', "line 2: a chat holds '7'"),
+        ("a.jsonl", '{"messages": [{"role": "user", "content": 7}]}', "line 1: a chat holds"),
+        ("a.json", "{", "not JSON"),
+        ("a.csv", "text\na,b\n", "line 2: more cells than the header"),
+        ("a.csv", 'text\n"a', "not a table"),
+        ("a.doc", "x", "no file of rows"),
+    ],
+)
+def test_a_damaged_row_is_named(tmp_path: Path, name: str, data: str, message: str) -> None:
+    with pytest.raises(TextError, match=message):
+        read(tmp_path / name, data, tokenizer=processed("$A"))
