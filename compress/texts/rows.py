@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import TextError
+from compress.json_files import parse
 from compress.texts.decode import base_suffix, read_bytes, read_text, repaired
 
 Rows = list[tuple[str, Any]]
@@ -46,8 +47,8 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
     if not text.strip():
         return
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = parse(text)
+    except ValueError:
         if _is_json_line(text.lstrip().partition("\n")[0]):
             yield from _json_lines(path)
             return
@@ -58,17 +59,17 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _is_json_line(line: str) -> bool:
     try:
-        return isinstance(json.loads(line), dict | str)
-    except (ValueError, RecursionError):
+        return isinstance(parse(line), dict | str)
+    except ValueError:
         return False
 
 
 def _parsed(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
+        return parse(text)
     except json.JSONDecodeError as error:
         raise TextError(f"{place}: not JSON ({error.msg} at character {error.pos})") from error
-    except (ValueError, RecursionError) as error:  # a number of many thousand digits; nesting without end
+    except ValueError as error:  # a number of many thousand digits; nesting without end
         raise TextError(f"{place}: not JSON that can be read ({error})") from error
 
 
