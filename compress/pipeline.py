@@ -105,7 +105,7 @@ def plan(recipe: Recipe) -> Plan:
     stage = step.stages[0]
     source = ModelSource.open(recipe.model, revision=recipe.revision)
     method, config = registry.load(stage.method), registry.configure(stage.method, stage.options)
-    if method.KIND == "linear":
+    if method.KIND == "pack":
         made = planning.make(step, source, BlockWalker(source), method, config, str(step.output))[0]
     else:
         made = outlook.make(step, source, BlockWalker(source), method, config)
@@ -117,9 +117,9 @@ def make(
 ) -> None:
     """Makes the checkpoint of a recipe of one stage, from where an earlier run stopped, and writes its manifest."""
     method = registry.load(recipe.stages[0].method)
-    if method.KIND == "linear":
+    if method.KIND == "pack":
         made = pack(recipe, source, workspace, progress)
-    elif method.KIND == "prune":
+    elif method.KIND == "rewrite":
         made = rewrite.run(recipe, source, workspace, progress)
     else:
         assert teacher is not None, "what is trained is trained towards a teacher"
@@ -137,7 +137,7 @@ def pack(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Pr
     from compress.tuning.settings import FullSettings, Settings
 
     stage = recipe.stages[0]
-    method, config = registry.load(stage.method), registry.configure(stage.method, stage.options)
+    method, config = registry.load_pack(stage.method), registry.configure(stage.method, stage.options)
     walker = BlockWalker(source)
     _, coverage, memory_plan = planning.make(recipe, source, walker, method, config, str(workspace.folder))
     if planning.needs_data(recipe, method):
@@ -178,7 +178,7 @@ def check(recipe: Recipe) -> None:
     for stage in recipe.stages:
         registry.check_options(stage.method, stage.options)
         told = registry.describe(stage.method)
-        if told.kind != "linear" and (stage.tune is not None or stage.target_bits is not None):
+        if told.kind != "pack" and (stage.tune is not None or stage.target_bits is not None):
             raise RecipeError(
                 f"{'tune' if stage.tune else 'target_bits'} with the method {stage.method}, which packs no weights",
                 do="Leave it out, or give it to a stage that quantises",

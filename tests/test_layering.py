@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compress.format.manifest": ("compress", "compress.errors", "compress.format.scheme", "compress.json_files"),
     "compress.format": STORAGE,
     "compress.calibration.stats": BASE,
-    "compress.methods.registry": BASE,
+    "compress.methods.registry": (*BASE, "compress.methods.protocol"),
     "compress.numerics": NUMERICS,
     "compress.methods": METHODS,
     "compress.texts": (*BASE, "compress.texts"),

@@ -17,6 +17,7 @@ import compress
 from compress.errors import CompressError, FormatError
 from compress.format import layouts
 from compress.format.reader import open_checkpoint
+from compress.methods import spqr
 from compress.models.blocks import BlockWalker
 from compress.models.linears import find_linears, set_weight
 from compress.runtime import proof
@@ -126,7 +127,6 @@ def test_goes_on_at_the_block_where_it_stopped(step, tmp_path, data, monkeypatch
         with pytest.raises(StoppedError):
             compress.run(source, "spqr", output=tmp_path / "out", calibration=data, group_size=8, **DATA)
     solved = []
-    spqr = compress.methods.registry.load("spqr")
     solve = spqr.solve
     monkeypatch.setattr(spqr, "solve", lambda *args: solved.append(1) or solve(*args))
     resumed = compress.run(source, "spqr", output=tmp_path / "out", calibration=data, group_size=8, **DATA).checkpoint

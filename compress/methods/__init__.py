@@ -1,13 +1,68 @@
-"""The methods. One file is one method and its name is the file's name; there is no table to edit.
+"""The methods: one file is one method, named after its file; no table to edit.
 
-A method module has KIND ("linear" or "model"), NEEDS (frozenset of LayerStats fields it reads, empty = data-free),
-a frozen dataclass Config whose fields are documented by the string below each, and for KIND "linear"
-`solve(w_NK, stats, config) -> PackedTensor` and `check(shape, config)`, which refuses a shape before any work is done.
-Tensors only: no model, module, hook, device or path.
-
-Methods of your own lie in the folders that COMPRESS_METHODS names; they become modules of this package as they are.
+`protocol.py` says what a file of each kind (pack, rewrite, train) must and may define; docs/ADDING_A_METHOD.md shows
+whole files. Methods see tensors only: no model, module, hook or device. Methods of a user's own lie in the folders that
+the environment variable COMPRESS_METHODS names, and become modules of this package.
 """
+
+from typing import TYPE_CHECKING
 
 from compress.methods import registry
 
 registry.extend(__path__)
+
+if TYPE_CHECKING:
+    from compress.methods import (
+        aqlm,
+        ast,
+        distill,
+        easyquant,
+        finequant,
+        gptq,
+        llm_pruner,
+        magnitude,
+        rtn,
+        sparsegpt,
+        spqr,
+        svd_llm,
+        wanda,
+    )
+    from compress.methods.protocol import PackFile, PackMethod, RewriteFile, RewriteMethod, TrainFile, TrainMethod
+
+    # What the type checker holds the bundled files to: what is required, and the signature of every hook they define.
+    _PACK: tuple[PackFile, ...] = (aqlm, easyquant, finequant, gptq, magnitude, rtn, sparsegpt, spqr, svd_llm, wanda)
+    _REWRITE: tuple[RewriteFile, ...] = (llm_pruner,)
+    _TRAIN: tuple[TrainFile, ...] = (ast, distill)
+
+    class _Aqlm(PackMethod):
+        candidates = staticmethod(aqlm.candidates)
+        nominal = staticmethod(aqlm.nominal)
+
+    class _FineQuant(PackMethod):
+        shared = staticmethod(finequant.shared)
+
+    class _SpQR(PackMethod):
+        candidates = staticmethod(spqr.candidates)
+        nominal = staticmethod(spqr.nominal)
+        pinned = staticmethod(spqr.pinned)
+
+    class _SVDLLM(PackMethod):
+        measure = staticmethod(svd_llm.measure)
+        allot = staticmethod(svd_llm.allot)
+
+    class _Sparse(PackMethod):
+        COMPOSES = magnitude.COMPOSES and sparsegpt.COMPOSES and svd_llm.COMPOSES and wanda.COMPOSES
+
+    class _LLMPruner(RewriteMethod):
+        REWRITER = llm_pruner.REWRITER
+        kept_share = staticmethod(llm_pruner.kept_share)
+        memory_bytes = staticmethod(llm_pruner.memory_bytes)
+
+    class _AST(TrainMethod):
+        TRAINER = ast.TRAINER
+        check = staticmethod(ast.check)
+        stored_bits = staticmethod(ast.stored_bits)
+
+    class _Distill(TrainMethod):
+        TRAINER = distill.TRAINER
+        NEEDS_OTHER_TEACHER = distill.NEEDS_OTHER_TEACHER

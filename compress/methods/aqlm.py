@@ -34,7 +34,7 @@ from compress.numerics import additive_books as fitting
 from compress.numerics import additive_codes as coding
 from compress.numerics import grid, sweep
 
-KIND = "linear"
+KIND = "pack"
 NEEDS: frozenset[str] = frozenset({"gram_KK"})
 _START_DAMPING = 0.01
 _SEED = 0

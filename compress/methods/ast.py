@@ -20,7 +20,7 @@ from compress.numerics import learned_masks, masks, nm
 
 KIND = "train"
 NEEDS = frozenset({"tokens"})
-TRAINER = "ast"
+TRAINER = "compress.training.ast"
 STARTS = ("magnitude", "wanda", "sparsegpt")
 
 

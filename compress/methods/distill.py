@@ -18,7 +18,8 @@ from compress.errors import MethodError
 
 KIND = "train"
 NEEDS = frozenset({"tokens"})
-TRAINER = "distillation"
+TRAINER = "compress.training.distillation"
+NEEDS_OTHER_TEACHER = True
 LOSSES = ("kl", "reverse_kl")
 RATES = {"all": 3e-4, "lora": 2e-3, "packed": 5e-3}
 """What can be trained, and the rate where none is given."""

@@ -27,7 +27,7 @@ from compress.format.layouts import delta, int_group
 from compress.format.packed import PackedTensor
 from compress.numerics import grid, ranges
 
-KIND = "linear"
+KIND = "pack"
 NEEDS: frozenset[str] = frozenset()
 _ROWS_OF = 1 << 18
 """Weights that are summed up in float64 at once."""

@@ -17,6 +17,7 @@ Shape letters: N out features, K in features, G groups of g columns.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,7 +28,7 @@ from compress.format.layouts import int_group
 from compress.format.packed import PackedTensor
 from compress.numerics import grid, ranges
 
-KIND = "linear"
+KIND = "pack"
 NEEDS: frozenset[str] = frozenset()
 _SERVED = (128, 64, 32)
 
@@ -67,7 +68,7 @@ def check(shape: tuple[int, int], config: Config) -> None:
     grid.group_width(shape[1], config.group_size)
 
 
-def shared(weights: list[torch.Tensor], config: Config) -> Config:
+def shared(weights: Sequence[torch.Tensor], config: Config) -> Config:
     """Returns the config with the one size for matrices [N, K] of one input width: the finest that any of them asks."""
     if config.group_size is not None:
         return config

@@ -25,7 +25,7 @@ from compress.format.layouts import int_group
 from compress.format.packed import PackedTensor
 from compress.numerics import grid, ranges, sweep
 
-KIND = "linear"
+KIND = "pack"
 NEEDS: frozenset[str] = frozenset({"gram_KK"})
 
 

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from compress.errors import MethodError
 from compress.numerics import importance
 
-KIND = "prune"
+KIND = "rewrite"
 NEEDS = frozenset({"tokens"})
+REWRITER = "compress.stages.rewrite.prune"
 
 _SCOPES = ("uniform", "local", "global")
 _UNITS = ("width", "depth")
@@ -100,3 +101,8 @@ def memory_bytes(parameters: int, config: Config) -> int:
     """
     gradients = sum(config.importance in kinds for kinds in (importance.FIRST_ORDER, importance.SECOND_ORDER))
     return int((2 + gradients) * 4 * parameters / 4)
+
+
+def kept_share(config: Config) -> float:
+    """Returns the share of the parameters that stays."""
+    return 1 - config.ratio

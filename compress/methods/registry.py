@@ -14,15 +14,16 @@ import sys
 from collections.abc import Mapping, MutableSequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from compress.errors import RecipeError, unknown
+from compress.methods import protocol
+from compress.methods.protocol import Method, PackMethod, RewriteMethod, TrainMethod
 
 OWN = "COMPRESS_METHODS"
 """Environment variable with folders of methods that are not part of the package."""
 _PACKAGE = "compress.methods"
-_NOT_METHODS = {"__init__", "registry"}
+_NOT_METHODS = {"__init__", "protocol", "registry"}
 _loaded: dict[str, str] = {}
 """Methods of the caller's own that were imported, with the sha256 of their source."""
 _TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
@@ -122,14 +123,22 @@ def _described(name: str, source: str) -> MethodInfo:
         raise RecipeError(
             f"{name}.py is no method", allowed="a file with KIND, NEEDS and a class Config", do=f"Or call it _{name}.py"
         )
-    needs = constants["NEEDS"]
+    needs, kind = constants["NEEDS"], _literal(name, "KIND", constants["KIND"])
+    protocol.check_kind(name, kind)
     return MethodInfo(
         name=name,
         summary=(ast.get_docstring(tree) or f"{name} (no docstring).").splitlines()[0],
-        kind=ast.literal_eval(constants["KIND"]),
+        kind=kind,
         needs_data=isinstance(needs, ast.Call) and bool(needs.args),
         options=tuple(_options(config)),
     )
+
+
+def _literal(name: str, what: str, value: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        raise RecipeError(f"{name}.py: {what} = {ast.unparse(value)}", allowed="a literal value") from None
 
 
 def _options(config: ast.ClassDef) -> list[Option]:
@@ -152,18 +161,36 @@ def _options(config: ast.ClassDef) -> list[Option]:
     return options
 
 
-def load(name: str) -> ModuleType:
-    """Imports the method `name` (and with it torch)."""
+def load(name: str) -> Method:
+    """Returns the method `name`; its file is imported, and with it torch."""
     describe(name)
     module = f"{_PACKAGE}.{name}"
-    if (source := own_source(name)) is None:
-        return importlib.import_module(module)
-    extend(sys.modules[_PACKAGE].__path__)
-    importlib.invalidate_caches()
-    if _loaded.get(name, source) != source:  # written anew, by a cell of a notebook for instance
-        sys.modules.pop(module, None)
-    _loaded[name] = source
-    return importlib.import_module(module)
+    if (source := own_source(name)) is not None:
+        extend(sys.modules[_PACKAGE].__path__)
+        importlib.invalidate_caches()
+        if _loaded.get(name, source) != source:  # written anew, by a cell of a notebook for instance
+            sys.modules.pop(module, None)
+        _loaded[name] = source
+    return protocol.method_of(importlib.import_module(module))
+
+
+def load_pack(name: str) -> PackMethod:
+    """Returns the method `name`, which must be of kind `pack`; another kind is a RecipeError."""
+    return protocol.of_kind_pack(load(name))
+
+
+def load_rewrite(name: str) -> RewriteMethod:
+    """Returns the method of a stage that is known to be of kind `rewrite`."""
+    method = load(name)
+    assert method.KIND == "rewrite", method.KIND
+    return method
+
+
+def load_train(name: str) -> TrainMethod:
+    """Returns the method of a stage that is known to be of kind `train`."""
+    method = load(name)
+    assert method.KIND == "train", method.KIND
+    return method
 
 
 def defaults(name: str) -> dict[str, Any]:
@@ -172,10 +199,8 @@ def defaults(name: str) -> dict[str, Any]:
 
 
 def nominal(name: str, bits: int) -> dict[str, Any]:
-    """Returns the options with which method `name` is called a `bits`-bit method; it may say so by `nominal(bits)`."""
-    method = load(name)
-    options: dict[str, Any] = method.nominal(bits) if hasattr(method, "nominal") else {"bits": bits}
-    return check_options(name, options)
+    """Returns the options that make `name` a `bits`-bit method: what its `nominal` says."""
+    return check_options(name, load_pack(name).nominal(bits))
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from compress.format.layouts import int_group
 from compress.format.packed import PackedTensor
 from compress.numerics import grid, ranges
 
-KIND = "linear"
+KIND = "pack"
 NEEDS: frozenset[str] = frozenset()
 
 

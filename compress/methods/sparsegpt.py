@@ -24,7 +24,7 @@ from compress.errors import MethodError
 from compress.format.packed import PackedTensor
 from compress.numerics import grid, nm, sweep
 
-KIND = "linear"
+KIND = "pack"
 NEEDS: frozenset[str] = frozenset({"gram_KK"})
 COMPOSES = True
 

@@ -30,7 +30,7 @@ from compress.format.layouts import spqr
 from compress.format.packed import PackedTensor
 from compress.numerics import grid, sweep
 
-KIND = "linear"
+KIND = "pack"
 NEEDS: frozenset[str] = frozenset({"gram_KK"})
 _THRESHOLDS, _START = (1e-4, 64.0), 0.2
 """Where a search for a threshold looks, and where it starts when it is given none in between."""

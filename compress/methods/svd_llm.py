@@ -35,7 +35,7 @@ from compress.format.layouts import dense, low_rank
 from compress.format.packed import PackedTensor
 from compress.numerics import factors, grid, ratios
 
-KIND = "linear"
+KIND = "pack"
 NEEDS: frozenset[str] = frozenset({"gram_KK"})
 COMPOSES = True
 

@@ -18,7 +18,7 @@ from compress.calibration.stats import LayerStats
 from compress.format.packed import PackedTensor
 from compress.numerics import grid, nm
 
-KIND = "linear"
+KIND = "pack"
 NEEDS: frozenset[str] = frozenset({"gram_KK"})
 COMPOSES = True
 

@@ -5,7 +5,6 @@ Both are in memory as a whole. What has been trained takes the place of what the
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,10 +27,10 @@ if TYPE_CHECKING:
     import torch
 
     from compress.format.packed import PackedTensor
+    from compress.methods.protocol import Trained, TrainMethod
     from compress.progress import Progress
     from compress.recipe import Recipe
     from compress.stages.workspace import Workspace
-    from compress.training.task import Trained
 
 
 def teacher_of(recipe: Recipe, first: ModelSource) -> ModelSource | None:
@@ -45,7 +44,8 @@ def teacher_of(recipe: Recipe, first: ModelSource) -> ModelSource | None:
 
 def run(recipe: Recipe, source: ModelSource, teacher: ModelSource, workspace: Workspace, progress: Progress) -> Made:
     """Trains, and writes the shards. A killed run goes on from the trainer's last checkpoint."""
-    if recipe.stages[0].method == "distill" and source.fingerprint == teacher.fingerprint:
+    method = registry.load_train(recipe.stages[0].method)
+    if method.NEEDS_OTHER_TEACHER and source.fingerprint == teacher.fingerprint:
         raise RecipeError(
             "the teacher is the student itself",
             do="Name another with teacher=, or put the stage after one that compresses",
@@ -60,7 +60,6 @@ def run(recipe: Recipe, source: ModelSource, teacher: ModelSource, workspace: Wo
             do="Raise --max-memory; training is the one kind of stage that does not go block by block",
         )
     trained = _train(recipe, walker, teacher, workspace.work, progress)
-    method = registry.load(recipe.stages[0].method)
     entries = write(method, walker, workspace, trained.dense, trained.packed)
     account = {"total_parameters": source.parameters, "packed_linears": len(entries)}
     return Made(account, source.raw_config, source.structure, walker.unused_tensors, {"training": trained.report})
@@ -74,9 +73,7 @@ def memory_bytes(source: ModelSource, teacher: ModelSource) -> int:
 def check(recipe: Recipe, walker: BlockWalker) -> None:
     """Raises MethodError for a linear that the method's options cannot treat, with its name."""
     stage = recipe.stages[0]
-    method, config = registry.load(stage.method), registry.configure(stage.method, stage.options)
-    if not hasattr(method, "check"):
-        return
+    method, config = registry.load_train(stage.method), registry.configure(stage.method, stage.options)
     for index in range(len(walker.block_names)):
         for ref in walker.linears(index):
             with solve_linear.naming_the_layer(ref.name):
@@ -96,18 +93,16 @@ def _train(recipe: Recipe, walker: BlockWalker, teacher: ModelSource, work_dir: 
     from compress.training.teacher import check_tokenizers
 
     stage, source = recipe.stages[0], walker.source
-    method, config = registry.load(stage.method), registry.configure(stage.method, stage.options)
+    method, config = registry.load_train(stage.method), registry.configure(stage.method, stage.options)
     tokens_ST = load_tokens(recipe.calibration, source.tokenizer(), max_seq_len=walker.max_seq_len)
-    trainer = importlib.import_module(f"compress.training.{method.TRAINER}")
     student, dense = open_subject(source), open_subject(teacher)
     check_tokenizers(student.tokenizer, dense.tokenizer)
     distributed.barrier()
-    trained: Trained = trainer.train(student.model, dense.model, tokens_ST, config, work_dir, progress)
-    return trained
+    return method.train(student.model, dense.model, tokens_ST, config, work_dir, progress)
 
 
 def write(
-    method: Any,
+    method: TrainMethod,
     walker: BlockWalker,
     workspace: Workspace,
     dense: Mapping[str, torch.Tensor],
@@ -137,7 +132,9 @@ def write(
     return entries
 
 
-def _entries(method: Any, walker: BlockWalker, index: int, packed: Mapping[str, PackedTensor]) -> dict[str, Any]:
+def _entries(
+    method: TrainMethod, walker: BlockWalker, index: int, packed: Mapping[str, PackedTensor]
+) -> dict[str, Any]:
     """Returns the manifest entries of a block's packed linears; the error is against what the source has."""
     if not packed:
         return {}

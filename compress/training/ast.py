@@ -13,13 +13,14 @@ from torch import nn
 
 from compress.errors import CompressError, MethodError
 from compress.methods import ast as method
+from compress.methods.protocol import Trained
 from compress.numerics import masks
 from compress.runtime import skeleton
 from compress.training import initial_masks, student, teacher, trainer
 from compress.training.learned_masks import MaskTask
 from compress.training.schedule import Schedule
 from compress.training.sparse import SparseModel
-from compress.training.task import ModelTask, Trained
+from compress.training.task import ModelTask
 from compress.training.trainable import block_linears
 from compress.tuning import sequences
 

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from compress.methods.distill import RATES
+from compress.methods.protocol import Trained
 from compress.training import losses, student, teacher, trainable
 from compress.training.schedule import Schedule
-from compress.training.task import ModelTask, Trained
+from compress.training.task import ModelTask
 
 if TYPE_CHECKING:
     from pathlib import Path

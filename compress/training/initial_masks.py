@@ -35,7 +35,7 @@ def one_shot(
     Activations are those of the dense model throughout. The statistics of one block are in memory at a time: for a
     method that needs them the model runs once per block.
     """
-    method = registry.load(config.start)
+    method = registry.load_pack(config.start)
     options = registry.configure(config.start, {"n": config.n, "m": config.m})
     for block_name in find_blocks(model):
         in_block = [ref for ref in refs if ref.name.startswith(f"{block_name}.")]

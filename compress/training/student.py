@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from compress.errors import MethodError
+from compress.methods.protocol import Trained
 from compress.training import losses, trainer
-from compress.training.task import ModelTask, Trained
+from compress.training.task import ModelTask
 from compress.training.teacher import TeacherOutput, check_vocabularies
 from compress.tuning import sequences
 

@@ -89,17 +89,3 @@ class Outcome:
     def timing(self) -> dict[str, float]:
         """Returns the speed on this machine as JSON."""
         return {"tokens_per_second": round(self.tokens_per_second, 1), "seconds": round(self.seconds, 1)}
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """The trained tensors of a model, with the report of the training."""
-
-    dense: dict[str, torch.Tensor] = field(repr=False)
-    """Dense tensors by their names in the model, in the dtypes that they had there."""
-    packed: dict[str, PackedTensor] = field(repr=False)
-    """Packed linears by name."""
-    report: dict[str, Any]
-    """JSON: losses before and after, steps; the same for the same input, recipe and seed."""
-    timing: dict[str, float]
-    """JSON: tokens per second and seconds of this run, which must stay out of the manifest."""

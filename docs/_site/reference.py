@@ -21,9 +21,9 @@ from compress.methods import registry
 
 MORE = "Explained"
 KINDS = {
-    "linear": "packs or thins weights, one linear at a time",
-    "prune": "takes parts of the model away",
-    "train": "trains",
+    "pack": "packs weights, one linear at a time",
+    "rewrite": "makes a dense model of another shape",
+    "train": "trains the model",
 }
 
 

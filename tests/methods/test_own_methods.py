@@ -13,7 +13,7 @@ from compress.methods import rtn
 from compress.methods.rtn import check
 from dataclasses import dataclass
 
-KIND = "linear"
+KIND = "pack"
 NEEDS = frozenset()
 __all__ = ["check"]
 

@@ -16,9 +16,9 @@ import torch
 from compress.format import files
 from compress.methods.ast import Config as Sparse
 from compress.methods.distill import Config as Dense
+from compress.methods.protocol import Trained
 from compress.progress import Silent
 from compress.training import ast, distillation
-from compress.training.task import Trained
 from tests.support.models import tiny_model, tiny_tokens
 from tests.support.packed_model import packed_model
 

@@ -13,11 +13,11 @@ from compress.errors import MethodError
 from compress.format import layouts
 from compress.format.layouts import sparse_nm
 from compress.methods.ast import Config
+from compress.methods.protocol import Trained
 from compress.models import linears
 from compress.progress import Silent
 from compress.training import ast, initial_masks
 from compress.training.sparse import SparseModel
-from compress.training.task import Trained
 from compress.training.trainable import block_linears
 from compress.tuning.sequences import split_held_out
 from tests.support.killing import KilledError, KillsAfter

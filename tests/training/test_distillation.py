@@ -14,10 +14,10 @@ from compress.format import layouts
 from compress.format.layouts import sparse_nm
 from compress.methods import magnitude, svd_llm
 from compress.methods.distill import Config
+from compress.methods.protocol import Trained
 from compress.progress import Silent
 from compress.runtime import skeleton
 from compress.training import distillation, losses, teacher, trainable
-from compress.training.task import Trained
 from compress.tuning.sequences import split_held_out
 from tests.support.killing import KilledError, KillsAfter
 from tests.support.models import tiny_model, tiny_tokenizer, tiny_tokens

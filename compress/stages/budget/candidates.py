@@ -14,25 +14,20 @@ from compress.errors import BudgetError, CompressError, RecipeError
 from compress.format import layouts
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from compress.methods.protocol import PackMethod
 
-BITS = (2, 3, 4, 5, 6, 8)
-"""Offered by a method that has `bits` and no candidates of its own."""
 _SAMPLE_ROWS = 16
 
 
-def offered(method: ModuleType, config: Any) -> list[dict[str, Any]]:
+def offered(method: PackMethod, config: Any) -> list[dict[str, Any]]:
     """Returns option overrides, coarse to fine; RecipeError for a method that has nothing to choose among.
 
     What `config` together with an override makes impossible is left out.
     """
-    if hasattr(method, "candidates"):
-        wanted = list(method.candidates(config))
-    elif any(field.name == "bits" for field in dataclasses.fields(config)):
-        wanted = [{"bits": bits} for bits in BITS]
-    else:
+    wanted = method.candidates(config)
+    if not wanted:
         raise RecipeError(
-            f"--target-bits with the method {method.__name__.rpartition('.')[2]!r}",
+            f"--target-bits with the method {method.name!r}",
             allowed="methods with the option bits, or with candidates of their own",
         )
     possible = [override for override in wanted if _accepted(config, override)]
@@ -49,7 +44,7 @@ def _accepted(config: Any, override: dict[str, Any]) -> bool:
     return True
 
 
-def least_bits(method: ModuleType, config: Any, shapes: Iterable[tuple[int, int]]) -> float:
+def least_bits(method: PackMethod, config: Any, shapes: Iterable[tuple[int, int]]) -> float:
     """Returns bits per weight below which no choice of candidates can come, outliers not counted.
 
     Known without the model: a few rows of plus and minus one, which no method has a reason to spend much on, tell the
@@ -63,7 +58,7 @@ def least_bits(method: ModuleType, config: Any, shapes: Iterable[tuple[int, int]
     return sum(least) / sum(math.prod(shape) for shape in shapes)
 
 
-def _structure(method: ModuleType, config: Any, shapes: list[tuple[int, int]]) -> list[float]:
+def _structure(method: PackMethod, config: Any, shapes: list[tuple[int, int]]) -> list[float]:
     """Returns the bits that each shape takes without any outlier; infinite for a shape that `config` cannot treat."""
     treated = {shape for shape in shapes if _treats(method, shape, config)}
     if not treated:
@@ -84,7 +79,7 @@ def _structure(method: ModuleType, config: Any, shapes: list[tuple[int, int]]) -
     return [sizes[shape] for shape in shapes]
 
 
-def _treats(method: ModuleType, shape: tuple[int, int], config: Any) -> bool:
+def _treats(method: PackMethod, shape: tuple[int, int], config: Any) -> bool:
     try:
         method.check(shape, config)
     except CompressError:

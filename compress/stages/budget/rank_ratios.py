@@ -10,7 +10,6 @@ Shape letters: S samples, T tokens.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from compress.calibration import collect as collecting
@@ -22,7 +21,7 @@ from compress.stages import memory
 from compress.stages.pack.solve_linear import naming_the_layer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     import torch
 
@@ -41,8 +40,6 @@ def allot(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> di
         MethodError: a loss is not finite, with the linear's name.
     """
     method, walker = stage.method, stage.walker
-    if not hasattr(method, "allot"):
-        return {}
     refs = {
         ref.name: ref
         for index in range(len(walker.block_names))
@@ -53,8 +50,7 @@ def allot(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> di
     if not method.allot(dict.fromkeys(refs, 1.0), shapes, stage.config):
         return {}  # these options leave nothing to decide: nothing has to be measured
     losses = _losses(stage, tokens_ST, refs, progress)
-    made: dict[str, dict[str, Any]] = method.allot({name: losses[name] for name in refs}, shapes, stage.config)
-    return made
+    return method.allot({name: losses[name] for name in refs}, shapes, stage.config)
 
 
 def _losses(
@@ -100,11 +96,10 @@ def _of_linears(
 ) -> dict[str, float]:
     refs = list(refs)
     stats = collecting.collect(stage.walker, block, refs, hidden_STH, micro_batch=stage.memory_plan.micro_batch)
-    measure: Callable[..., float] = partial(stage.method.measure, config=stage.config)
     losses = {}
     for ref in refs:
         with naming_the_layer(ref.name):
-            losses[ref.name] = float(measure(linears.weight(block, ref), stats[ref.name]))
+            losses[ref.name] = stage.method.measure(linears.weight(block, ref), stats[ref.name], stage.config)
             if not 0 <= losses[ref.name] < float("inf"):
                 raise MethodError(f"its loss at the target is {losses[ref.name]}", do="Check the model's weights")
     return losses

@@ -210,7 +210,7 @@ def _configs(
 
 def _overrides(stage: LinearStage, config: Any, packed: PackedTensor) -> dict[str, Any]:
     """Returns the options that make the stage's Config into `config`, and those that hold it to the size it has now."""
-    pinned = stage.method.pinned(config, packed) if hasattr(stage.method, "pinned") else {}
+    pinned = stage.method.pinned(config, packed)
     names = [one.name for one in dataclasses.fields(config)]
     decided = {name: value for name in names if (value := getattr(config, name)) != getattr(stage.config, name)}
     return decided | pinned

@@ -22,10 +22,9 @@ from compress.stages import memory
 from compress.stages.pack import solve_linear
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from compress.calibration.stats import LayerStats
     from compress.format.writer import CheckpointWriter
+    from compress.methods.protocol import PackMethod
     from compress.models.blocks import Block, BlockWalker
     from compress.models.linears import LinearRef
     from compress.progress import Task
@@ -40,7 +39,7 @@ class LinearStage:
     walker: BlockWalker
     writer: CheckpointWriter
     workspace: Workspace
-    method: ModuleType
+    method: PackMethod
     config: Any
     skipped: frozenset[str]
     memory_plan: memory.MemoryPlan

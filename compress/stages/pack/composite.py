@@ -20,10 +20,9 @@ from compress.methods import registry
 from compress.numerics import factors
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from compress.format.packed import PackedTensor
     from compress.format.scheme import Scheme
+    from compress.methods.protocol import PackMethod
 
 _DAMPING = 1e-6
 """Keeps the refit of L from answering directions that the calibration inputs lack."""
@@ -34,13 +33,12 @@ def is_composite(packed: PackedTensor | None) -> bool:
     return packed is not None and layouts.is_composite(packed.scheme.layout)
 
 
-def check(method: ModuleType, scheme: Scheme, shape: tuple[int, int], config: Any, *, layer: str) -> None:
+def check(method: PackMethod, scheme: Scheme, shape: tuple[int, int], config: Any, *, layer: str) -> None:
     """Raises RecipeError for a composite linear of the source that `method` cannot pack, MethodError for one that these
     options cannot; nothing is read."""
-    name = method.__name__.rpartition(".")[2]
     if reason := _refused(method, scheme.layout):
         raise RecipeError(
-            f"the method {name} on a linear that the source holds as {scheme.layout}: {reason}",
+            f"the method {method.name} on a linear that the source holds as {scheme.layout}: {reason}",
             allowed=", ".join(_able(scheme.layout)),
             do="Let one of these follow, or run the method on the dense model",
             layer=layer,
@@ -56,7 +54,7 @@ def check(method: ModuleType, scheme: Scheme, shape: tuple[int, int], config: An
             raise
 
 
-def solve(method: ModuleType, packed: PackedTensor, stats: LayerStats | None, config: Any) -> PackedTensor:
+def solve(method: PackMethod, packed: PackedTensor, stats: LayerStats | None, config: Any) -> PackedTensor:
     """Returns the composite tensor with its parts packed by `method`.
 
     `stats` are those of the linear's inputs. With them L is first fitted to the packed R, where that lowers the error
@@ -100,11 +98,11 @@ def _shapes(scheme: Scheme, shape: tuple[int, int]) -> dict[str, tuple[int, int]
     return {}
 
 
-def _refused(method: ModuleType, layout: str) -> str | None:
+def _refused(method: PackMethod, layout: str) -> str | None:
     """Returns why `method` cannot pack the parts of `layout`, or None."""
     if not layouts.is_composite(layout):
         return None
-    if getattr(method, "COMPOSES", False):
+    if method.COMPOSES:
         return "it makes parts itself, and parts have none"
     if layout == sparse_nm.LAYOUT and method.NEEDS:
         return "it needs the statistics of inputs, which differ from row to row there"
@@ -113,5 +111,5 @@ def _refused(method: ModuleType, layout: str) -> str | None:
 
 def _able(layout: str) -> list[str]:
     """Returns the names of the methods that can pack the parts of `layout`."""
-    linear = [name for name in registry.names() if registry.describe(name).kind == "linear"]
-    return [name for name in linear if _refused(registry.load(name), layout) is None]
+    packing = [name for name in registry.names() if registry.describe(name).kind == "pack"]
+    return [name for name in packing if _refused(registry.load_pack(name), layout) is None]

@@ -14,6 +14,7 @@ import torch
 
 from compress.format import files, naming
 from compress.format.packed import PackedTensor
+from compress.methods import protocol
 from compress.models.stored import StoredWeight, WeightReader
 from compress.stages.pack import solve_linear
 
@@ -25,7 +26,7 @@ class Job:
     linears: tuple[StoredWeight, ...]
     """Linears that share an input, all of them where the method decides for a whole set."""
     method: str
-    """Name of the method's module."""
+    """Full name of the method's module."""
     configs: tuple[Any, ...]
     """The method's Config of each linear."""
     planes: Path
@@ -37,7 +38,7 @@ def solve(job: Job, reader: WeightReader) -> dict[str, Any]:
 
     One thread computes: the order of its sums, and with it every bit of the result, does not depend on the machine.
     """
-    method = importlib.import_module(job.method)
+    method = protocol.of_kind_pack(protocol.method_of(importlib.import_module(job.method)))
     weights = {stored.ref.name: partial(reader.read, stored) for stored in job.linears}
     given = dict(zip(weights, job.configs, strict=True))
     packed: dict[str, PackedTensor] = {}

@@ -16,17 +16,16 @@ from compress.format import layouts
 from compress.stages.pack import composite
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from compress.calibration.stats import LayerStats
     from compress.format.packed import PackedTensor
+    from compress.methods.protocol import Method, PackMethod
     from compress.models.linears import LinearRef
 
 _SLICE_ELEMENTS = 1 << 20
 
 
 def shared_configs(
-    method: ModuleType, configs: Mapping[str, Any], weights: Mapping[str, Callable[[], torch.Tensor]]
+    method: PackMethod, configs: Mapping[str, Any], weights: Mapping[str, Callable[[], torch.Tensor]]
 ) -> dict[str, Any]:
     """Returns the Config of every linear of a fused set; a method may decide an option for all of them at once.
 
@@ -34,12 +33,11 @@ def shared_configs(
     here. `weights` gives each weight when it is called for, so that the method need hold no more than one.
     """
     decided = dict(configs)
-    if hasattr(method, "shared"):
-        for config in dict.fromkeys(configs.values()):
-            members = [name for name in configs if configs[name] == config]
-            with naming_the_layer(members[0]):
-                shared = method.shared(_Weights([weights[name] for name in members]), config)
-            decided |= dict.fromkeys(members, shared)
+    for config in dict.fromkeys(configs.values()):
+        members = [name for name in configs if configs[name] == config]
+        with naming_the_layer(members[0]):
+            shared = method.shared(_Weights([weights[name] for name in members]), config)
+        decided |= dict.fromkeys(members, shared)
     return decided
 
 
@@ -57,7 +55,7 @@ class _Weights(Sequence[torch.Tensor]):
 
 
 def solve(
-    method: ModuleType,
+    method: PackMethod,
     ref: LinearRef,
     w_NK: torch.Tensor,
     stats: LayerStats | None,
@@ -78,7 +76,7 @@ def solve(
 
 
 def describe(
-    method: ModuleType,
+    method: Method,
     ref: LinearRef,
     packed: PackedTensor,
     w_NK: torch.Tensor,
@@ -99,7 +97,7 @@ def describe(
         "scheme": packed.scheme.to_dict(),
         "shape": list(packed.shape),
         "bias": ref.bias,
-        "method": method.__name__.rpartition(".")[2],
+        "method": method.name,
         "size_bytes": packed.size_bytes,
         "bits_per_weight": round(packed.bits_per_weight, 6),
         "outliers": packed.scheme.outliers,

@@ -92,12 +92,12 @@ def _jobs(stage: LinearStage, step: int, groups: list[list[LinearRef]]) -> list[
     for group in groups:
         stored = [stage.walker.stored(ref) for ref in group if ref.name not in stage.skipped]
         # what is decided for all of a set, or can only be read with all of it, stays in one job
-        together = hasattr(stage.method, "shared") or any(not one.origins for one in stored)
+        together = "shared" in stage.method.provided or any(not one.origins for one in stored)
         for part in _parts(stored, math.inf if together else _JOB_WEIGHTS):
             jobs.append(
                 Job(
                     linears=tuple(part),
-                    method=stage.method.__name__,
+                    method=stage.method.module,
                     configs=tuple(stage.config_of(one.ref.name) for one in part),
                     planes=_planes_file(stage, step, len(jobs)),
                 )

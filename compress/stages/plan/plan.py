@@ -23,9 +23,8 @@ from compress.stages.pack.jobs import one_thread
 from compress.stages.plan.coverage import Coverage, account, select
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from compress.format.scheme import Scheme
+    from compress.methods.protocol import PackMethod
     from compress.models.blocks import BlockWalker
     from compress.models.linears import LinearRef
     from compress.models.source import ModelSource
@@ -67,7 +66,7 @@ class Plan:
 
 
 def make(
-    recipe: Recipe, source: ModelSource, walker: BlockWalker, method: ModuleType, config: Any, output: str
+    recipe: Recipe, source: ModelSource, walker: BlockWalker, method: PackMethod, config: Any, output: str
 ) -> tuple[Plan, Coverage, memory.MemoryPlan]:
     """Returns the plan, the account and the memory plan; everything that can be refused before the work is, is."""
     blocks = [walker.linears(index) for index in range(len(walker.block_names))]
@@ -128,7 +127,7 @@ def make(
 
 
 def _allotted(
-    stage: StageSpec, method: ModuleType, config: Any, shapes: list[tuple[int, int]], *, packed: bool
+    stage: StageSpec, method: PackMethod, config: Any, shapes: list[tuple[int, int]], *, packed: bool
 ) -> dict[str, Any] | None:
     """Returns what is known of mixed precision before anything is measured; a target that is too low is an error."""
     if stage.target_bits is None:
@@ -143,7 +142,7 @@ def _allotted(
     return {"candidates": len(offered(method, config)), "least_bits": round(least, 6)}
 
 
-def needs_data(recipe: Recipe, method: ModuleType) -> bool:
+def needs_data(recipe: Recipe, method: PackMethod) -> bool:
     """Returns whether the run needs calibration text: for the method, for fitting, or to measure sensitivities."""
     stage = recipe.stages[-1]
     return bool(method.NEEDS) or stage.tune is not None or stage.target_bits is not None
@@ -175,7 +174,7 @@ def _refuse_packed(scheme: Scheme, layer: str) -> None:
         )
 
 
-def streams(stage: StageSpec, method: ModuleType, source: ModelSource) -> bool:
+def streams(stage: StageSpec, method: PackMethod, source: ModelSource) -> bool:
     """Returns whether linears are solved one by one as they are read: no data is needed to solve or to fit them.
 
     Those of a packed source are not read as they are solved, but in their parts.
@@ -187,7 +186,7 @@ def _memory(
     recipe: Recipe,
     source: ModelSource,
     walker: BlockWalker,
-    method: ModuleType,
+    method: PackMethod,
     block: list[LinearRef],
     *,
     with_allotment: bool,
@@ -236,7 +235,7 @@ def _memory(
     return max(plans, key=lambda plan: plan.peak_bytes)
 
 
-def _sample(method: ModuleType, config: Any, shape: tuple[int, int]) -> tuple[float, float]:
+def _sample(method: PackMethod, config: Any, shape: tuple[int, int]) -> tuple[float, float]:
     """Returns bits per weight and seconds per weight of a random weight of the model's least width, really packed.
 
     The seconds are those of one thread, and of a method that needs no data; 0 for the others.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from compress.errors import MemoryLimitError, MethodError
+from compress.methods.protocol import Rewritten
 from compress.models.surgery import remove_blocks, remove_units
 from compress.models.surgery.coupled import Coupled, Kind, coupled, unit_parameters
 from compress.models.surgery.remove_units import Cut
@@ -65,6 +66,19 @@ class Pruned:
             own = [n for n in stored if (n.startswith(prefixes[step - 1]) if step else not n.startswith(prefixes))]
             tensors = {renamed(n): self.made.parameter(n, self.walker.read_dense(n)).contiguous() for n in own}
             yield tensors if self.structure else _as_stored(self.walker, tensors)
+
+
+def rewrite(
+    walker: BlockWalker,
+    tokens_ST: torch.Tensor | None,
+    config: Config,
+    memory_limit: int | None,
+    progress: Progress,
+) -> Rewritten:
+    """Returns the pruned model as the stage writes it; see `prune` for what is raised."""
+    assert tokens_ST is not None, "the method's NEEDS name tokens"
+    pruned = prune(walker, walker.source, config, tokens_ST, memory_limit, progress)
+    return Rewritten(pruned.config, pruned.structure, {"pruning": pruned.report}, pruned.blocks, pruned.shards)
 
 
 def prune(

@@ -1,4 +1,4 @@
-"""The stage of a method that prunes: the model is scored and cut as a whole, and written block by block."""
+"""Runs a stage of kind `rewrite`: the method makes a dense model of another shape, which is written block by block."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ if TYPE_CHECKING:
 
 
 def run(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Progress) -> Made:
-    """Writes the shards of the pruned model. A killed run starts over: scoring is one pass, and gives the same."""
+    """Writes the shards of the rewritten model. A killed run starts over, and gives the same bytes."""
     from compress.calibration.data import load_tokens
     from compress.models.blocks import BlockWalker
-    from compress.stages.rewrite import prune
 
     stage = recipe.stages[0]
-    config = registry.configure(stage.method, stage.options)
+    method, config = registry.load_rewrite(stage.method), registry.configure(stage.method, stage.options)
     walker = BlockWalker(source)
-    tokens_ST = load_tokens(recipe.calibration, source.tokenizer(), max_seq_len=walker.max_seq_len)
-    pruned = prune.prune(walker, source, config, tokens_ST, recipe.max_memory, progress)
-    writer = CheckpointWriter(workspace.folder, shard_count=pruned.blocks + 1)
-    left = 0
-    for step, tensors in enumerate(pruned.shards()):
+    tokens_ST = None
+    if method.NEEDS:
+        tokens_ST = load_tokens(recipe.calibration, source.tokenizer(), max_seq_len=walker.max_seq_len)
+    rewritten = method.rewrite(walker, tokens_ST, config, recipe.max_memory, progress)
+    writer = CheckpointWriter(workspace.folder, shard_count=rewritten.blocks + 1)
+    parameters = 0
+    for step, tensors in enumerate(rewritten.shards()):
         shard = writer.write_shard(step, tensors)
-        left += sum(tensor.numel() for tensor in tensors.values())
+        parameters += sum(tensor.numel() for tensor in tensors.values())
         workspace.finish_block(step, {"linears": {}, "shard": shard.to_dict()})
-    removed = source.parameters - left
+    removed = source.parameters - parameters
     account = {
-        "total_parameters": left,
+        "total_parameters": parameters,
         "removed_parameters": removed,
         "share_removed": round(removed / source.parameters, 6),
     }
-    return Made(account, pruned.config, pruned.structure, walker.unused_tensors, {"pruning": pruned.report})
+    return Made(account, rewritten.config, rewritten.structure, walker.unused_tensors, rewritten.report)

@@ -78,7 +78,7 @@ def stage_of(source: Path, folder: Path, method: str = "rtn", **options) -> Line
             walker=BlockWalker(ModelSource.open(source)),
             writer=None,
             workspace=workspace,
-            method=registry.load(method),
+            method=registry.load_pack(method),
             config=registry.configure(method, options),
             skipped=frozenset(),
             memory_plan=memory.MemoryPlan(0, 0, 0, micro_batch=4, experts_at_once=3),
@@ -149,10 +149,10 @@ def test_measuring_leaves_the_model_as_it_was_and_goes_on(tmp_path, monkeypatch)
     first = sensitivity.measure(stage, tokens, Silent())
     (tmp_path / "out" / ".work" / "measured-001.json").unlink()
     solved = []
-    solve = rtn.solve
-    monkeypatch.setattr(rtn, "solve", lambda *args: solved.append(1) or solve(*args))
+    solve = stage.method.solve
+    monkeypatch.setattr(stage.method, "solve", lambda *args: solved.append(1) or solve(*args))
     assert sensitivity.measure(stage, tokens, Silent()) == first
-    assert len(solved) == 7 * len(offered(rtn, stage.config)), "one block alone is measured again"
+    assert len(solved) == 7 * len(offered(stage.method, stage.config)), "one block alone is measured again"
 
 
 @pytest.mark.parametrize(("method", "target"), BUDGETS)
@@ -265,7 +265,7 @@ def test_a_budget_that_nothing_fits_into_names_the_least(tmp_path, data):
 @pytest.mark.parametrize("method", ["rtn", "gptq", "easyquant", "finequant", "spqr"])
 def test_the_least_is_known_without_the_model(method):
     shapes = [(32, 64), (48, 64), (20, 96)]
-    module, config = registry.load(method), registry.configure(method, OPTIONS.get(method, {}))
+    module, config = registry.load_pack(method), registry.configure(method, OPTIONS.get(method, {}))
     coarsest = dataclasses.replace(config, **offered(module, config)[0])
     generator = torch.Generator().manual_seed(0)
     packed = [
@@ -285,10 +285,10 @@ def test_a_method_without_anything_to_choose_is_refused(monkeypatch):
         share: float = 0.5
 
     with pytest.raises(RecipeError, match="--target-bits with the method"):
-        offered(rtn, Config())
+        offered(registry.load_pack("rtn"), Config())
     monkeypatch.setattr(rtn, "candidates", lambda config: [{"bits": 1}, {"bits": 9}], raising=False)
     with pytest.raises(RecipeError, match="none of the method's candidates"):
-        offered(rtn, rtn.Config())
+        offered(registry.load_pack("rtn"), rtn.Config())
 
 
 def test_the_plan_shows_the_target(tmp_path, data):

@@ -12,20 +12,21 @@ from compress.errors import MethodError, RecipeError
 from compress.format import layouts
 from compress.format.layouts import dense, low_rank, sparse_nm
 from compress.format.packed import PackedTensor
-from compress.methods import aqlm, finequant, gptq, rtn, spqr, svd_llm
+from compress.methods import registry
 from compress.numerics import nm
 from compress.stages.pack import composite
 from tests.support.correlated import correlated_layer, output_error, statistics
 
+aqlm, finequant, gptq, rtn, spqr, svd_llm = (
+    registry.load_pack(name) for name in ("aqlm", "finequant", "gptq", "rtn", "spqr", "svd_llm")
+)
 QUANTISERS = [
     (rtn, {"bits": 4, "group_size": 8}),
     (finequant, {"bits": 4}),
     (gptq, {"bits": 4, "group_size": 8}),
     (spqr, {"bits": 3, "group_size": 8}),
 ]
-each = pytest.mark.parametrize(
-    "method,options", QUANTISERS, ids=lambda v: getattr(v, "__name__", "").rpartition(".")[2]
-)
+each = pytest.mark.parametrize("method,options", QUANTISERS, ids=lambda v: getattr(v, "name", ""))
 
 
 def factors(width: int = 96) -> tuple[torch.Tensor, torch.Tensor, PackedTensor]:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import compress
 from compress.errors import CompressError, MemoryLimitError, ModelError, RecipeError
-from compress.methods import registry
+from compress.methods import protocol, registry
 from compress.models import linears
 from compress.models.blocks import BlockWalker
 from compress.models.source import ModelSource
@@ -42,7 +42,7 @@ def proof_in_this_process(monkeypatch):
 @pytest.fixture
 def fake(monkeypatch):
     """Has the method `rtn` stand for the fake one."""
-    monkeypatch.setattr(registry, "load", lambda name: fake_method)
+    monkeypatch.setattr(registry, "load", lambda name: protocol.method_of(fake_method))
     monkeypatch.setenv(fake_method.PARENT, str(os.getpid()))
 
 
@@ -145,9 +145,9 @@ SCRIPT = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell has put into the background
 import compress
-from compress.methods import registry
-from tests.stages import fake_method
-registry.load = lambda name: fake_method
+from compress.methods import protocol, registry
+from tests.support import fake_method
+registry.load = lambda name: protocol.method_of(fake_method)
 compress.run(sys.argv[1], "rtn", output=sys.argv[2], suite="none", calibration=sys.argv[3], workers=2)
 """
 

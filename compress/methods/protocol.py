@@ -1,0 +1,358 @@
+"""What a method file must and may define: one Protocol for each of the three kinds of stage.
+
+| KIND      | the stage makes                                                      | Protocol        |
+|-----------|----------------------------------------------------------------------|-----------------|
+| `pack`    | planes of a layout from dense weights, one linear at a time          | `PackMethod`    |
+| `rewrite` | a dense model of another shape from a dense model                    | `RewriteMethod` |
+| `train`   | a model with learned tensors from a dense or packed model            | `TrainMethod`   |
+
+`registry.load` reads a file into an object of its Protocol. Abstract members must stand in the file. All others are
+optional: their bodies below are the defaults, and the file's own definition replaces them. Callers therefore call every
+member without asking whether the file has it, and a misspelt one is an error when the file is loaded.
+
+Shape letters: N out features, K in features, S sequences, T tokens.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+from compress.errors import RecipeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import nn
+
+    from compress.calibration.stats import LayerStats
+    from compress.format.packed import PackedTensor
+    from compress.progress import Progress
+
+BITS = (2, 3, 4, 5, 6, 8)
+"""Widths that `--target-bits` chooses from for a method that has the option `bits` and no `candidates`."""
+_ALIKE = 0.75
+"""Similarity (difflib) from which a name that no hook has is taken for a misspelt hook."""
+
+
+class MethodFile(Protocol):
+    """What a file of any kind defines."""
+
+    KIND: str
+    """`pack`, `rewrite` or `train`; a literal, since it is read without importing the file."""
+    NEEDS: frozenset[str]
+    """What is read of the calibration text: for `pack` fields of LayerStats, otherwise `tokens`; empty for none."""
+    Config: type[Any]
+    """Frozen dataclass of the options; every field has a literal default and a string below it, the help text."""
+
+
+class PackFile(MethodFile, Protocol):
+    """What a file of kind `pack` must define."""
+
+    @abstractmethod
+    def check(self, shape: tuple[int, int], config: Any) -> None:
+        """Raises MethodError for a linear of `shape` (N, K) that these options cannot treat.
+
+        Called for every linear when a run is planned, before any work is done.
+        """
+
+    @abstractmethod
+    def solve(self, w_NK: torch.Tensor, stats: LayerStats | None, config: Any) -> PackedTensor:
+        """Returns the packed form of `w_NK` (float [N, K]); pure, and with the same bytes for the same input.
+
+        `stats` are sums over the inputs of the linear, None where NEEDS is empty. An expert that no token reached has
+        `num_tokens` 0 and a Gram matrix of zeros.
+        """
+
+
+class Loaded(MethodFile, Protocol):
+    """What `registry.load` adds to a file."""
+
+    name: str
+    """The method's name: that of its file."""
+    module: str
+    """Full name of the module, by which another process imports it."""
+    provided: frozenset[str]
+    """Hooks that stand in the file itself."""
+
+
+class PackMethod(PackFile, Loaded, Protocol):
+    """A method that packs one linear at a time."""
+
+    KIND: Literal["pack"]
+    COMPOSES: bool = False
+    """True for a method whose PackedTensor is made of parts; it cannot follow a stage that made parts."""
+
+    def candidates(self, config: Any) -> list[dict[str, Any]]:
+        """Returns the option overrides that `--target-bits` chooses from per linear, coarse to fine.
+
+        Default: `BITS` for a method with the option `bits`, otherwise none, and `--target-bits` is refused.
+        """
+        return [{"bits": bits} for bits in BITS] if any(option.name == "bits" for option in fields(config)) else []
+
+    def nominal(self, bits: int) -> dict[str, Any]:
+        """Returns the options that make this a `bits`-bit method; `compress frontier --bits` uses them."""
+        return {"bits": bits}
+
+    def pinned(self, config: Any, packed: PackedTensor) -> dict[str, Any]:
+        """Returns options that hold a linear to the size of `packed`, which mixed precision has chosen.
+
+        Needed where the size depends on the inputs, as that of outliers does: the inputs differ between measuring and
+        packing. Default: none.
+        """
+        return {}
+
+    def shared(self, weights: Sequence[torch.Tensor], config: Any) -> Any:
+        """Returns the Config for all linears that receive one input (q, k and v; gate and up; experts).
+
+        Engines fuse these linears, so an option that must be equal among them is decided here. `weights` are [N, K]
+        with equal K; each is read when it is indexed, so hold no more than one. Default: `config`.
+        """
+        return config
+
+    def measure(self, w_NK: torch.Tensor, stats: LayerStats | None, config: Any) -> float:
+        """Returns the loss of one linear at `config`, 0 or more, for `allot`; a file with `allot` defines it too."""
+        raise NotImplementedError
+
+    def allot(
+        self, losses: Mapping[str, float], shapes: Mapping[str, tuple[int, int]], config: Any
+    ) -> dict[str, dict[str, Any]]:
+        """Returns, by linear, the options in which it differs from `config`, given what `measure` returned for each.
+
+        Called once with losses of 1: an empty answer skips the measuring. Default: empty.
+        """
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """A model of another shape, not written yet."""
+
+    config: Mapping[str, Any]
+    """config.json of the result."""
+    structure: Mapping[str, Any] | None
+    """Shapes that differ from those that config.json implies (`format.manifest`); None for a plain checkpoint."""
+    report: Mapping[str, Any]
+    """Sections for the manifest, by name."""
+    blocks: int
+    """Number of decoder blocks of the result."""
+    shards: Callable[[], Iterator[dict[str, torch.Tensor]]] = field(repr=False)
+    """Yields the tensors outside the blocks, then those of each block, by their names in the result."""
+
+
+class RewriteFile(MethodFile, Protocol):
+    """What a file of kind `rewrite` must define, beside `rewrite` or REWRITER."""
+
+
+class RewriteMethod(RewriteFile, Loaded, Protocol):
+    """A method that makes a dense model of another shape."""
+
+    KIND: Literal["rewrite"]
+    REWRITER: str = ""
+    """Module whose function `rewrite` does the work, for a file that does not define it itself.
+
+    The files of this package see tensors only; what walks a model stands in a package above this one.
+    """
+
+    def rewrite(
+        self, walker: Any, tokens_ST: torch.Tensor | None, config: Any, memory_limit: int | None, progress: Progress
+    ) -> Rewritten:
+        """Returns the rewritten model; its tensors are computed as `shards` is read.
+
+        Args:
+            walker: a `compress.models.blocks.BlockWalker` of the source model.
+            tokens_ST: calibration text, int64 token ids; None where NEEDS is empty.
+            config: options of the method.
+            memory_limit: bytes that the process may take (`--max-memory`), or None.
+            progress: where the steps are reported to.
+
+        Raises:
+            MethodError: the options do not fit the model.
+            MemoryLimitError: the work would not fit below `memory_limit`.
+        """
+        rewritten: Rewritten = importlib.import_module(self.REWRITER).rewrite(
+            walker, tokens_ST, config, memory_limit, progress
+        )
+        return rewritten
+
+    def kept_share(self, config: Any) -> float:
+        """Returns the share of the parameters that stays, for the estimated size of `--dry-run`. Default: all."""
+        return 1.0
+
+    def memory_bytes(self, parameters: int, config: Any) -> int:
+        """Returns the bytes that the work takes for a model of `parameters`, for the estimate of `--dry-run`.
+
+        Default: a quarter of the model in float32, more than one block takes.
+        """
+        return parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What training made of a model."""
+
+    dense: dict[str, torch.Tensor] = field(repr=False)
+    """Dense tensors by their names in the model, in the dtypes that they had there."""
+    packed: dict[str, PackedTensor] = field(repr=False)
+    """Packed linears by name."""
+    report: dict[str, Any]
+    """JSON: losses before and after, steps; the same for the same input, recipe and seed."""
+    timing: dict[str, float]
+    """JSON: tokens per second and seconds of this run, which no manifest should hold."""
+
+
+class TrainFile(MethodFile, Protocol):
+    """What a file of kind `train` must define, beside `train` or TRAINER."""
+
+
+class TrainMethod(TrainFile, Loaded, Protocol):
+    """A method that trains a whole model towards a dense teacher."""
+
+    KIND: Literal["train"]
+    TRAINER: str = ""
+    """Module whose function `train` does the work, for a file that does not define it itself."""
+    NEEDS_OTHER_TEACHER: bool = False
+    """True for a method that learns nothing when the student is its own teacher; such a stage is refused."""
+
+    def train(
+        self,
+        student_model: nn.Module,
+        teacher_model: nn.Module,
+        tokens_ST: torch.Tensor,
+        config: Any,
+        work_dir: Path,
+        progress: Progress,
+    ) -> Trained:
+        """Returns the trained tensors; every process of `accelerate launch` calls it.
+
+        Args:
+            student_model: the model that the stage before left, packed linears included; taken over.
+            teacher_model: a dense model with the same vocabulary.
+            tokens_ST: calibration text, int64 token ids.
+            config: options of the method.
+            work_dir: an existing folder for checkpoints, which a killed run goes on from.
+            progress: where the steps are reported to.
+        """
+        trained: Trained = importlib.import_module(self.TRAINER).train(
+            student_model, teacher_model, tokens_ST, config, work_dir, progress
+        )
+        return trained
+
+    def check(self, shape: tuple[int, int], config: Any) -> None:
+        """Raises MethodError for a linear of `shape` (N, K) that these options cannot treat. Default: all can."""
+
+    def stored_bits(self, config: Any) -> float | None:
+        """Returns the stored bits per weight of the linears afterwards; None (default) where they stay as they are."""
+        return None
+
+
+Method: TypeAlias = PackMethod | RewriteMethod | TrainMethod
+_KINDS: dict[str, type] = {"pack": PackMethod, "rewrite": RewriteMethod, "train": TrainMethod}
+KINDS = tuple(_KINDS)
+_FORMERLY = {"linear": "pack", "layer": "pack", "prune": "rewrite", "model": "train"}
+"""Words of earlier versions, by the word that took their place."""
+_GIVEN = frozenset({"name", "module", "provided"})
+"""Members that the file does not define."""
+_TOGETHER = (("pack", "allot", "measure"), ("pack", "measure", "allot"))
+"""Kind, a hook, and the one that it needs beside it."""
+_WORK = {"rewrite": ("rewrite", "REWRITER"), "train": ("train", "TRAINER")}
+"""The function that does the work, and the constant that may name its module instead."""
+
+
+def method_of(module: ModuleType) -> Method:
+    """Returns the method that `module` defines, with the defaults of its Protocol for what it leaves out.
+
+    Raises:
+        RecipeError: KIND is none of KINDS, a required member is missing, a hook takes other parameters, or a name looks
+            like a misspelt hook.
+    """
+    name = module.__name__.rpartition(".")[2]
+    check_kind(name, module.KIND)
+    protocol = _KINDS[module.KIND]
+    hooks = frozenset(_members(protocol)) - _GIVEN
+    own = {hook: vars(module)[hook] for hook in hooks if hook in vars(module)}
+    _refuse_misspelt(module, name, hooks)
+    _refuse_missing(module, name, protocol, frozenset(own))
+    for hook, value in own.items():
+        if callable(value) and not isinstance(value, type):
+            _refuse_other_parameters(name, hook, value, vars(protocol).get(hook) or _members(protocol)[hook])
+            own[hook] = staticmethod(value)
+    members = own | {"name": name, "module": module.__name__, "provided": frozenset(own), "__doc__": module.__doc__}
+    method: Method = type(protocol)(name, (protocol,), members)()
+    return method
+
+
+def check_kind(name: str, kind: object) -> None:
+    """Raises RecipeError unless `kind`, the KIND of the file of method `name`, is one of KINDS."""
+    if kind not in _KINDS:
+        now = _FORMERLY.get(str(kind))
+        raise RecipeError(
+            f"{name}.py: KIND = {kind!r}", allowed=", ".join(KINDS), do=f'Write KIND = "{now}"' if now else None
+        )
+
+
+def of_kind_pack(method: Method) -> PackMethod:
+    """Returns `method`, which must be of kind `pack`; another kind is a RecipeError."""
+    if method.KIND != "pack":
+        raise RecipeError(
+            f"the method {method.name} packs no weights (it is of kind {method.KIND})", allowed="a method of kind pack"
+        )
+    return method
+
+
+def _members(protocol: type) -> dict[str, Any]:
+    """Returns the public members of a Protocol and of its parents; constants without a value are None."""
+    members: dict[str, Any] = {}
+    for parent in reversed(protocol.__mro__):
+        names = {**dict.fromkeys(inspect.get_annotations(parent)), **vars(parent)}
+        members |= {name: value for name, value in names.items() if not name.startswith("_")}
+    return members
+
+
+def _refuse_missing(module: ModuleType, name: str, protocol: Any, own: frozenset[str]) -> None:
+    kind = module.KIND
+    missing = sorted(protocol.__abstractmethods__ - own)
+    if kind in _WORK and not own & set(_WORK[kind]):
+        function, constant = _WORK[kind]
+        raise RecipeError(
+            f"{name}.py is of kind {kind} and has no function {function!r}",
+            do=f"Define it, or name the module that does in {constant}; docs/ADDING_A_METHOD.md shows one",
+        )
+    missing += [beside for of_kind, hook, beside in _TOGETHER if of_kind == kind and hook in own and beside not in own]
+    if missing:
+        raise RecipeError(
+            f"{name}.py is of kind {kind} and has no {', '.join(missing)}",
+            do="Define what is missing; docs/ADDING_A_METHOD.md shows a whole file",
+        )
+
+
+def _refuse_misspelt(module: ModuleType, name: str, hooks: frozenset[str]) -> None:
+    """Raises RecipeError for a public function or constant that nearly has the name of a hook that is not there."""
+    absent = sorted(hooks - vars(module).keys())
+    for given, value in vars(module).items():
+        function = inspect.isfunction(value) and value.__module__ == module.__name__
+        if given.startswith("_") or given in hooks or not (function or given.isupper()):
+            continue
+        if alike := difflib.get_close_matches(given, absent, n=1, cutoff=_ALIKE):
+            raise RecipeError(
+                f"{name}.py defines {given!r}, which is no hook of kind {module.KIND}; did you mean {alike[0]!r}?",
+                do=f"Rename it, or call it _{given} if it is a helper",
+            )
+
+
+def _refuse_other_parameters(name: str, hook: str, function: Callable[..., Any], declared: Callable[..., Any]) -> None:
+    wanted = list(inspect.signature(declared).parameters)[1:]  # without self
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*wanted)
+    except TypeError:
+        raise RecipeError(
+            f"{name}.py: {hook}({', '.join(signature.parameters)})", allowed=f"{hook}({', '.join(wanted)})"
+        ) from None
