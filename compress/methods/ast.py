@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass
 
 from compress.errors import MethodError
+from compress.methods.protocol import TrainingOptions
 from compress.numerics import learned_masks, masks, nm
 
 KIND = "train"
@@ -25,7 +26,7 @@ STARTS = ("magnitude", "wanda", "sparsegpt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(TrainingOptions):
     """Options of adaptive sparse training."""
 
     n: int = 2
@@ -52,30 +53,8 @@ class Config:
     """Share of the divergence from the teacher, 0 to 1; the cross-entropy with the text has the rest."""
     temperature: float = 2.0
     """Divides the logits of both before they are compared, above 0; the divergence is multiplied by its square."""
-    steps: int = 500
-    """Steps of AdamW, 0 or more."""
-    batch: int = 16
-    """Sequences of one step over all processes, 1 or more."""
-    micro_batch: int = 4
-    """Sequences in memory at once, 1 or more: bounds activations and logits, changes nothing but rounding."""
     rate: float = 5e-4
     """Learning rate after the warm-up, above 0."""
-    warmup: float = 0.05
-    """Share of the steps over which the rate rises, 0 to 1; after it, it falls to zero along a cosine."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay of all matrices, 0 or more."""
-    clip: float = 1.0
-    """Greatest norm of the gradient, above 0; inf for none."""
-    checkpoint_every: int = 100
-    """Steps between two checkpoints that a killed run goes on from, 1 or more."""
-    evaluate_every: int = 100
-    """Steps between two looks at the held-out sequences, 1 or more."""
-    held_out: float = 0.05
-    """Share of the sequences that only judges, above 0 and below 1; at least one sequence."""
-    bf16: bool = False
-    """Runs teacher and student in bfloat16; what is trained stays float32."""
-    training_seed: int = 0
-    """Seed of the order of the sequences, 0 or more; --seed is that of the calibration."""
 
     def __post_init__(self) -> None:
         nm.check_pattern(self.n, self.m)

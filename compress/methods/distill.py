@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compress.errors import MethodError
+from compress.methods.protocol import TrainingOptions
 
 KIND = "train"
 NEEDS = frozenset({"tokens"})
@@ -26,7 +27,7 @@ RATES = {"all": 3e-4, "lora": 2e-3, "packed": 5e-3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(TrainingOptions):
     """Options of distillation."""
 
     teacher: str | None = None
@@ -46,33 +47,18 @@ class Config:
     """Rank of the updates with `train=lora`, 1 or more."""
     lora_alpha: float = 32.0
     """Scale of the updates times their rank with `train=lora`, above 0."""
-    steps: int = 500
-    """Steps of AdamW, 0 or more."""
-    batch: int = 16
-    """Sequences of one step over all processes, 1 or more."""
-    micro_batch: int = 4
-    """Sequences in memory at once, 1 or more: bounds activations and logits, changes nothing but rounding."""
     rate: float | None = None
     """Learning rate after the warm-up, above 0; with `packed` in units of each tensor's root mean square. Not given:
     3e-4 for `all`, 2e-3 for `lora`, 5e-3 for `packed`."""
-    warmup: float = 0.05
-    """Share of the steps over which the rate rises, 0 to 1; after it, it falls to zero along a cosine."""
     weight_decay: float = 0.0
     """Decoupled weight decay of matrices with `all` and `lora`, 0 or more."""
     clip: float = 1.0
     """Greatest norm of the gradient, above 0; inf for none."""
     top_k: int = 0
-    """Likeliest tokens that are kept of a teacher which is asked once; 0: it is asked in every step."""
-    checkpoint_every: int = 100
-    """Steps between two checkpoints that a killed run goes on from, 1 or more."""
+    """Likeliest tokens whose probabilities are stored when the teacher runs once, before training; 0: it runs in every
+    step."""
     evaluate_every: int = 50
-    """Steps between two looks at the held-out sequences, 1 or more."""
-    held_out: float = 0.05
-    """Share of the sequences that only judges, above 0 and below 1; at least one sequence."""
-    bf16: bool = False
-    """Runs teacher and student in bfloat16; what is trained stays float32."""
-    training_seed: int = 0
-    """Seed of the order of the sequences and of the start of LoRA, 0 or more; --seed is that of the calibration."""
+    """Steps between two evaluations of the held-out sequences, 1 or more."""
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:

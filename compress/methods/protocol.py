@@ -208,8 +208,45 @@ class Trained:
     """JSON: tokens per second and seconds of this run, which no manifest should hold."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOptions:
+    """Options of every training; the Config of a `train` method extends this class.
+
+    A field that a Config declares again has its type, default and help text from there. In `--help` a Config's fields
+    stand in the order of its file, and the fields of this class up to one that is declared again stand before it.
+    """
+
+    steps: int = 500
+    """Steps of AdamW, 0 or more."""
+    batch: int = 16
+    """Sequences of one step over all processes, 1 or more."""
+    micro_batch: int = 4
+    """Sequences in memory at once, 1 or more: bounds activations and logits, changes nothing but rounding."""
+    rate: float | None = None
+    """Learning rate after the warm-up, above 0."""
+    warmup: float = 0.05
+    """Share of the steps over which the rate rises, 0 to 1; after it, the rate falls to zero along a cosine."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of all matrices, 0 or more."""
+    clip: float = 1.0
+    """Greatest norm of the gradient, above 0; inf for none."""
+    checkpoint_every: int = 100
+    """Steps between two checkpoints, 1 or more; a killed run resumes from the last one."""
+    evaluate_every: int = 100
+    """Steps between two evaluations of the held-out sequences, 1 or more."""
+    held_out: float = 0.05
+    """Share of the sequences that is held out for evaluation, above 0 and below 1; at least one sequence."""
+    bf16: bool = False
+    """Runs teacher and student in bfloat16; what is trained stays float32."""
+    training_seed: int = 0
+    """Seed of the order of the sequences and of random starts, 0 or more; --seed is that of the calibration."""
+
+
 class TrainFile(MethodFile, Protocol):
     """What a file of kind `train` must define, beside `train` or TRAINER."""
+
+    Config: type[TrainingOptions]
+    """Frozen dataclass of the options, which extends TrainingOptions."""
 
 
 class TrainMethod(TrainFile, Loaded, Protocol):
@@ -326,6 +363,11 @@ def _refuse_missing(module: ModuleType, name: str, protocol: Any, own: frozenset
             do=f"Define it, or name the module that does in {constant}; docs/ADDING_A_METHOD.md shows one",
         )
     missing += [beside for of_kind, hook, beside in _TOGETHER if of_kind == kind and hook in own and beside not in own]
+    if kind == "train" and not issubclass(module.Config, TrainingOptions):
+        raise RecipeError(
+            f"{name}.py is of kind train and its Config does not extend TrainingOptions",
+            do="Write: from compress.methods.protocol import TrainingOptions, and class Config(TrainingOptions)",
+        )
     if missing:
         raise RecipeError(
             f"{name}.py is of kind {kind} and has no {', '.join(missing)}",

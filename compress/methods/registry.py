@@ -130,7 +130,7 @@ def _described(name: str, source: str) -> MethodInfo:
         summary=(ast.get_docstring(tree) or f"{name} (no docstring).").splitlines()[0],
         kind=kind,
         needs_data=isinstance(needs, ast.Call) and bool(needs.args),
-        options=tuple(_options(config)),
+        options=tuple(_options(name, config, tree).values()),
     )
 
 
@@ -141,24 +141,68 @@ def _literal(name: str, what: str, value: ast.expr) -> Any:
         raise RecipeError(f"{name}.py: {what} = {ast.unparse(value)}", allowed="a literal value") from None
 
 
-def _options(config: ast.ClassDef) -> list[Option]:
-    options = []
+def _options(name: str, config: ast.ClassDef, tree: ast.Module) -> dict[str, Option]:
+    """Returns the options that a class of `tree`, the file of method `name`, declares and inherits, in their order.
+
+    A class's own fields stand as they are written; an inherited field that is declared again takes with it, before it,
+    the inherited ones that come before it in its own class. All other inherited ones come last.
+    """
+    inherited: dict[str, Option] = {}
+    for base in config.bases:
+        inherited |= _options(name, *_class_of(name, base, tree))
+    options: dict[str, Option] = {}
     for field, after in zip(config.body, [*config.body[1:], None], strict=True):
         if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
             continue
-        assert field.value is not None, f"field {field.target.id} of a Config needs a literal default"
-        parts = [part.strip() for part in ast.unparse(field.annotation).split("|")]
-        documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        options.append(
-            Option(
-                name=field.target.id,
-                type=_TYPES[next(part for part in parts if part != "None")],
-                optional="None" in parts,
-                default=ast.literal_eval(field.value),
-                help=" ".join(str(after.value.value).split()) if documented else "",  # type: ignore[union-attr]
-            )
-        )
-    return options
+        if field.target.id in inherited:
+            before = list(inherited)[: list(inherited).index(field.target.id)]
+            options |= {earlier: inherited.pop(earlier) for earlier in before}
+            del inherited[field.target.id]
+        options[field.target.id] = _option(name, field, after)
+    return options | inherited
+
+
+def _option(name: str, field: ast.AnnAssign, after: ast.stmt | None) -> Option:
+    """Returns the option that a field declares; `after` is the statement below it, its documentation."""
+    assert isinstance(field.target, ast.Name)
+    if field.value is None:
+        raise RecipeError(f"{name}.py: the field {field.target.id} of Config has no default", do="Give it a literal")
+    parts = [part.strip() for part in ast.unparse(field.annotation).split("|")]
+    documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+    return Option(
+        name=field.target.id,
+        type=_TYPES[next(part for part in parts if part != "None")],
+        optional="None" in parts,
+        default=_literal(name, f"{field.target.id} of Config", field.value),
+        help=" ".join(str(after.value.value).split()) if documented else "",  # type: ignore[union-attr]
+    )
+
+
+def _class_of(name: str, base: ast.expr, tree: ast.Module) -> tuple[ast.ClassDef, ast.Module]:
+    """Returns the class that `base` names and the file it stands in: this one, or one that this one imports."""
+    module, _, wanted = ast.unparse(base).rpartition(".")
+    if module:  # `rtn.Config` after `from compress.methods import rtn`
+        tree = _imported(tree, module, alone=True) or ast.Module([], [])
+    elif not any(isinstance(node, ast.ClassDef) and node.name == wanted for node in tree.body):
+        tree = _imported(tree, wanted, alone=False) or ast.Module([], [])
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == wanted:
+            return node, tree
+    raise RecipeError(
+        f"{name}.py: Config extends {ast.unparse(base)}, whose options cannot be read",
+        allowed="TrainingOptions of compress.methods.protocol, or the Config of another method",
+    )
+
+
+def _imported(tree: ast.Module, name: str, *, alone: bool) -> ast.Module | None:
+    """Returns the file behind `from … import name`: the module `name` (`alone`), or the one that defines it."""
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and any((alias.asname or alias.name) == name for alias in node.names):
+            package, _, file = (f"{node.module}.{name}" if alone else node.module or "").rpartition(".")
+            path = Path(__file__).with_name(f"{file}.py") if file == "protocol" else _files().get(file)
+            if package == _PACKAGE and path is not None:
+                return ast.parse(path.read_text(encoding="utf-8"))
+    return None
 
 
 def load(name: str) -> Method:

@@ -17,9 +17,15 @@ class Config:
     bits: int = 4
 
 
+@dataclass(frozen=True)
+class Training(protocol.TrainingOptions):
+    pass
+
+
 def written(kind: str = "pack", **members: object) -> ModuleType:
     module = ModuleType("compress.methods.mine")
-    given = {"KIND": kind, "NEEDS": frozenset(), "Config": Config, **members}
+    config = Training if kind == "train" else Config
+    given = {"KIND": kind, "NEEDS": frozenset(), "Config": config, **members}
     for name, value in given.items():
         if inspect.isfunction(value):
             value.__module__ = module.__name__
@@ -81,6 +87,7 @@ def test_the_work_of_a_rewrite_or_a_training_stands_in_the_file_or_in_the_module
         (written(solve=solve), "has no check"),
         (written(check=check, solve=solve, allot=lambda losses, shapes, config: {}), "has no measure"),
         (written("rewrite"), "kind rewrite and has no function 'rewrite'.*REWRITER"),
+        (written("train", Config=Config, TRAINER="x"), "its Config does not extend TrainingOptions"),
         (written("train"), "kind train and has no function 'train'.*TRAINER"),
         (written(check=check, solve=lambda w_NK, config: None), r"solve\(w_NK, config\).*solve\(w_NK, stats, config\)"),
         (written(check=check, solve=solve, candidate=lambda config: []), "'candidate'.*did you mean 'candidates'"),
