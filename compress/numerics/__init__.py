@@ -1,1 +1,1 @@
-"""Numerical building blocks that several methods share. Tensors in, tensors out."""
+"""Numerical building blocks of the methods: tensors in, tensors out."""

@@ -1,7 +1,7 @@
-"""New codes for an additive tensor whose weight is wanted elsewhere: the V step of PV-tuning.
+"""Searches new codes for an additive tensor so that it comes nearer to a target weight: the V step of PV-tuning.
 
-Source: Malinovskii et al., "PV-Tuning", arXiv 2405.14852, §3.3: of all groups only the few that the wanted weight lies
-farthest from get new codes, chosen by plain distance.
+Source: Malinovskii et al., "PV-Tuning", arXiv 2405.14852, §3.3: only the few groups that are farthest
+from the target get new codes, chosen by plain distance.
 
 Shape letters: N out features, K in features, M codebooks, J groups of g columns, P chosen groups.
 """

@@ -1,4 +1,4 @@
-"""Best low-rank approximation under a Gram matrix, and the best left factor for a right one that is given.
+"""Low-rank factors of a weight: the best ones under a Gram matrix, and the best left factor for a given right one.
 
 For a weight W and inputs X with Gram matrix G = XᵀX (rows of X are tokens), min ‖(W − W')X‖ over rank r is attained by
 W' = U Uᵀ W, where U are the r leading eigenvectors of W G Wᵀ: the layer's outputs are projected on their leading
@@ -39,13 +39,13 @@ def directions(w_NK: torch.Tensor, gram_KK: torch.Tensor | None, damping: float)
     half_NK = w_NK if gram_KK is None else w_NK @ _square_root(gram_KK)
     energy_D, right_KD = torch.linalg.eigh(half_NK.T @ half_NK)
     left_ND, triangle_DD = torch.linalg.qr(half_NK @ right_KD.flip(1))
-    # columns come out orthogonal but for rounding, which the orthogonalisation removes without turning the strong ones
+    # eigenvectors of the small side times C Wᵀ are orthogonal but for rounding; QR removes that, strong columns first
     return Directions(left_ND, triangle_DD.diagonal().square())
 
 
-def truncated(w_NK: torch.Tensor, found: Directions, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+def truncated(w_NK: torch.Tensor, leading: Directions, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns L [N, r] and R [r, K] in float64 with L·R = U Uᵀ W; column i of L has the norm of row i of R."""
-    left_Nr = found.left_ND[:, :rank]
+    left_Nr = leading.left_ND[:, :rank]
     right_rK = left_Nr.T @ w_NK.double()
     share_r = right_rK.norm(dim=1).sqrt()
     share_r = torch.where(share_r > 0, share_r, 1.0)

@@ -1,4 +1,4 @@
-"""What the integer methods share: group sizes, ranges, and which dtype a scale fits in.
+"""Checks group sizes and weights of the integer methods, and chooses the dtype of their scales.
 
 Shape letters: N out features, G groups.
 """
@@ -11,7 +11,11 @@ from compress.errors import MethodError
 
 
 def group_width(in_features: int, group_size: int | None) -> int:
-    """Returns the width of a group (None = the whole row); one that does not divide is an error that says which do."""
+    """Returns the columns of a group; None stands for the whole row.
+
+    Raises:
+        MethodError: `group_size` does not divide `in_features`; the sizes that do are named.
+    """
     if group_size is None:
         return in_features
     if group_size < 1 or in_features % group_size:
@@ -25,7 +29,7 @@ def group_width(in_features: int, group_size: int | None) -> int:
 
 
 def check_finite(w_NK: torch.Tensor) -> None:
-    """Refuses weights with NaN or infinity."""
+    """Raises MethodError for weights with NaN or infinity."""
     if not w_NK.isfinite().all():
         raise MethodError(
             f"{int((~w_NK.isfinite()).sum())} of {w_NK.numel()} weights are NaN or infinite",
@@ -36,7 +40,8 @@ def check_finite(w_NK: torch.Tensor) -> None:
 def storable(scale_NG: torch.Tensor) -> torch.Tensor:
     """Returns the scales in the smallest dtype that holds them: float16 in its normal range, else float32.
 
-    Zero or denormal scales (groups of zeros) become the least normal number, so that a division by them is safe.
+    Zero or denormal scales (groups of zeros) become the least normal number, so that a division by them is safe. One
+    scale out of the range makes all of the tensor float32: a plane has one dtype.
     """
     positive = scale_NG[scale_NG > 0]
     half = torch.finfo(torch.float16)

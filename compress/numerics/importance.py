@@ -1,4 +1,4 @@
-"""How much a unit matters: what each of its weights is worth, summed over its members.
+"""Importance scores of units (heads, channels): the saliency of each weight, reduced over the parameters of a unit.
 
 Shape letters: D₁ D₂ … dimensions of a parameter, U units, C channels of a unit, F positions that share a channel.
 """
@@ -9,7 +9,6 @@ from collections.abc import Iterable
 
 import torch
 
-WEIGHTS_ONLY = ("l1", "l2", "random")
 FIRST_ORDER = ("taylor1", "taylor_mix")
 SECOND_ORDER = ("taylor2", "taylor_mix")
 TAYLOR = ("taylor1", "taylor2", "taylor_mix")
@@ -18,7 +17,7 @@ REDUCTIONS = ("sum", "mean", "max", "prod", "first")
 
 
 def saliency(kind: str, w: torch.Tensor, grad: torch.Tensor | None, fisher: torch.Tensor | None) -> torch.Tensor:
-    """Returns what each weight is worth, float32 in the shape of `w`.
+    """Returns the saliency of each weight, float32 in the shape of `w`.
 
     `taylor1`: w·g, the change of the loss to first order when the weight is set to zero (LLM-Pruner, eq. 3 first term).
     `taylor2`: w²·F, its second order by the diagonal of the empirical Fisher matrix. `taylor_mix`: w·g − ½ w²·F.

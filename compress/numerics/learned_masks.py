@@ -1,4 +1,4 @@
-"""Masks that are learned as such: one logit for every pattern that a group of m inputs may have.
+"""Learned n:m masks (MaskLLM): one logit for every pattern of a group of m inputs, drawn by a Gumbel softmax.
 
 Source: Fang et al., "MaskLLM: Learnable Semi-Structured Sparsity for Large Language Models", arXiv 2409.17481 §3.
 
@@ -18,11 +18,12 @@ import torch
 from compress.errors import MethodError
 
 MOST_PATTERNS = 70
-"""4 of 8: as many logits per group of 8 weights."""
+"""Patterns of 4 of 8, the most that a group may have: 70 logits for 8 weights."""
 KAPPA = (100.0, 500.0)
 TAU = (4.0, 0.05)
 """Scale of the logits and temperature of the draw, at the first and the last step; linear in between."""
 _SPREAD, _PRIOR = 0.01, 3.0
+"""Standard deviation of the starting noise, and how many of them a pattern gains per weight shared with the prior."""
 
 
 def check_patterns(n: int, m: int) -> None:

@@ -1,4 +1,4 @@
-"""Masks while they are trained: gradients that reach what is pruned, its decay, and the product that makes up for it.
+"""Training with n:m masks: straight-through gradients, the decay of pruned weights, and the SLoRB product.
 
 Sources: SR-STE (Zhou et al., arXiv 2102.04010 eq. 9) and AST (Huang et al., arXiv 2407.20584 §3). The decay of AST is
 λ (1 − m) ⊙ W beside the gradient and outside its first moment, so that AdamW divides it by √v like the gradient.

@@ -1,4 +1,4 @@
-"""n:m masks: which n of every m consecutive inputs of a row are kept, and the packed tensor that they make.
+"""n:m sparsity: masks that keep n of every m consecutive inputs of a row, and the tensor packed from what they keep.
 
 Shape letters: N out features, K in features, G groups of m inputs.
 """
@@ -13,11 +13,9 @@ from compress.format.packed import PackedTensor
 
 
 def check_pattern(n: int, m: int) -> None:
-    """Raises MethodError unless 1 ≤ n < m, and m is no wider than an index can tell."""
+    """Raises MethodError unless 1 ≤ n < m, and m is at most what a stored index can count."""
     if not 1 <= n < m <= sparse_nm.WIDEST:
-        raise MethodError(
-            f"n={n} of m={m} kept", allowed=f"1 ≤ n < m ≤ {sparse_nm.WIDEST}", do="Give for instance n=2, m=4"
-        )
+        raise MethodError(f"n={n}, m={m}", allowed=f"1 ≤ n < m ≤ {sparse_nm.WIDEST}", do="Give for instance n=2, m=4")
 
 
 def check_width(in_features: int, m: int) -> None:

@@ -1,9 +1,16 @@
-"""The range of an integer group: from its extremes, or searched for the least squared error.
+"""Fits the scale and zero point of integer groups: from the extremes, or to the least squared error.
 
-A range is a scale and, where the grid is not symmetric, an integer zero point; codes q run from 0 to 2^b − 1 and mean
-(q − zero) · scale, with the middle code 2^(b−1) as the zero of a symmetric grid.
+A code q runs from 0 to 2^b − 1 and stands for the weight (q − zero) · scale. On a symmetric grid the zero is the middle
+code 2^(b−1) and only scales are stored.
 
-Source of the objective: EasyQuant, arXiv 2403.02775 §3: ‖Q[w] − w‖² over the scale, codes held while the scale moves.
+The error of a group is ‖w − s q‖², with q counted from the zero. It is piecewise quadratic in s: the codes change only
+where a weight crosses a rounding border. With the codes held, the best scale and what it gains over all zeros are
+
+    s = ⟨q, w⟩ / ⟨q, q⟩        ‖w‖² − ‖w − s q‖² = ⟨q, w⟩² / ⟨q, q⟩
+
+so a search needs only the two products for each set of codes, never the error itself.
+
+Source of the objective: EasyQuant, arXiv 2403.02775 §3.
 
 Shape letters: N out features, G groups of g columns, R rows of a chunk.
 """
@@ -24,8 +31,10 @@ _FACTORS = (
     *(1.06, 1.03, 1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.82, 0.76),
     *(0.7, 0.64, 0.58, 0.52, 0.46, 0.39, 0.32, 0.25, 0.18, 0.12),
 )
-"""Scales tried, relative to the one of the extremes; each stands for the best scale with its codes, so few suffice."""
+"""Scales tried, relative to that of the extremes: dense near 1, where the best one usually is, and down to 0.12 for
+groups with one huge weight, which is then clipped. Each stands for the best scale with its codes, so few suffice."""
 _REFRESHES = 3
+"""Times that the best scale is rounded with and fitted again; this only gains, and rarely after the third time."""
 _ADAM_RATE = 0.02
 """Learning rate of the logarithm of a scale."""
 
@@ -55,15 +64,19 @@ def extremes(w_NGg: torch.Tensor, bits: int, symmetric: bool) -> Range:
 
 
 def searched(w_NGg: torch.Tensor, bits: int, symmetric: bool, weight_Gg: torch.Tensor | None = None) -> Range:
-    """Returns the range with the least squared error, weighted by `weight_Gg` [G, g] where it is given.
+    """Returns the range with the least squared error among those tried; zero points stay those of the extremes.
 
-    Scales from 1.06 to 0.12 times that of the extremes are tried. For the codes that a scale gives, the best scale is
-    s = ⟨q, w⟩ / ⟨q, q⟩ and lowers the error by ⟨q, w⟩² / ⟨q, q⟩: the one that gains most is refreshed three times.
+    Args:
+        w_NGg: weights float32, in groups.
+        bits: bits of one code.
+        symmetric: whether the middle code is zero.
+        weight_Gg: how much the error of each column counts, float32 [G, g]; None: all alike.
     """
 
     def search(w_RGg: torch.Tensor, start: Range) -> torch.Tensor:
         levels = _Levels(w_RGg, bits, start.zero_NG, weight_Gg)
         start_RG = start.scale_NG.float()
+        # the codes of the extremes come first, so that no group does worse than with them
         best_RG, gain_RG = levels.fitted(start_RG)
         for factor in _FACTORS:
             _keep_better(best_RG, gain_RG, *levels.fitted(start_RG * factor))
@@ -88,9 +101,10 @@ def descended(w_NGg: torch.Tensor, bits: int, symmetric: bool, steps: int) -> Ra
         whole_RG = w_RGg.square().sum(-1).clamp_min_(torch.finfo(torch.float32).tiny)
         for step in range(1, steps + 1):
             scale_RG = log_RG.exp()
+            # dL/d(log s) = s · dL/ds, relative to the energy of the group
             qw_RG, qq_RG = levels.products(scale_RG)
             slope_RG = 2 * (scale_RG * qq_RG - qw_RG) * scale_RG / whole_RG
-            first_RG.lerp_(slope_RG, 0.1)
+            first_RG.lerp_(slope_RG, 0.1)  # Adam with its usual betas, 0.9 and 0.999
             second_RG.lerp_(slope_RG.square(), 0.001)
             update_RG = first_RG / (1 - 0.9**step) / ((second_RG / (1 - 0.999**step)).sqrt() + 1e-12)
             log_RG -= _ADAM_RATE * update_RG
@@ -99,19 +113,19 @@ def descended(w_NGg: torch.Tensor, bits: int, symmetric: bool, steps: int) -> Ra
     return _by_chunks(w_NGg, extremes(w_NGg, bits, symmetric), descend)
 
 
-def codes(w_NGg: torch.Tensor, found: Range, bits: int) -> torch.Tensor:
-    """Returns the nearest codes uint8 [N, K] of weights in the groups of a range."""
-    zero_NG1 = 2.0 ** (bits - 1) if found.zero_NG is None else found.zero_NG[..., None]
+def codes(w_NGg: torch.Tensor, fitted: Range, bits: int) -> torch.Tensor:
+    """Returns the nearest codes uint8 [N, K] of weights [N, G, g] in the groups of a range."""
+    zero_NG1 = 2.0 ** (bits - 1) if fitted.zero_NG is None else fitted.zero_NG[..., None]
     codes_NGg = torch.empty(w_NGg.shape, dtype=torch.uint8, device=w_NGg.device)
     for rows in _chunks(w_NGg):
         zero_RG1 = zero_NG1 if isinstance(zero_NG1, float) else zero_NG1[rows]
-        value_RGg = w_NGg[rows] / found.scale_NG[rows].float()[..., None]
+        value_RGg = w_NGg[rows] / fitted.scale_NG[rows].float()[..., None]
         codes_NGg[rows] = value_RGg.add_(zero_RG1).round_().clamp_(0, 2**bits - 1)
     return codes_NGg.flatten(1)
 
 
 class _Levels:
-    """The codes that a scale gives to a chunk of weights, and how well its best scale with these codes does."""
+    """Rounds a chunk of weights with a scale, and fits the best scale to the codes."""
 
     def __init__(
         self, w_RGg: torch.Tensor, bits: int, zero_RG: torch.Tensor | None, weight_Gg: torch.Tensor | None
@@ -119,6 +133,7 @@ class _Levels:
         self.w_RGg = w_RGg
         self.weighted_RGg = w_RGg if weight_Gg is None else w_RGg * weight_Gg
         self.weight_Gg = weight_Gg
+        # codes are counted from the zero here, so that they are multiplied by the scale alone
         middle = torch.tensor(2.0 ** (bits - 1), device=w_RGg.device)
         zero = middle if zero_RG is None else zero_RG[..., None]
         self.low, self.high = -zero, 2**bits - 1 - zero

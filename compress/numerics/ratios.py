@@ -1,4 +1,4 @@
-"""Which share of each linear's parameters is removed when those that lose more shall give up less (SVD-LLM V2).
+"""Divides a compression ratio among linears by their losses, and converts between ratios and ranks (SVD-LLM V2).
 
 Shape letters: none; a shape is (N, K).
 """
