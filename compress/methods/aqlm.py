@@ -77,7 +77,7 @@ class Config:
 
 
 def check(shape: tuple[int, int], config: Config) -> None:
-    """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
+    """Raises MethodError for a linear of `shape` (N, K) that these options cannot treat."""
     grid.group_width(shape[1], config.group_size)
 
 

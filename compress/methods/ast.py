@@ -82,7 +82,7 @@ def stored_bits(config: Config) -> float:
 
 
 def check(shape: tuple[int, int], config: Config) -> None:
-    """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
+    """Raises MethodError for a linear of `shape` (N, K) that these options cannot treat."""
     nm.check_width(shape[1], config.m)
     if config.learned:
         learned_masks.check_patterns(config.n, config.m)

@@ -40,7 +40,7 @@ class Config:
     bits: int = 4
     """Bits of one code, 2 to 8."""
     group_size: int | None = None
-    """Input features that share one scale; must divide the layer's input width. Not given: the whole row."""
+    """Input features that share one scale; must divide the input width. Not given: the whole row."""
     symmetric: bool = True
     """True: zero is the middle code and only scales are stored. False: with a zero point."""
     sigma: float = 3.0
@@ -72,7 +72,7 @@ class Config:
 
 
 def check(shape: tuple[int, int], config: Config) -> None:
-    """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
+    """Raises MethodError for a linear of `shape` (N, K) that these options cannot treat."""
     grid.group_width(shape[1], config.group_size)
 
 

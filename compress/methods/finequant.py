@@ -1,15 +1,15 @@
-"""FineQuant: no data; each set of fused matrices gets the coarsest groups that its outliers allow.
+"""FineQuant: rounds to nearest, in the coarsest groups that the outliers of the fused matrices allow; no calibration.
 
 Source: Kim et al., "FineQuant: Unlocking Efficiency with Fine-Grained Weight-Only Quantization for LLMs",
 arXiv 2308.09723 §3. The group is halved as long as that narrows the mean range of the groups by enough.
 
 Differs from the paper in:
-- the paper gives no threshold for "enough": α = 0.88 tells Gaussian rows (whose range falls by 4 to 10 % per halving)
-  from rows with outliers (15 to 40 %);
-- the halving looks ahead over the whole ladder of sizes: one step that gains little does not hide a gain below it;
-- a matrix with single rows of an outlying range goes straight to the finest size (`outlier_guard`);
-- one size is decided for all matrices that share an input, since engines fuse them, and by default only sizes that
-  engines serve are used: the whole row, 128, 64, 32.
+- the paper gives no threshold for "enough": α = 0.88 separates Gaussian rows (whose range falls by 4 to 10 % per
+  halving) from rows with outliers (15 to 40 %);
+- all sizes are tried: one halving that gains little does not hide a gain below it;
+- a matrix in which single rows have an outlying range gets the finest size at once (`outlier_guard`);
+- all matrices that share an input get one size, since engines fuse them, and by default only sizes that engines support
+  are used: the whole row, 128, 64, 32.
 
 Shape letters: N out features, K in features, G groups of g columns.
 """
@@ -40,17 +40,17 @@ class Config:
     bits: int = 4
     """Bits of one code, 2 to 8; the paper has 3, 4 and 8."""
     group_size: int | None = None
-    """Input features that share one scale, for all matrices. Not given: chosen for each set of fused matrices."""
+    """Input features that share one scale, for all linears. Not given: chosen for each set of fused linears."""
     smallest_group: int = 32
-    """Finest size that is chosen, 8 or more."""
+    """Smallest group size that may be chosen, 8 or more."""
     alpha: float = 0.88
-    """A halving pays when the mean range falls to this share of what it was, 0 to 1; smaller is coarser."""
+    """A group is halved when the mean range falls to at most this share, 0 to 1; smaller values keep groups coarser."""
     outlier_guard: float = 8.0
-    """Greatest row range over the median row range from which the finest size is taken; inf for never."""
+    """Ratio of the greatest to the median row range above which the finest size is taken; inf for never."""
     served_sizes: bool = True
-    """Chooses among the whole row, 128, 64 and 32 only; off: any halving of the width that stays whole."""
+    """Chooses among the whole row, 128, 64 and 32 only; off: among all halvings of the width."""
     symmetric: bool = True
-    """True: zero is the middle code and only scales are stored. False: with a zero point."""
+    """True: zero is the middle code and only scales are stored. False: a zero point is stored too."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
@@ -64,26 +64,35 @@ class Config:
 
 
 def check(shape: tuple[int, int], config: Config) -> None:
-    """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
+    """Raises MethodError for a linear of `shape` (N, K) that these options cannot treat."""
     grid.group_width(shape[1], config.group_size)
 
 
 def shared(weights: Sequence[torch.Tensor], config: Config) -> Config:
-    """Returns the config with the one size for matrices [N, K] of one input width: the finest that any of them asks."""
+    """Returns `config` with one group size for weights [N, K] of one input: the finest that any of them needs."""
     if config.group_size is not None:
         return config
     return replace(config, group_size=min(_size(w_NK.float(), config) for w_NK in weights))
 
 
 def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
-    """Returns `w_NK` (float [N, K]) as an int_group.v1 tensor, rounded to nearest in groups of the chosen size."""
+    """Returns the weight rounded to nearest in groups of the chosen size, as an int_group.v1 tensor.
+
+    Args:
+        w_NK: the weight, float [N, K].
+        stats: not read.
+        config: options.
+
+    Raises:
+        MethodError: a weight is not finite, or the options do not fit the shape.
+    """
     grid.check_finite(w_NK)
     out_features, in_features = w_NK.shape
     width = grid.group_width(in_features, shared([w_NK], config).group_size)
     w_NGg = w_NK.float().reshape(out_features, in_features // width, width)
-    found = ranges.extremes(w_NGg, config.bits, config.symmetric)
-    codes_NK = ranges.codes(w_NGg, found, config.bits)
-    return int_group.pack(codes_NK, found.scale_NG, found.zero_NG, bits=config.bits)
+    fitted = ranges.extremes(w_NGg, config.bits, config.symmetric)
+    codes_NK = ranges.codes(w_NGg, fitted, config.bits)
+    return int_group.pack(codes_NK, fitted.scale_NG, fitted.zero_NG, bits=config.bits)
 
 
 def _size(w_NK: torch.Tensor, config: Config) -> int:

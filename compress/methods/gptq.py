@@ -1,13 +1,14 @@
-"""GPTQ: rounds input features one after the other and spreads each one's error over those still to come.
+"""GPTQ: rounds one input feature after the other and compensates each error in the features not rounded yet.
 
 Source: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
 arXiv 2210.17323, Alg. 1; the order by activity is that of the published code.
 
 Differs from the paper in:
-- with `act_order` the groups stay those of the natural order and get their ranges from the weights as they are before
-  the sweep, so that no order is stored and any engine reads the result;
-- `search` fits a range to the least squared error, weighted by how much an input matters, instead of to the extremes;
-- an input that was never active keeps its weights, rounded to nearest, where the published code sets them to zero.
+- with `act_order` the groups stay those of the natural order, and their ranges are fitted before the sweep, so that no
+  order is stored and any engine reads the result;
+- `search` fits a range to the least weighted squared error instead of to the extremes; the weight of a column is
+  1 / U_kk², the price of its error after compensation (`numerics.sweep`);
+- the weights of an input that was never active are rounded to nearest; the published code sets them to zero.
 
 Shape letters: N out features, K in features, G groups of g columns.
 """
@@ -36,13 +37,13 @@ class Config:
     bits: int = 4
     """Bits of one code, 2 to 8."""
     group_size: int | None = None
-    """Input features that share one scale; must divide the layer's input width. Not given: the whole row."""
+    """Input features that share one scale; must divide the input width. Not given: the whole row."""
     symmetric: bool = True
-    """True: zero is the middle code and only scales are stored. False: with a zero point."""
+    """True: zero is the middle code and only scales are stored. False: a zero point is stored too."""
     act_order: bool = True
-    """Rounds the most active input features first; the groups stay in the natural order."""
+    """Rounds the most active input features first; groups keep the natural order."""
     search: bool = True
-    """Fits the ranges to the weighted squared error; off: from the extremes of each group."""
+    """Fits the ranges to the weighted squared error; off: takes the extremes of each group."""
     damping: float = 0.01
     """Added to the diagonal of the Gram matrix, relative to its mean; 0 or more."""
 
@@ -54,12 +55,22 @@ class Config:
 
 
 def check(shape: tuple[int, int], config: Config) -> None:
-    """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
+    """Raises MethodError for a linear of `shape` (N, K) that these options cannot treat."""
     grid.group_width(shape[1], config.group_size)
 
 
 def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
-    """Returns `w_NK` (float [N, K]) as an int_group.v1 tensor fitted to the inputs that `stats` describes."""
+    """Returns the weight as an int_group.v1 tensor, fitted to the inputs that `stats` describes.
+
+    Args:
+        w_NK: the weight, float [N, K].
+        stats: sums over the inputs of the linear; `gram_KK` float32 [K, K] is read.
+        config: options.
+
+    Raises:
+        MethodError: a weight is not finite, the options do not fit the shape, or the Gram matrix cannot be
+            factorised with this damping.
+    """
     assert stats is not None, "GPTQ needs the Gram matrix of the inputs"
     grid.check_finite(w_NK)
     in_features = w_NK.shape[1]
@@ -68,15 +79,17 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
     upper_KK = sweep.inverse_factor(stats.gram_KK, order_K, config.damping)
     rounder = _Rounder(w_NK.float(), order_K, width, config)
     if order_K is None:
+        # groups are whole in this order: each is fitted when the sweep reaches it, to the compensated weights
         sweep.sweep(w_NK.float().T.contiguous(), upper_KK, width, rounder)
     else:
+        # a group's columns come at different times: all ranges are fitted first, and the sweep sees one group
         rounder.fit_all(w_NK.float(), upper_KK)
         sweep.sweep(w_NK[:, order_K].float().T.contiguous(), upper_KK, in_features, rounder)
     return int_group.pack(rounder.codes_KN.T, *rounder.stored(), bits=config.bits)
 
 
 class _Rounder:
-    """Codes [K, N] and ranges of the groups, both in the natural order of the input features."""
+    """Keeps the codes [K, N] and the ranges of the groups, both in the natural order of the input features."""
 
     def __init__(self, w_NK: torch.Tensor, order_K: torch.Tensor | None, width: int, config: Config) -> None:
         rows, in_features = w_NK.shape
@@ -97,8 +110,8 @@ class _Rounder:
     def start_group(self, group: int, w_gN: torch.Tensor, d_g: torch.Tensor) -> None:
         """Fits a group's range to its current weights, unless all were fitted before."""
         if not self.fixed:
-            found = self._fit(w_gN.T.contiguous()[:, None], d_g.square().reciprocal()[None])
-            self._keep(slice(group, group + 1), found)
+            fitted = self._fit(w_gN.T.contiguous()[:, None], d_g.square().reciprocal()[None])
+            self._keep(slice(group, group + 1), fitted)
 
     def round(self, column: int, w_N: torch.Tensor, d: float) -> torch.Tensor:
         """Returns the stored value of a column."""
@@ -121,7 +134,7 @@ class _Rounder:
             return ranges.searched(w_NGg, self.config.bits, self.config.symmetric, weight_Gg)
         return ranges.extremes(w_NGg, self.config.bits, self.config.symmetric)
 
-    def _keep(self, groups: slice, found: ranges.Range) -> None:
-        self.scale_GN[groups] = found.scale_NG.T.float()
-        if found.zero_NG is not None:
-            self.zero_GN[groups] = found.zero_NG.T
+    def _keep(self, groups: slice, fitted: ranges.Range) -> None:
+        self.scale_GN[groups] = fitted.scale_NG.T.float()
+        if fitted.zero_NG is not None:
+            self.zero_GN[groups] = fitted.zero_NG.T

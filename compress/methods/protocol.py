@@ -243,10 +243,7 @@ class TrainingOptions:
 
 
 class TrainFile(MethodFile, Protocol):
-    """What a file of kind `train` must define, beside `train` or TRAINER."""
-
-    Config: type[TrainingOptions]
-    """Frozen dataclass of the options, which extends TrainingOptions."""
+    """What a file of kind `train` must define, beside `train` or TRAINER; its Config extends TrainingOptions."""
 
 
 class TrainMethod(TrainFile, Loaded, Protocol):

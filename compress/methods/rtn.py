@@ -1,4 +1,4 @@
-"""Round to nearest: no calibration, one scale per group. The baseline every other method must beat.
+"""Round to nearest: one scale per group, without calibration. The baseline that every other method must beat.
 
 Shape letters: N out features, K in features, G groups of g consecutive in features.
 """
@@ -26,7 +26,7 @@ class Config:
     bits: int = 4
     """Bits of one code, 2 to 8."""
     group_size: int | None = None
-    """Input features that share one scale; must divide the layer's input width. Not given: the whole row."""
+    """Input features that share one scale; must divide the input width. Not given: the whole row."""
     symmetric: bool = True
     """True: zero is the middle code and only scales are stored. False: min to max of the group, with a zero point."""
 
@@ -36,16 +36,25 @@ class Config:
 
 
 def check(shape: tuple[int, int], config: Config) -> None:
-    """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
+    """Raises MethodError for a linear of `shape` (N, K) that these options cannot treat."""
     grid.group_width(shape[1], config.group_size)
 
 
 def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
-    """Returns `w_NK` (float [N, K]) rounded to the nearest code of its group, as an int_group.v1 tensor."""
+    """Returns the weight rounded to the nearest code of its group, as an int_group.v1 tensor.
+
+    Args:
+        w_NK: the weight, float [N, K].
+        stats: not read.
+        config: options.
+
+    Raises:
+        MethodError: a weight is not finite, or the options do not fit the shape.
+    """
     grid.check_finite(w_NK)
     out_features, in_features = w_NK.shape
     width = grid.group_width(in_features, config.group_size)
     w_NGg = w_NK.float().reshape(out_features, in_features // width, width)
-    found = ranges.extremes(w_NGg, config.bits, config.symmetric)
-    codes_NK = ranges.codes(w_NGg, found, config.bits)
-    return int_group.pack(codes_NK, found.scale_NG, found.zero_NG, bits=config.bits)
+    fitted = ranges.extremes(w_NGg, config.bits, config.symmetric)
+    codes_NK = ranges.codes(w_NGg, fitted, config.bits)
+    return int_group.pack(codes_NK, fitted.scale_NG, fitted.zero_NG, bits=config.bits)

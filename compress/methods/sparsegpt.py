@@ -1,13 +1,13 @@
-"""SparseGPT n:m: prunes input features from left to right and lets those still to come make up for what was lost.
+"""SparseGPT n:m: prunes one input feature after the other and compensates each error in the features behind it.
 
 Source: Frantar and Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot",
-arXiv 2301.00774 §3: the mask of every m inputs is chosen when the sweep reaches them, from the weights as they are by
-then, by w² / U²; the error of a column is spread as in GPTQ, whose sweep this is (`_sweep`).
+arXiv 2301.00774 §3: the mask of every m inputs is chosen when the sweep reaches them, from the compensated weights, by
+w² / U_kk²; errors are compensated as in GPTQ (`numerics.sweep`).
 
 Differs from the paper in:
-- the rounding of what is kept to bfloat16 is made up for as well;
-- inputs that were never active are pruned first, and keep their weights where the pattern leaves room, where the
-  published code sets them to zero.
+- the rounding of kept weights to bfloat16 is compensated as well;
+- inputs that were never active are pruned first, and keep their weights where the pattern leaves room; the published
+  code sets all of them to zero.
 
 Shape letters: N out features, K in features, g = m columns of a group.
 """
@@ -34,9 +34,9 @@ class Config:
     """Options of SparseGPT."""
 
     n: int = 2
-    """Weights that are kept of every `m`, 1 or more and below `m`."""
+    """Weights kept of every `m` consecutive inputs of a row, 1 to m - 1."""
     m: int = 4
-    """Consecutive input features that make a group, up to 256; must divide the layer's input width."""
+    """Input features of a group, up to 256; must divide the input width."""
     damping: float = 0.01
     """Added to the diagonal of the Gram matrix, relative to its mean; 0 or more."""
 
@@ -47,12 +47,21 @@ class Config:
 
 
 def check(shape: tuple[int, int], config: Config) -> None:
-    """Raises MethodError for a layer of `shape` (N, K) that these options cannot treat."""
+    """Raises MethodError for a linear of `shape` (N, K) that these options cannot treat."""
     nm.check_width(shape[1], config.m)
 
 
 def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
-    """Returns `w_NK` (float [N, K]) as a sparse_nm.v1 tensor fitted to the inputs that `stats` describes."""
+    """Returns the weight as a sparse_nm.v1 tensor, fitted to the inputs that `stats` describes.
+
+    Args:
+        w_NK: the weight, float [N, K].
+        stats: sums over the inputs of the linear; `gram_KK` float32 [K, K] is read.
+        config: options.
+
+    Raises:
+        MethodError: a weight is not finite, or the options do not fit the shape.
+    """
     assert stats is not None, "SparseGPT needs the Gram matrix of the inputs"
     grid.check_finite(w_NK)
     check((w_NK.shape[0], w_NK.shape[1]), config)
@@ -65,7 +74,7 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
 
 
 class _Pruner:
-    """Masks and values [K, N] as the sweep makes them."""
+    """Keeps the masks and values [K, N] that the sweep produces."""
 
     def __init__(self, w_NK: torch.Tensor, active_K: torch.Tensor, config: Config) -> None:
         self.config, self.active_K = config, active_K
@@ -73,7 +82,7 @@ class _Pruner:
         self.mask_KN = torch.empty(self.value_KN.shape, dtype=torch.bool, device=w_NK.device)
 
     def start_group(self, group: int, w_gN: torch.Tensor, d_g: torch.Tensor) -> None:
-        """Chooses what is kept of a group, by what pruning each of its weights would cost."""
+        """Chooses the weights of a group that are kept: those whose pruning would cost most."""
         columns = slice(group * self.config.m, (group + 1) * self.config.m)
         cost_gN = (w_gN / d_g[:, None]).square() * self.active_K[columns, None]
         self.mask_KN[columns] = nm.mask_nm(cost_gN.T, self.config.n, self.config.m).T

@@ -52,9 +52,9 @@ def start(
 ) -> torch.Tensor:
     """Returns first codes int64 [N, J, M]: group after group, each group's error compensated by the later groups.
 
-    This is the sweep of GPTQ with groups in place of columns. With UᵀU = G⁻¹ (`sweep.inverse_factor`) and e the error of
-    group j, the later groups compensate best by w ← w − e U_jj⁻¹ U_j,later, and the loss then grows by ‖e U_jj⁻¹‖²: the
-    nearest sum is searched in the metric U_jj⁻¹ U_jj⁻ᵀ.
+    This is the sweep of GPTQ with groups in place of columns. With UᵀU = G⁻¹ (`sweep.inverse_factor`) and e the error
+    of group j, the later groups compensate best by w ← w − e U_jj⁻¹ U_j,later, and the loss then grows by ‖e U_jj⁻¹‖²:
+    the nearest sum is searched in the metric U_jj⁻¹ U_jj⁻ᵀ.
 
     Args:
         w_NK: weights float32, columns in the order of the groups in `order_J`.
