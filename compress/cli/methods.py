@@ -26,5 +26,5 @@ def command(ctx: click.Context, name: str | None) -> None:
 
 def _summary(name: str) -> str:
     info = registry.describe(name)
-    reads = {"linear": "Reads calibration statistics.", "prune": "Reads text.", "train": "Trains on text."}[info.kind]
+    reads = {"pack": "Reads calibration statistics.", "rewrite": "Reads text.", "train": "Trains on text."}[info.kind]
     return f"{info.summary} {reads if info.needs_data else 'Needs no data.'}"
