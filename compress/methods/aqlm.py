@@ -1,19 +1,19 @@
-"""AQLM: every few weights become a sum of vectors from learnt codebooks, fitted to the outputs of the layer.
+"""AQLM: represents each group of weights as a sum of vectors from learned codebooks, fitted to the layer's outputs.
 
 Source: Egiazarian et al., "Extreme Compression of Large Language Models via Additive Quantization", arXiv 2401.06118;
-the loss is tr((W − Ŵ) G (W − Ŵ)ᵀ) of its eq. 1 with G = X Xᵀ, alternated over codes (§3.2) and codebooks (§3.3). Its
-third step, tuning a block after its linears, is `--tune block` for every method.
+the loss tr((W − Ŵ) G (W − Ŵ)ᵀ) of its eq. 1, G = X Xᵀ, is lowered by codes (§3.2) and codebooks (§3.3) in turn. Its
+third step, tuning each block, is `--tune block` and works with every method.
 
 Differs from the paper in:
-- codebooks are the least-squares solution for the codes, by preconditioned conjugate gradients, where the paper takes
-  a hundred steps of Adam; row scales are fitted with them;
-- the first codes come from a pass over the groups that spreads each group's error over those to come, not from
-  k-means alone; k-means starts by k-means++ and takes fewer points than vectors;
-- the beam runs over the codebooks of one group, all of them searched together; R G is updated by a product of rank g
+- codebooks are the least-squares solution for the codes, by preconditioned conjugate gradients; the paper takes a
+  hundred steps of Adam. Row scales are fitted with them;
+- the first codes come from a pass over the groups that compensates each group's error in the later groups, not from
+  k-means alone; k-means starts with k-means++ and sees a sample of the groups;
+- the beam runs over the codebooks of one group, all of them searched together; R G is updated by a product of rank g,
   where the published code decodes the whole weight again;
 - rows are lengthened at the end (`lengthen`): the output error on the calibration text rises a little, and the
   divergence of the model falls to less than half at 2 bits, since rarely used directions no longer fade;
-- codes of any width are stored in that many bits; one output feature per vector.
+- codes of any width are stored in that many bits; a vector stands for weights of one output feature.
 
 Shape letters: N out features, K in features, M codebooks, J groups of g columns, V vectors of a codebook.
 """
@@ -37,8 +37,9 @@ from compress.numerics import grid, sweep
 KIND = "pack"
 NEEDS: frozenset[str] = frozenset({"gram_KK"})
 _START_DAMPING = 0.01
+"""Damping of the first codes, relative to the mean diagonal; as in GPTQ."""
 _SEED = 0
-"""Of the start of k-means and of the order in which groups are searched."""
+"""Seed of k-means and of the order in which groups are searched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,19 +47,19 @@ class Config:
     """Options of AQLM."""
 
     codebooks: int = 2
-    """Codebooks whose vectors are added, 1 to 16."""
+    """Number of codebooks whose vectors are added, 1 to 16."""
     code_bits: int = 8
-    """Bits of one code, 1 to 16: a codebook holds 2 to that power vectors."""
+    """Bits of one code, 1 to 16; a codebook holds 2^code_bits vectors."""
     group_size: int = 8
-    """Input features that one vector stands for; must divide the layer's input width."""
+    """Input features that one vector stands for; must divide the input width."""
     beam_width: int = 6
-    """Hypotheses kept while the codes of a group are searched, 1 or more."""
+    """Hypotheses kept by the beam search of the codes, 1 or more."""
     rounds: int = 6
-    """Times that codes and codebooks are fitted in turn, 0 or more."""
+    """Rounds in which codebooks and codes are fitted in turn, 0 or more."""
     tolerance: float = 0.005
-    """Stops earlier when a round lowers the loss by less than this share; 0 or more."""
+    """Stops when a round lowers the loss by less than this share; 0 or more."""
     lengthen: float = 0.7
-    """How much of what the fit has shortened each row by is given back, 0 (least output error) to 1 (unbiased)."""
+    """How far each row is scaled back to its length before the fit, 0 (least output error) to 1 (unbiased)."""
     damping: float = 0.0
     """Added to the diagonal of the Gram matrix, relative to its mean; 0 or more."""
 
@@ -82,18 +83,27 @@ def check(shape: tuple[int, int], config: Config) -> None:
 
 
 def nominal(bits: int) -> dict[str, Any]:
-    """Returns the options of "AQLM at `bits` bits": one 8-bit codebook per bit, groups of 8."""
+    """Returns the options of AQLM at `bits` bits: one 8-bit codebook per bit, groups of 8."""
     return {"codebooks": bits, "code_bits": 8, "group_size": 8}
 
 
 def candidates(config: Config) -> list[dict[str, Any]]:
-    """Returns what mixed precision chooses among, coarse to fine: small layers cannot afford large codebooks."""
+    """Returns numbers and sizes of codebooks, coarse to fine; in small layers large codebooks cost too much."""
     pairs = ((2, 4), (3, 4), (3, 5), (4, 5), (4, 6), (4, 8))
     return [{"codebooks": books, "code_bits": bits} for books, bits in pairs]
 
 
 def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
-    """Returns `w_NK` (float [N, K]) as an additive.v1 tensor fitted to the inputs that `stats` describes."""
+    """Returns the weight as an additive.v1 tensor, fitted to the inputs that `stats` describes.
+
+    Args:
+        w_NK: the weight, float [N, K].
+        stats: sums over the inputs of the linear; `gram_KK` float32 [K, K] is read.
+        config: options.
+
+    Raises:
+        MethodError: a weight is not finite, or the options do not fit the shape.
+    """
     assert stats is not None, "AQLM needs the Gram matrix of the inputs"
     grid.check_finite(w_NK)
     grid.group_width(w_NK.shape[1], config.group_size)
@@ -122,21 +132,21 @@ def _gram(stats: LayerStats, damping: float) -> torch.Tensor:
 
 
 class _State:
-    """Codes, codebooks and row scales under way."""
+    """Holds codes, codebooks and row scales while they are fitted in turn."""
 
     def __init__(self, w_NK: torch.Tensor, gram_KK: torch.Tensor, config: Config):
         self.w_NK, self.gram_KK, self.config = w_NK, gram_KK, config
         self.generator = torch.Generator().manual_seed(_SEED)
         norm_N = w_NK.square().mean(1).sqrt()
-        self.zero_N = norm_N == 0  # its scale is stored as zero; until then any other will do
+        self.zero_N = norm_N == 0  # rows of zeros: their scale is stored as zero, and is 1 until then
         self.scale_N = torch.where(self.zero_N, 1.0, norm_N)
 
     def start(self) -> None:
-        """Codebooks from k-means, first codes with the errors spread."""
+        """Sets the codebooks by k-means, and the first codes by a pass that compensates errors."""
         config, width = self.config, self.config.group_size
         points_Pg = (self.w_NK / self.scale_N[:, None]).view(-1, width)
         self.books_MVg = fitting.residual_kmeans(points_Pg, config.codebooks, config.code_bits, self.generator)
-        # the groups that matter most come first, while there are many behind them to make up for their errors
+        # the most active groups come first, while there are many later ones to compensate their errors
         order_J = self.gram_KK.diagonal().view(-1, width).sum(1).argsort(descending=True, stable=True)
         order_K = (order_J[:, None] * width + torch.arange(width, device=order_J.device)).flatten()
         upper_KK = sweep.inverse_factor(self.gram_KK, order_K, _START_DAMPING)
@@ -147,24 +157,25 @@ class _State:
         self.search = coding.Search(self.w_NK, self.gram_KK, width, codes_NJM)
 
     def fit_codebooks(self, steps: int = 12) -> None:
-        """Codebooks for the codes, then scales for both."""
+        """Fits the codebooks to the codes, then the scales to both."""
         squares = fitting.LeastSquares(self.search.codes_NJM, self.scale_N, self.gram_KK, self.books_MVg.shape)
         self.books_MVg = squares.solve(self.w_NK, self.books_MVg, steps)
         value_NK = squares.decode(self.books_MVg)
         image_NK = value_NK @ self.gram_KK
         ratio_N = (image_NK * self.w_NK).sum(1) / (image_NK * value_NK).sum(1)
+        # a ratio outside comes from a row whose codes say nothing of it yet: it keeps its scale
         self.scale_N = torch.where((ratio_N > 0.5) & (ratio_N < 2), self.scale_N * ratio_N, self.scale_N)
 
     def search_codes(self, beam: int) -> None:
-        """Codes for codebooks and scales, groups in a random order."""
+        """Searches codes for the present codebooks and scales, groups in a random order."""
         order_J = torch.randperm(self.search.codes_NJM.shape[1], generator=self.generator).tolist()
         self.search.sweep(self.books_MVg, self.scale_N, beam, order_J)
 
     def _lengthen(self, power: float) -> None:
-        """Scales each row towards ⟨ŵ, w⟩ = ⟨w, w⟩.
+        """Scales each row towards ⟨ŵ, w⟩ = ⟨w, w⟩, all the way at `power` 1.
 
-        A least-squares fit is too short, most of all where the calibration text says little: all rarely used
-        directions fade together. The codes are searched after this, with the scale held.
+        A least-squares fit shrinks each row, most of all in the directions that the calibration inputs rarely have. The
+        codes are searched once more after this, with the scale held.
         """
         value_NK = layout_value(self.search.codes_NJM, self.books_MVg, self.scale_N)
         along_N = (value_NK * self.w_NK).sum(1) / self.w_NK.square().sum(1)
@@ -186,5 +197,5 @@ class _State:
 
 
 def layout_value(codes_NJM: torch.Tensor, books_MVg: torch.Tensor, scale_N: torch.Tensor) -> torch.Tensor:
-    """Returns the weight [N, K] that codes, codebooks and scales mean."""
+    """Returns the weight [N, K] decoded from codes, codebooks and scales."""
     return additive.assemble(additive.Expanded(codes_NJM), {"codebooks": books_MVg, "scale": scale_N})

@@ -1,13 +1,14 @@
-"""Adaptive sparse training: n:m masks that move while the model is trained to say what the dense one says.
+"""Adaptive sparse training: trains n:m masks and the kept weights towards a dense teacher.
 
 Source: Huang et al., "Pruning Large Language Models with Semi-Structured Adaptive Sparse Training", arXiv 2407.20584:
-straight-through gradients, masks from the largest weights every few steps, a decay of what is pruned that is annealed
-in (SR-STE, arXiv 2102.04010), cross-entropy and the divergence from the dense model, SLoRB. With `learned`: Fang et
+straight-through gradients, masks from the largest weights every few steps, a growing decay of the pruned weights
+(SR-STE, arXiv 2102.04010), cross-entropy and the divergence from the dense model, SLoRB. With `learned`: Fang et
 al., "MaskLLM", arXiv 2409.17481, probabilities of all patterns of a group, the weights as they are.
 
-Differs from the paper in: the decay has AdamW's own second moment below it and never carries a weight beyond zero; a
-start by SparseGPT takes its corrected weights for what is kept; the parts of SLoRB are stored in bfloat16 and counted
-in every figure of bits.
+Differs from the paper in:
+- the decay is divided by AdamW's own second moment, and never takes a weight across zero;
+- with SparseGPT as the start, the kept weights start from its corrected values;
+- the factors of SLoRB are stored in bfloat16 and counted in every figure of bits.
 """
 
 from __future__ import annotations
@@ -30,29 +31,29 @@ class Config(TrainingOptions):
     """Options of adaptive sparse training."""
 
     n: int = 2
-    """Weights kept of every m consecutive inputs of a row, 1 to m - 1."""
+    """Weights kept of every `m` consecutive inputs of a row, 1 to m - 1."""
     m: int = 4
-    """Inputs of a group; must divide the layer's input width."""
+    """Input features of a group; must divide the input width."""
     start: str = "magnitude"
     """The method that gives the first masks: `magnitude`, `wanda` or `sparsegpt`."""
     refresh_every: int = 10
-    """Steps between two choices of the masks by the largest weights, 1 or more; 0: the first ones stay."""
+    """Steps between two choices of the masks by the largest weights, 1 or more; 0: the first masks stay."""
     decay: float = 1e-3
-    """Decay of what is pruned when it has risen in full (λ of the paper), 0 or more."""
+    """Decay of pruned weights after its rise (λ of the paper), 0 or more."""
     ramp: float = 0.5
     """Share of the steps over which the decay rises from zero, 0 to 1."""
     slorb: int = 0
-    """Inputs of one block of the dense product that makes up for what is pruned (k of the paper, 16); 0: none."""
+    """Input features of one block of SLoRB, a low-rank product added to the masked weight (k of the paper); 0: none."""
     learned: bool = False
-    """The masks are learned as such and the weights stay (MaskLLM); the start is the prior. No decay, no SLoRB."""
+    """Learns the masks alone and keeps the weights (MaskLLM), with the start as prior; no decay, no SLoRB."""
     keep_large: float = 1e-5
-    """Reward per square of a weight that is kept, with `learned`; falls linearly to zero, 0 or more."""
+    """Reward per square of a kept weight, with `learned`; falls linearly to zero, 0 or more."""
     teacher: str | None = None
-    """The dense model to learn from: atlas, a folder or a hub id. Not given: the model that the recipe began with."""
+    """The dense model to learn from: atlas, a folder or a hub id. Not given: the model that the recipe starts from."""
     kl_weight: float = 0.67
-    """Share of the divergence from the teacher, 0 to 1; the cross-entropy with the text has the rest."""
+    """Share of the divergence from the teacher in the loss, 0 to 1; the cross-entropy with the text has the rest."""
     temperature: float = 2.0
-    """Divides the logits of both before they are compared, above 0; the divergence is multiplied by its square."""
+    """Divides the logits of teacher and student, above 0; the divergence is multiplied by its square."""
     rate: float = 5e-4
     """Learning rate after the warm-up, above 0."""
 
@@ -77,7 +78,7 @@ class Config(TrainingOptions):
 
 
 def stored_bits(config: Config) -> float:
-    """Returns the stored bits per weight: what is kept, in bfloat16, and where it stands; without SLoRB."""
+    """Returns the stored bits per weight: kept weights in bfloat16 and their places, SLoRB not counted."""
     return config.n / config.m * (16 + math.ceil(math.log2(config.m)))
 
 
@@ -89,4 +90,7 @@ def check(shape: tuple[int, int], config: Config) -> None:
     if config.slorb:
         masks.check_blocks(shape[1], config.slorb)
         if shape[1] // config.slorb > shape[0]:
-            raise MethodError(f"slorb={config.slorb} for a layer of {shape[0]} by {shape[1]}", do="Give larger blocks")
+            raise MethodError(
+                f"slorb={config.slorb} makes factors larger than the layer of {shape[0]} × {shape[1]}",
+                do="Give larger blocks",
+            )

@@ -1,13 +1,13 @@
-"""Distillation: a student learns to say what a dense teacher says, token by token.
+"""Distillation: trains a student to predict the same next-token distributions as a dense teacher.
 
 Sources: Hinton et al., arXiv 1503.02531 (temperature); Muralidharan et al., arXiv 2407.14679 §3 (Minitron: after
 pruning, the divergence of the logits alone is best, cross-entropy adds nothing, hidden states help only when many
 layers were removed); Gu et al., arXiv 2306.08543 (reverse divergence); Hu et al., arXiv 2106.09685 (LoRA).
 
-Differs from the papers in: the state of the lowest held-out loss is kept, the first one included, so a training never
-makes a student worse on them; of a teacher whose logits are kept only the likeliest tokens are, all others as one
-bucket, where others cut them off and renormalise; the hidden loss is relative to the teacher's mean square and has a
-fixed weight.
+Differs from the papers in:
+- the state with the lowest held-out loss is kept, the first one included, so training never makes it worse;
+- with `top_k` the teacher's other tokens are stored as one bucket; others drop them and renormalise;
+- the hidden loss is relative to the teacher's mean square and has a fixed weight.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TRAINER = "compress.training.distillation"
 NEEDS_OTHER_TEACHER = True
 LOSSES = ("kl", "reverse_kl")
 RATES = {"all": 3e-4, "lora": 2e-3, "packed": 5e-3}
-"""What can be trained, and the rate where none is given."""
+"""What can be trained, and its default rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,18 +31,18 @@ class Config(TrainingOptions):
     """Options of distillation."""
 
     teacher: str | None = None
-    """The dense model to learn from: atlas, a folder or a hub id. Not given: the model that the recipe began with."""
+    """The dense model to learn from: atlas, a folder or a hub id. Not given: the model that the recipe starts from."""
     loss: str = "kl"
     """Divergence of the next token: `kl` (teacher to student) or `reverse_kl` (student to teacher)."""
     temperature: float = 1.0
-    """Divides the logits of both before they are compared, above 0; the loss is multiplied by its square."""
+    """Divides the logits of teacher and student, above 0; the loss is multiplied by its square."""
     ce_weight: float = 0.0
-    """Share of the cross-entropy with the text itself, 0 to 1; the divergence has the rest."""
+    """Share of the cross-entropy with the text in the loss, 0 to 1; the divergence has the rest."""
     hidden_weight: float = 0.0
     """Weight of the relative squared distance of the hidden states, 0 or more; needs a student of the same depth."""
     train: str = "all"
     """What is trained: `all` dense tensors; `lora` (low-rank updates of the linears, merged at the end); `packed` (the
-    real numbers of packed linears, norms and biases)."""
+    floating-point planes of packed linears, norms and biases)."""
     lora_rank: int = 16
     """Rank of the updates with `train=lora`, 1 or more."""
     lora_alpha: float = 32.0

@@ -1,15 +1,15 @@
-"""EasyQuant: no data; the few weights far from the mean are kept exactly, and ranges are fitted to the rest.
+"""EasyQuant: keeps the few outlying weights exactly and fits the ranges to all others; needs no calibration.
 
 Source: Tang et al., "EasyQuant: An Efficient Data-free Quantization Algorithm for LLMs", arXiv 2403.02775, Alg. 1.
 
 Differs from the paper in:
-- a scale is found by a log-spaced scan with least-squares refreshes, which needs no learning rate; `fit="gradient"` is
-  the paper's descent, on the logarithm of the scale;
-- a range may be per group, or have a zero point, not per channel and symmetric only; the codes reach from −2^(b−1) to
-  2^(b−1) − 1 (the paper's printed bounds do not fit in b bits);
-- an outlier is stored as what it differs by from its dequantised code, so that the dense part stands alone; where
-  float16 cannot hold that difference exactly the code is zero's and the weight itself is stored;
-- the share of outliers may be given, as such or as the bits they may take, instead of the number of sigmas.
+- scales are searched (`numerics.ranges.searched`), which needs no learning rate; `fit="gradient"` is the paper's
+  descent, on the logarithm of the scale;
+- ranges may be per group and have a zero point; the paper has symmetric ranges per channel. The codes reach from
+  −2^(b−1) to 2^(b−1) − 1 (the bounds printed in the paper do not fit in b bits);
+- an outlier is stored as its difference from its dequantised code, so that the dense part can be read alone; where
+  float16 cannot hold the difference exactly, the outlier takes the code of zero and the weight itself is stored;
+- besides the number of sigmas, the share of outliers or the bits that they may take can be given.
 
 Shape letters: N out features, K in features, G groups of g columns.
 """
@@ -30,7 +30,7 @@ from compress.numerics import grid, ranges
 KIND = "pack"
 NEEDS: frozenset[str] = frozenset()
 _ROWS_OF = 1 << 18
-"""Weights that are summed up in float64 at once."""
+"""Weights that are summed in float64 at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,15 +42,15 @@ class Config:
     group_size: int | None = None
     """Input features that share one scale; must divide the input width. Not given: the whole row."""
     symmetric: bool = True
-    """True: zero is the middle code and only scales are stored. False: with a zero point."""
+    """True: zero is the middle code and only scales are stored. False: a zero point is stored too."""
     sigma: float = 3.0
-    """Weights at least this many standard deviations from the matrix's mean are outliers; more than 0, inf for none."""
+    """Weights this many standard deviations or more from the mean of the matrix are outliers; above 0, inf for none."""
     outlier_share: float | None = None
-    """Share of the weights, 0 to 0.5, that are outliers, the farthest from the mean first; overrides sigma."""
+    """Share of the weights that are outliers, those farthest from the mean; 0 to 0.5. Overrides sigma."""
     outlier_bits: float | None = None
-    """Bits per weight that outliers may take beside the codes, 0 to 16; overrides sigma."""
+    """Bits per weight that the outliers may take, 0 to 16; overrides sigma."""
     fit: str = "scan"
-    """How ranges are fitted: `scan` (log-spaced scales, least squares), `gradient` (Adam), `extremes` (not at all)."""
+    """How ranges are fitted: `scan` (scales searched), `gradient` (Adam), or `extremes` (least and greatest weight)."""
     steps: int = 100
     """Steps of the gradient fit, 1 or more."""
 
@@ -77,27 +77,36 @@ def check(shape: tuple[int, int], config: Config) -> None:
 
 
 def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
-    """Returns `w_NK` (float [N, K]) as an int_group.v1 tensor with its outliers as a delta part."""
+    """Returns the weight as an int_group.v1 tensor with its outliers as a delta part.
+
+    Args:
+        w_NK: the weight, float [N, K].
+        stats: not read.
+        config: options.
+
+    Raises:
+        MethodError: a weight is not finite, or the options do not fit the shape.
+    """
     grid.check_finite(w_NK)
     out_features, in_features = w_NK.shape
     width = grid.group_width(in_features, config.group_size)
     w_NK = w_NK.float()
     outlier_NK = _outliers(w_NK, config)
-    # an outlier becomes a zero for the fit: it takes the code of zero and adds nothing to either sum
+    # for the fit an outlier is zero: it takes the code of zero and adds nothing to ⟨q, w⟩ or ⟨q, q⟩
     inner_NGg = w_NK.masked_fill(outlier_NK, 0).view(out_features, in_features // width, width)
     if config.fit == "scan":
-        found = ranges.searched(inner_NGg, config.bits, config.symmetric)
+        fitted = ranges.searched(inner_NGg, config.bits, config.symmetric)
     elif config.fit == "gradient":
-        found = ranges.descended(inner_NGg, config.bits, config.symmetric, config.steps)
+        fitted = ranges.descended(inner_NGg, config.bits, config.symmetric, config.steps)
     else:
-        found = ranges.extremes(inner_NGg, config.bits, config.symmetric)
+        fitted = ranges.extremes(inner_NGg, config.bits, config.symmetric)
     del inner_NGg
-    codes_NK = ranges.codes(w_NK.view(out_features, -1, width), found, config.bits)
-    delta_NK = _exact_deltas(w_NK, codes_NK, outlier_NK, found, config.bits)
+    codes_NK = ranges.codes(w_NK.view(out_features, -1, width), fitted, config.bits)
+    delta_NK = _exact_deltas(w_NK, codes_NK, outlier_NK, fitted, config.bits)
     return int_group.pack(
         codes_NK,
-        found.scale_NG,
-        found.zero_NG,
+        fitted.scale_NG,
+        fitted.zero_NG,
         bits=config.bits,
         outlier_NK=outlier_NK,
         delta_NK=delta_NK,
@@ -105,7 +114,7 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
 
 
 def _outliers(w_NK: torch.Tensor, config: Config) -> torch.Tensor:
-    """Returns where the outliers are: bool [N, K]."""
+    """Returns which weights are outliers: bool [N, K]."""
     far_NK = (w_NK - _sum(w_NK) / w_NK.numel()).abs_()
     share = config.outlier_share
     if config.outlier_bits is not None:
@@ -121,8 +130,11 @@ def _outliers(w_NK: torch.Tensor, config: Config) -> torch.Tensor:
 
 
 def _sum(value_NK: torch.Tensor, *, squared: bool = False) -> float:
-    """Returns the sum of the values, or of their squares, in float64: in float32 it would depend on how many threads
-    add it up. A few rows at a time, since float64 copies of the whole are twice its size each."""
+    """Returns the sum of the values, or of their squares, in float64.
+
+    In float32 it would depend on the number of threads. A few rows at a time, since a float64 copy of the whole is
+    twice its size.
+    """
     rows = max(1, _ROWS_OF // value_NK.shape[1])
     total = 0.0
     for start in range(0, value_NK.shape[0], rows):
@@ -132,14 +144,14 @@ def _sum(value_NK: torch.Tensor, *, squared: bool = False) -> float:
 
 
 def _exact_deltas(
-    w_NK: torch.Tensor, codes_NK: torch.Tensor, outlier_NK: torch.Tensor, found: ranges.Range, bits: int
+    w_NK: torch.Tensor, codes_NK: torch.Tensor, outlier_NK: torch.Tensor, fitted: ranges.Range, bits: int
 ) -> torch.Tensor:
     """Returns the deltas float16 [N, K]; codes of outliers that would not come back exactly become the code of zero."""
     row_Z, col_Z = outlier_NK.nonzero(as_tuple=True)
-    group_Z = col_Z // (w_NK.shape[1] // found.scale_NG.shape[1])
+    group_Z = col_Z // (w_NK.shape[1] // fitted.scale_NG.shape[1])
     middle_Z = torch.full_like(row_Z, 2 ** (bits - 1)).float()
-    zero_Z = middle_Z if found.zero_NG is None else found.zero_NG[row_Z, group_Z]
-    dense_Z = (codes_NK[row_Z, col_Z].float() - zero_Z) * found.scale_NG[row_Z, group_Z].float()
+    zero_Z = middle_Z if fitted.zero_NG is None else fitted.zero_NG[row_Z, group_Z]
+    dense_Z = (codes_NK[row_Z, col_Z].float() - zero_Z) * fitted.scale_NG[row_Z, group_Z].float()
     w_Z = w_NK[row_Z, col_Z]
     delta_Z = (w_Z - dense_Z).to(torch.float16)
     inexact_Z = dense_Z + delta_Z.float() != w_Z

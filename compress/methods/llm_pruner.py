@@ -1,13 +1,15 @@
-"""LLM-Pruner: attention heads and MLP channels that matter least to the loss leave the model, which stays dense.
+"""LLM-Pruner: removes the attention heads and MLP channels (or blocks) that matter least to the loss.
 
 Source: Ma, Fang and Wang, "LLM-Pruner: On the Structural Pruning of Large Language Models" (2023), equations 3 to 5;
 activation scores and depth after Muralidharan et al., "Compact Language Models via Pruning and Knowledge Distillation"
 (Minitron, 2024), and Men et al., "ShortGPT" (2024), equation 1 (block influence).
 
-Differs from the paper in: `ratio` counts the parameters of the whole model, embeddings too; the scores of query heads
-are summed over the group that shares a key head; `global` compares scores per parameter and fills a budget of
-parameters; `uniform` gives all layers the same widths, so that the result is a plain checkpoint that any engine loads;
-biases leave with their rows, but are not scored; hidden channels are scored by the blocks, not by the embeddings.
+Differs from the paper in:
+- `ratio` counts the parameters of the whole model, embeddings included;
+- the scores of query heads are summed over the group that shares a key head;
+- `global` compares scores per parameter and fills a budget of parameters;
+- `uniform` gives all layers the same widths, so that any engine loads the result as a plain checkpoint;
+- biases are removed with their rows, but not scored; hidden channels are scored by the blocks, not by the embeddings.
 """
 
 from __future__ import annotations
@@ -31,36 +33,36 @@ class Config:
     """Options of LLM-Pruner."""
 
     ratio: float = 0.2
-    """Share of all parameters of the model that leave, above 0 and below 1."""
+    """Share of all parameters of the model to remove, above 0 and below 1."""
     importance: str = "taylor1"
-    """taylor1, taylor2, taylor_mix (change of the loss), l1, l2 (size of the weights), activation, or random."""
+    """taylor1, taylor2, taylor_mix (change of the loss), l1, l2 (norm of the weights), activation, or random."""
     vectorize: bool = False
-    """Sum a unit's weights times gradients before the absolute value is taken, instead of after it."""
+    """Sums a unit's weights times gradients before the absolute value is taken, instead of after it."""
     reduction: str = "sum"
-    """How the projections of a unit are put together: sum, mean, max, prod, or first (its key or gate alone)."""
+    """How the scores of a unit's projections are combined: sum, mean, max, prod, or first (its key or gate alone)."""
     scope: str = "uniform"
-    """uniform: the same widths in all layers, a plain checkpoint. local: the same share. global: by score."""
+    """uniform: equal widths in all layers, a plain checkpoint. local: an equal share of each layer. global: by score."""
     units: str = "width"
-    """width: heads and channels leave. depth: whole blocks, those that change their input least."""
+    """width: removes heads and channels. depth: removes whole blocks, those that change their input least."""
     attention: str = "auto"
-    """kv: key heads with their query heads. query: query heads alone, as many of each group. none. auto: kv, or query
-    where one key head serves all."""
+    """kv: removes key heads with their query heads. query: removes query heads alone, equally many per key head. none.
+    auto: kv, or query where one key head serves all."""
     mlp: bool = True
-    """Whether channels of the MLPs and experts leave."""
+    """Removes channels of the MLPs and experts."""
     hidden: bool = False
-    """Whether channels of the residual stream leave, the same in all layers; uniform only."""
+    """Removes channels of the residual stream, the same in all layers; uniform only."""
     by_score: bool = False
-    """With uniform widths: the scores divide the budget between heads and channels, instead of equal shares."""
+    """With uniform: the scores decide how many heads and how many channels are removed, instead of equal shares."""
     multiple: int = 16
-    """What leaves of the channels is a multiple of this, 1 or more; group sizes of quantisers must divide the rest."""
+    """Channels are removed in multiples of this, 1 or more; group sizes of later stages must divide the rest."""
     protect_first: int = 0
-    """First blocks that are left as they are; not with uniform widths."""
+    """First blocks that are not pruned; not with uniform."""
     protect_last: int = 0
-    """Last blocks that are left as they are; not with uniform widths."""
+    """Last blocks that are not pruned; not with uniform."""
     steps: int = 1
-    """In how many steps the units leave, scored anew before each."""
+    """Steps in which the units are removed, 1 or more; scored anew before each."""
     random_seed: int = 0
-    """Of random scores, 0 or more; --seed is that of the calibration."""
+    """Seed of random scores, 0 or more; --seed is that of the calibration."""
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio < 1:
@@ -95,9 +97,9 @@ class Config:
 
 
 def memory_bytes(parameters: int, config: Config) -> int:
-    """Returns roughly what scoring holds: one block in float32 with its gradients, taken as a quarter of the model.
+    """Returns an estimate for scoring: one block, taken as a quarter of the model, in float32 with its gradients.
 
-    The stage itself counts exactly, once the model is open, and says so before it begins.
+    The stage counts exactly once the model is open, and reports it before it begins.
     """
     gradients = sum(config.importance in kinds for kinds in (importance.FIRST_ORDER, importance.SECOND_ORDER))
     return int((2 + gradients) * 4 * parameters / 4)

@@ -1,17 +1,17 @@
-"""SpQR: low-bit groups with quantised statistics, and the weights that hurt most kept exactly as sparse deltas.
+"""SpQR: small low-bit groups with quantised scales and zeros; the most sensitive weights are kept as sparse deltas.
 
 Source: Dettmers et al., "SpQR: A Sparse-Quantized Representation", arXiv 2306.03078, Alg. 1 and §4.
 
 Differs from the paper in:
-- the codes of the first-level statistics are searched (`search_stats`): every level that the run of rows can
-  express is tried and the one with the least robust error Σ min(e²/d², τ) is kept, e being the rounding error, d the
-  diagonal of the inverse factor and τ the price of an outlier; the paper rounds the statistics to the nearest level;
+- the codes of scales and zeros are searched (`search_stats`): of all levels that a run of rows can express, the one
+  with the least robust error Σ min(e²/d², τ) is kept, where e is the rounding error, d the diagonal of U
+  (`numerics.sweep`) and τ the price of an outlier; the paper rounds them to the nearest level;
 - the leave-one-out test tries only the least and the greatest weight of a group: dropping any other one leaves the
-  range as it is, so it decides the same in a fifteenth of the work;
-- an outlier is stored as the difference to its dequantised code, and errors are compensated with the stored value,
-  so that what is evaluated is what is shipped;
-- an input that was never active keeps its weights, rounded to nearest, where the published code sets them to zero;
-- `layer_bits` finds the threshold by a search on the bits that are really stored.
+  range as it is, so the decision is the same for a fraction of the work;
+- an outlier is stored as the difference to its dequantised code, and the stored value is what errors are compensated
+  for, so that the evaluated model is the stored one;
+- the weights of an input that was never active are rounded to nearest; the published code sets them to zero;
+- `layer_bits` searches the threshold by the bits that are really stored.
 
 Shape letters: N out features, K in features, G groups of g columns, R runs of rows, L levels of a statistic.
 """
@@ -33,7 +33,7 @@ from compress.numerics import grid, sweep
 KIND = "pack"
 NEEDS: frozenset[str] = frozenset({"gram_KK"})
 _THRESHOLDS, _START = (1e-4, 64.0), 0.2
-"""Where a search for a threshold looks, and where it starts when it is given none in between."""
+"""Range of the search for a threshold, and its start where the given one lies outside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,21 +43,21 @@ class Config:
     bits: int = 3
     """Bits of one code, 2 to 8."""
     group_size: int = 16
-    """Input features that share a scale and a zero; must divide the layer's input width."""
+    """Input features that share a scale and a zero; must divide the input width."""
     stats_bits: int = 3
     """Bits of the codes of scales and zeros, 1 to 8."""
     stats_group: int = 16
-    """Output rows whose scales and zeros share one second-level range; 1 or more."""
+    """Output features whose scales and zeros share one second-level range; 1 or more."""
     threshold: float = 0.2
     """Outlier threshold τ relative to the layer's mean sensitivity; smaller keeps more outliers, inf none."""
     layer_bits: float | None = None
-    """Bits per weight to stay at or below; finds the threshold, starting from the one that is given."""
+    """Greatest stored bits per weight; the threshold is searched to meet it, starting from the given one."""
     damping: float = 0.01
     """Added to the diagonal of the Gram matrix, relative to its mean; 0 or more."""
     act_order: bool = True
-    """Rounds the most active input features first and stores the order (16 bits per input feature)."""
+    """Rounds the most active input features first; their order is stored, 16 bits per input feature."""
     search_stats: bool = True
-    """Chooses the codes of the statistics by the error they cause instead of rounding them."""
+    """Chooses the codes of scales and zeros by the error they cause; off: rounds to the nearest."""
 
     def __post_init__(self) -> None:
         for name, low, high in (("bits", 2, 8), ("stats_bits", 1, 8)):
@@ -77,24 +77,34 @@ def check(shape: tuple[int, int], config: Config) -> None:
 
 
 def candidates(config: Config) -> list[dict[str, Any]]:
-    """Returns what mixed precision chooses among, coarse to fine: bits without outliers, and with some."""
+    """Returns widths without outliers and with some, coarse to fine."""
     some = config.threshold
     pairs = ((2, math.inf), (2, 5 * some), (3, math.inf), (3, some), (4, math.inf), (4, some), (5, some), (6, some))
     return [{"bits": bits, "threshold": threshold, "layer_bits": None} for bits, threshold in pairs]
 
 
 def nominal(bits: int) -> dict[str, Any]:
-    """Returns the options of "SpQR at `bits` bits": wide groups and few outliers, so that true bits stay near."""
+    """Returns the options of SpQR at `bits` bits: wide groups and few outliers, so that the stored bits stay near."""
     return {"bits": bits, "group_size": 64, "threshold": 2.0}
 
 
 def pinned(config: Config, packed: PackedTensor) -> dict[str, Any]:
-    """Returns the options that hold a linear to the bits it took: on other inputs other weights are outliers."""
+    """Returns the bits that the linear took as its limit: on other inputs, other weights are outliers."""
     return {"layer_bits": packed.bits_per_weight} if packed.scheme.outliers else {}
 
 
 def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
-    """Returns `w_NK` (float [N, K]) as an spqr.v1 tensor fitted to the inputs that `stats` describes."""
+    """Returns the weight as an spqr.v1 tensor, fitted to the inputs that `stats` describes.
+
+    Args:
+        w_NK: the weight, float [N, K].
+        stats: sums over the inputs of the linear; `gram_KK` float32 [K, K] is read.
+        config: options.
+
+    Raises:
+        MethodError: a weight is not finite, the options do not fit the shape, the Gram matrix cannot be
+            factorised with this damping, or no threshold meets `layer_bits`.
+    """
     assert stats is not None, "SpQR needs the Gram matrix of the inputs"
     grid.check_finite(w_NK)
     grid.group_width(w_NK.shape[1], config.group_size)
@@ -107,6 +117,7 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
 
 
 def _solve(w_KN: torch.Tensor, upper_KK: torch.Tensor, order_K: torch.Tensor | None, config: Config) -> PackedTensor:
+    """Returns the packed tensor for one threshold; `w_KN` has its columns in stored order."""
     rounder = _Rounder(w_KN, upper_KK, config)
     sweep.sweep(w_KN.clone(), upper_KK, config.group_size, rounder)
     back_K = slice(None) if order_K is None else order_K.argsort()
@@ -126,16 +137,19 @@ def _solve(w_KN: torch.Tensor, upper_KK: torch.Tensor, order_K: torch.Tensor | N
 
 
 class _Rounder:
-    """Fits bilevel statistics group by group and rounds columns; all results are kept in stored column order."""
+    """Fits scales and zeros group by group and rounds columns; keeps all results in stored column order."""
 
     def __init__(self, w_KN: torch.Tensor, upper_KK: torch.Tensor, config: Config):
         width, rows = w_KN.shape
         groups, runs = width // config.group_size, -(-rows // config.stats_group)
         self.config, self.top = config, float(2**config.bits - 1)
-        # mean over columns of Var_rows(w) / d²: the sensitivity that the threshold is relative to
+        # An error e of a weight costs e²/d² (`numerics.sweep`). The threshold is relative to the mean over the columns
+        # of Var_rows(w) / d², the cost of setting a weight to the mean, so that one value suits all layers.
         variance_K = w_KN.var(1, unbiased=rows > 1)
         mean_sensitivity = float((variance_K / upper_KK.diagonal().square()).mean())
         self.price = config.threshold * mean_sensitivity if mean_sensitivity > 0 else math.inf
+        # scales and deltas are stored in units of the power of two below the greatest weight, so that float16 holds
+        # them whatever the magnitude of the layer is
         peak = float(w_KN.abs().max())
         self.exponent = max(-120, math.floor(math.log2(peak))) if peak > 0 else 0
         self.unit = 2.0**self.exponent
@@ -152,16 +166,18 @@ class _Rounder:
         self.scale_N = self.zero_N = w_KN[0]
 
     def start_group(self, group: int, w_gN: torch.Tensor, d_g: torch.Tensor) -> None:
-        """Fits scale and zero of every row to the group's weights."""
+        """Fits scale and zero of every row to the group's weights: range, scale, then the zero for that scale."""
         low_N, high_N = self._range_without_outliers(w_gN, d_g)
-        flat_N = high_N <= low_N  # a constant group needs a scale too; it becomes its code 0 exactly
+        # a constant group has no range: with any scale, code 0 and the zero −low/scale give its value
+        flat_N = high_N <= low_N
         high_N = torch.where(flat_N, low_N + self.unit, high_N)
 
         def zero_for(scale: torch.Tensor) -> torch.Tensor:
-            # a scale that is off the ideal one keeps the range centred
+            # the stored scale is not quite the ideal one: the middle of the codes meets the middle of the range
             return torch.where(flat_N, -low_N / scale, self.top / 2 - (low_N + high_N) / (2 * scale))
 
-        weight_g1 = d_g.square().reciprocal()[:, None]
+        weight_g1 = d_g.square().reciprocal()[:, None]  # what a squared error of each column costs
+        # the scale first: of the levels that its run can express, the one with the least error at the ideal zero
         wanted_N = (high_N - low_N) / self.top
         level_LN = self._levels("scale", group, wanted_N / self.unit) * self.unit
         if self.config.search_stats:
@@ -169,6 +185,7 @@ class _Rounder:
         else:
             code_N = (level_LN - wanted_N).abs().argmin(0)
         self.scale_N = self._keep("scale", group, level_LN, code_N)
+        # then the zero, for the scale as it is stored
         level_LN = self._levels("zero", group, zero_for(self.scale_N))
         if self.config.search_stats:
             code_N = self._best(w_gN, weight_g1, self.scale_N.expand_as(level_LN), level_LN)
@@ -184,13 +201,17 @@ class _Rounder:
         if self.price == math.inf:
             return value_N
         residual_N = w_N - value_N
+        # worth an outlier where the error costs more than the price: e²/d² > τ
         outlier_N = torch.gt(residual_N.abs(), math.sqrt(self.price) * d, out=self.outlier_KN[column])
         delta_N = torch.mul(residual_N, outlier_N / self.unit).to(torch.float16)
         self.delta_KN[column] = delta_N
         return value_N.add_(delta_N.float(), alpha=self.unit)
 
     def _range_without_outliers(self, w_gN: torch.Tensor, d_g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the range of each row without the extreme weights whose removal saves more than an outlier costs."""
+        """Returns the range of each row without an extreme weight that costs more in the range than as an outlier.
+
+        The leave-one-out test of the paper: the error of all others with the range that they would have alone.
+        """
         if self.price == math.inf or w_gN.shape[0] < 3:
             return w_gN.amin(0), w_gN.amax(0)
         (low_2N, at_low_2N), (high_2N, at_high_2N) = w_gN.topk(2, dim=0, largest=False), w_gN.topk(2, dim=0)
@@ -208,7 +229,10 @@ class _Rounder:
         return torch.where(drop_low, low_2N[1], low_2N[0]), torch.where(drop_high, high_2N[1], high_2N[0])
 
     def _levels(self, name: str, group: int, wanted_N: torch.Tensor) -> torch.Tensor:
-        """Returns the values [L, N] that each row's statistic can take once its run's range is stored in float16."""
+        """Returns the values [L, N] that each row's statistic can take, once its run's range is stored in float16.
+
+        A run of `stats_group` rows shares the minimum and the step of its levels in each group of columns.
+        """
         runs = self.second_level[f"{name}_min"].shape[1]
         low_R = wanted_N.new_full((runs,), math.inf).scatter_reduce_(0, self.run_N, wanted_N, "amin")
         high_R = wanted_N.new_full((runs,), -math.inf).scatter_reduce_(0, self.run_N, wanted_N, "amax")
@@ -228,7 +252,7 @@ class _Rounder:
         scale_LN: torch.Tensor,
         zero_LN: torch.Tensor,
     ) -> torch.Tensor:
-        """Returns for each row the level with the least robust error."""
+        """Returns for each row the level with the least robust error: no weight costs more than an outlier would."""
         scale_L1N, zero_L1N = scale_LN[:, None], zero_LN[:, None]
         value = (w_gN / scale_L1N).add_(zero_L1N).round_().clamp_(0, self.top).sub_(zero_L1N).mul_(scale_L1N)
         cost_LgN = value.sub_(w_gN).square_().mul_(weight_g1)
@@ -237,6 +261,7 @@ class _Rounder:
         return cost_LgN.sum(1).argmin(0)
 
     def _keep(self, name: str, group: int, level_LN: torch.Tensor, code_N: torch.Tensor) -> torch.Tensor:
+        """Records the codes of a statistic and returns its values [N]."""
         self.code_GN[name][group] = code_N
         return level_LN.gather(0, code_N[None])[0]
 
@@ -244,8 +269,8 @@ class _Rounder:
 def _search_threshold(w_KN: torch.Tensor, upper_KK: torch.Tensor, config: Config) -> Config:
     """Returns `config` with about the least threshold whose packed size is at most `layer_bits` per weight.
 
-    From the threshold that was given, steps that grow find a bracket, which is then halved: a threshold that is nearly
-    right already, as mixed precision gives it, costs a sweep or two.
+    Growing steps from the given threshold find a bracket, which is then halved. A threshold that is nearly right, as
+    mixed precision gives it, costs a sweep or two.
     """
     limit = config.layer_bits
     assert limit is not None

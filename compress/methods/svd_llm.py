@@ -1,4 +1,4 @@
-"""SVD-LLM: each weight becomes a product of two thin ones, cut off where the calibration inputs feel it least.
+"""SVD-LLM: replaces each weight by a low-rank product that changes the layer's outputs least.
 
 Sources: Wang et al., "SVD-LLM: Truncation-aware Singular Value Decomposition for Large Language Model Compression",
 arXiv 2403.07378 §3.1, and "SVD-LLM V2", arXiv 2503.12340: its allocation of ratios (§3.1) and its truncation without a
@@ -6,16 +6,16 @@ Cholesky factor (§3.2).
 
 Differs from the papers in:
 - the same optimum is computed without the inverse of the whitening: the outputs are projected on their leading
-  directions (see `_factors`), so inputs that are dead or depend on each other are no special case;
-- the statistics are those of the compressed path, so the refit of the left factor on shifted inputs (arXiv 2403.07378
-  §3.2) is in the truncation already; what remains of it is the refit to the *rounded* right factor, which is kept where
-  it lowers the error;
+  directions (`numerics.factors`), so inputs that are dead or linearly dependent are no special case;
+- the statistics are those of the compressed path, so the truncation already does what the refit of the left factor on
+  shifted inputs does (arXiv 2403.07378 §3.2); there remains a refit to the *rounded* right factor, kept where it lowers
+  the error;
 - ranks are multiples of `multiple`, and the ratio is met over all linears together;
-- every linear is factored, also one that the allocation would leave nearly whole: its rank is then the largest that
+- every linear is factored, even one that the allocation would leave nearly whole: its rank is then the largest that
   saves something;
-- the minimum is reached exactly without damping; the default gives up a little of it on the calibration inputs for
-  what they did not show, which held-out text has rewarded;
-- factors are stored in two bytes per number, where the published code stores four.
+- without damping the error on the calibration inputs is the exact minimum; the default damping gives up a little of it
+  and does better on held-out text;
+- factors are stored in two bytes per number; the published code stores four.
 
 Shape letters: N out features, K in features, r rank.
 """
@@ -45,19 +45,19 @@ class Config:
     """Options of SVD-LLM."""
 
     ratio: float = 0.2
-    """Share of the linears' parameters that is removed, above 0 and below 1."""
+    """Share of the linears' parameters to remove, above 0 and below 1."""
     whiten: bool = True
-    """Cuts off what the outputs lose least by; off: plain SVD of the weight, the baseline."""
+    """Minimises the error of the outputs; off: the error of the weight, plain SVD, the baseline."""
     allocate: bool = True
-    """Linears that lose more give up less (V2), measured before the run; off: every linear gives up `ratio`."""
+    """Measures each linear first and removes less from those that lose more (V2); off: `ratio` from every linear."""
     multiple: int = 8
-    """Ranks are multiples of this, 1 or more; a group size of a stage that follows should divide it."""
+    """Ranks are multiples of this, 1 or more; the group size of a following stage should divide it."""
     refit: bool = True
-    """Fits the left factor to the right one as it is stored, where that lowers the error."""
+    """Fits the left factor to the stored right factor, where that lowers the error."""
     damping: float = 0.01
-    """Added to the diagonal of the Gram matrix, relative to its mean; 0 or more. With little text, more of it helps."""
+    """Added to the diagonal of the Gram matrix, relative to its mean; 0 or more. Raise it with little text."""
     dtype: str = "bfloat16"
-    """What the factors are stored in: bfloat16, float16 or float32."""
+    """Dtype of the stored factors: bfloat16, float16 or float32."""
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio < 1:
@@ -71,7 +71,7 @@ class Config:
 
 
 def check(shape: tuple[int, int], config: Config) -> None:
-    """Raises MethodError for a layer of `shape` (N, K) that no rank makes smaller, or that `ratio` leaves none."""
+    """Raises MethodError for a `shape` (N, K) that rank 1 does not make smaller, or that `ratio` leaves no rank."""
     if low_rank.break_even(shape) < 1:
         raise MethodError(
             f"a weight of {shape[0]} × {shape[1]} is smaller than its factors of rank 1",
@@ -79,16 +79,24 @@ def check(shape: tuple[int, int], config: Config) -> None:
         )
     if ratios.rank_of(shape, config.ratio, config.multiple) < 1:
         raise MethodError(
-            f"ratio={config.ratio} leaves no rank of a weight of {shape[0]} × {shape[1]}",
+            f"ratio={config.ratio} leaves no rank for a weight of {shape[0]} × {shape[1]}",
             allowed=f"up to {ratios.ratio_of(shape, 1):.4f}",
             do="Lower --ratio, or leave the layer dense with --skip",
         )
 
 
 def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
-    """Returns `w_NK` (float [N, K]) as a low_rank.v1 tensor of the rank that `ratio` leaves.
+    """Returns the weight as a low_rank.v1 tensor of the rank that `ratio` leaves.
 
     Without tokens, or without `whiten`, it is the truncated SVD of the weight.
+
+    Args:
+        w_NK: the weight, float [N, K].
+        stats: sums over the inputs of the linear; `gram_KK` float32 [K, K] is read.
+        config: options.
+
+    Raises:
+        MethodError: a weight is not finite, or `ratio` leaves no rank.
     """
     shape = (w_NK.shape[0], w_NK.shape[1])
     gram_KK = _gram(stats, config)
@@ -106,13 +114,13 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
 
 
 def measure(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> float:
-    """Returns ‖(W − W')X‖ at `ratio`: the square root of the energy that the truncation drops."""
+    """Returns ‖(W − W')X‖ at `ratio`: the square root of the energy that is truncated."""
     rank = ratios.rank_of((w_NK.shape[0], w_NK.shape[1]), config.ratio, config.multiple)
     return math.sqrt(float(_directions(w_NK, _gram(stats, config), config).energy_D[rank:].sum()))
 
 
 def allot(losses: Mapping[str, float], shapes: Mapping[str, tuple[int, int]], config: Config) -> dict[str, Any]:
-    """Returns the options in which each linear differs from `config`, for what `measure` has found; {} for none."""
+    """Returns the ratio of each linear, given what `measure` returned for each; {} without `allocate`."""
     if not config.allocate:
         return {}
     shares = ratios.allot(losses, shapes, config.ratio, config.multiple)
