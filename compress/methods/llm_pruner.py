@@ -41,7 +41,7 @@ class Config:
     reduction: str = "sum"
     """How the scores of a unit's projections are combined: sum, mean, max, prod, or first (its key or gate alone)."""
     scope: str = "uniform"
-    """uniform: equal widths in all layers, a plain checkpoint. local: an equal share of each layer. global: by score."""
+    """uniform: equal widths in all layers, a plain checkpoint. local: equal shares of each layer. global: by score."""
     units: str = "width"
     """width: removes heads and channels. depth: removes whole blocks, those that change their input least."""
     attention: str = "auto"
