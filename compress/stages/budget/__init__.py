@@ -1,1 +1,1 @@
-"""Mixed precision: measures what each setting costs and chooses one per linear within a size."""
+"""Mixed precision: measures the loss of each candidate setting and chooses one per linear within a size."""

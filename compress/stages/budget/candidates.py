@@ -1,4 +1,4 @@
-"""What a method offers to be chosen among, linear by linear, and what it takes at the least."""
+"""Settings that mixed precision may choose from for each linear, and the smallest size they allow."""
 
 from __future__ import annotations
 
@@ -19,20 +19,24 @@ if TYPE_CHECKING:
 _SAMPLE_ROWS = 16
 
 
-def offered(method: PackMethod, config: Any) -> list[dict[str, Any]]:
-    """Returns option overrides, coarse to fine; RecipeError for a method that has nothing to choose among.
+def settings(method: PackMethod, config: Any) -> list[dict[str, Any]]:
+    """Returns the method's candidates, option overrides from coarse to fine, that the other options allow.
 
-    What `config` together with an override makes impossible is left out.
+    Raises:
+        RecipeError: the method has no candidates, or the other options allow none of them.
     """
-    wanted = method.candidates(config)
-    if not wanted:
+    listed = method.candidates(config)
+    if not listed:
         raise RecipeError(
             f"--target-bits with the method {method.name!r}",
-            allowed="methods with the option bits, or with candidates of their own",
+            allowed="a method with the option bits, or with candidates of its own",
         )
-    possible = [override for override in wanted if _accepted(config, override)]
+    possible = [override for override in listed if _accepted(config, override)]
     if not possible:
-        raise RecipeError("--target-bits: none of the method's candidates goes with the other options")
+        raise RecipeError(
+            f"--target-bits with the method {method.name!r}: its other options rule out all of its candidates",
+            do="Leave the other options at their defaults",
+        )
     return possible
 
 
@@ -45,14 +49,14 @@ def _accepted(config: Any, override: dict[str, Any]) -> bool:
 
 
 def least_bits(method: PackMethod, config: Any, shapes: Iterable[tuple[int, int]]) -> float:
-    """Returns bits per weight below which no choice of candidates can come, outliers not counted.
+    """Returns the stored bits per weight with the smallest candidate everywhere, outliers not counted.
 
-    Known without the model: a few rows of plus and minus one, which no method has a reason to spend much on, tell the
-    scheme, and the scheme tells the planes of every shape.
+    Known without reading the model: a few rows of plus and minus one, on which no method spends more than it must, give
+    the scheme, and the scheme gives the sizes of the planes for every shape.
     """
     shapes = list(shapes)
     least = [math.inf] * len(shapes)
-    for override in offered(method, config):
+    for override in settings(method, config):
         sizes = _structure(method, dataclasses.replace(config, **override), shapes)
         least = [min(pair) for pair in zip(least, sizes, strict=True)]
     return sum(least) / sum(math.prod(shape) for shape in shapes)
@@ -71,7 +75,8 @@ def _structure(method: PackMethod, config: Any, shapes: list[tuple[int, int]]) -
         scheme = dataclasses.replace(scheme, options={**scheme.options, "outliers": 0})
 
     def size(shape: tuple[int, int]) -> float:
-        group_size = shape[1] if scheme.group_size == width else scheme.group_size  # the whole row, likely
+        # a group as wide as the sample is taken for the whole row
+        group_size = shape[1] if scheme.group_size == width else scheme.group_size
         specs = layouts.plane_specs(dataclasses.replace(scheme, group_size=group_size), shape)
         return sum(8 * dtype.itemsize * math.prod(plane) for dtype, plane in specs.values())
 
@@ -87,8 +92,8 @@ def _treats(method: PackMethod, shape: tuple[int, int], config: Any) -> bool:
     return True
 
 
-def too_little(target_bits: float, least: float) -> BudgetError:
-    """The error of a budget that nothing fits into."""
+def target_too_low(target_bits: float, least: float) -> BudgetError:
+    """Returns the error for a target below `least`, the bits per weight of the smallest candidates."""
     return BudgetError(
         f"target_bits={target_bits} is below the {least:.3f} bits per weight that the coarsest candidates take",
         do="Raise --target-bits, or choose options with less overhead, such as a wider --group-size",

@@ -1,4 +1,4 @@
-"""Sets of linears and what each may be packed as: measured once, kept as JSON, chosen from."""
+"""Sets of linears that get one setting together, with the candidates measured for each; kept as JSON."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 
 @dataclass(slots=True)
-class Choice:
-    """One candidate of a set, and what is known about it."""
+class Candidate:
+    """A setting that a set may get, with its size and loss."""
 
     options: dict[str, Any]
-    """As the method offers it."""
+    """Option overrides, as the method's `candidates` lists them."""
     overrides: dict[str, dict[str, Any]]
-    """Linear -> the options in which it really differs from the stage's: decided for the set, pinned to its bits."""
+    """Linear -> options that differ from the stage's: the candidate's, those shared by the set, the pinned size."""
     size_bits: int
     """Stored bits of all linears of the set."""
     loss: float
@@ -24,23 +24,27 @@ class Choice:
 
 @dataclass(slots=True)
 class LinearSet:
-    """Linears that get one choice."""
+    """Linears that get one candidate: those that share an input, or one matrix of an expert."""
 
     linears: list[str]
     weights: int
-    choices: list[Choice] = field(default_factory=list)
-    """In the order in which the method offers them, coarse to fine; what this set cannot take is missing."""
+    """Number of weights of all linears."""
+    candidates: list[Candidate] = field(default_factory=list)
+    """Coarse to fine; those that this set cannot take are left out."""
 
 
 def to_json(sets: list[LinearSet]) -> list[dict[str, Any]]:
     """Returns the JSON form; infinity, which JSON has no number for, becomes text."""
-    return [_mapped(dataclasses.asdict(one), lambda value: "inf" if value == math.inf else value) for one in sets]
+    return [_mapped(dataclasses.asdict(part), lambda value: "inf" if value == math.inf else value) for part in sets]
 
 
 def from_json(data: list[dict[str, Any]]) -> list[LinearSet]:
     """Reads the JSON form."""
-    plain = [_mapped(one, lambda value: math.inf if value == "inf" else value) for one in data]
-    return [LinearSet(one["linears"], one["weights"], [Choice(**choice) for choice in one["choices"]]) for one in plain]
+    plain = [_mapped(entry, lambda value: math.inf if value == "inf" else value) for entry in data]
+    return [
+        LinearSet(entry["linears"], entry["weights"], [Candidate(**values) for values in entry["candidates"]])
+        for entry in plain
+    ]
 
 
 def _mapped(value: Any, change: Any) -> Any:

@@ -1,9 +1,8 @@
-"""How much each linear gives up, for a method that measures it: a pass over the dense model before anything is packed.
+"""Measures the loss of each linear at the stage's options, and lets the method allot options by it (SVD-LLM's ratios).
 
-A method takes part by two functions: `measure(w_NK, stats, config) -> float` says what a linear loses at the options of
-the stage, `allot(losses, shapes, config) -> {linear: options}` decides in which options each shall differ from them, {}
-for none. Losses are kept block by block in the workspace, so that a killed run does not measure twice, and goes on with
-the same decision.
+This is a pass over the dense model before anything is packed, for methods with `measure` and `allot`
+(`methods.protocol`). Losses are kept block by block in the workspace, so that a killed run does not measure twice, and
+allots the same.
 
 Shape letters: S samples, T tokens.
 """
@@ -21,8 +20,6 @@ from compress.stages import memory
 from compress.stages.pack.solve_linear import naming_the_layer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import torch
 
     from compress.models.blocks import Block
@@ -34,10 +31,10 @@ _FILE = "losses.json"
 
 
 def allot(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> dict[str, dict[str, Any]]:
-    """Returns the options in which each linear differs from the stage's; {} for a method that allots nothing.
+    """Returns, by linear, the options in which it differs from the stage's; {} for a method that allots nothing.
 
     Raises:
-        MethodError: a loss is not finite, with the linear's name.
+        MethodError: a loss is not finite; the linear is named.
     """
     method, walker = stage.method, stage.walker
     refs = {
@@ -48,7 +45,7 @@ def allot(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> di
     }
     shapes = {name: ref.shape for name, ref in refs.items()}
     if not method.allot(dict.fromkeys(refs, 1.0), shapes, stage.config):
-        return {}  # these options leave nothing to decide: nothing has to be measured
+        return {}  # the answer does not depend on the losses
     losses = _losses(stage, tokens_ST, refs, progress)
     return method.allot({name: losses[name] for name in refs}, shapes, stage.config)
 
@@ -56,7 +53,7 @@ def allot(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> di
 def _losses(
     stage: LinearStage, tokens_ST: torch.Tensor, refs: dict[str, LinearRef], progress: Progress
 ) -> dict[str, float]:
-    """Returns the loss of every linear, on the inputs that it has in the dense model."""
+    """Returns the loss of every linear on its inputs in the dense model."""
     walker, path = stage.walker, stage.workspace.work / _FILE
     losses: dict[str, float] = read_object(path)["losses"] if path.is_file() else {}
     with progress.stage("Measuring", len(refs)) as task:
@@ -91,15 +88,12 @@ def _of_block(
     return losses
 
 
-def _of_linears(
-    stage: LinearStage, refs: Iterable[LinearRef], hidden_STH: torch.Tensor, block: Block
-) -> dict[str, float]:
-    refs = list(refs)
+def _of_linears(stage: LinearStage, refs: list[LinearRef], hidden_STH: torch.Tensor, block: Block) -> dict[str, float]:
     stats = collecting.collect(stage.walker, block, refs, hidden_STH, micro_batch=stage.memory_plan.micro_batch)
     losses = {}
     for ref in refs:
         with naming_the_layer(ref.name):
             losses[ref.name] = stage.method.measure(linears.weight(block, ref), stats[ref.name], stage.config)
             if not 0 <= losses[ref.name] < float("inf"):
-                raise MethodError(f"its loss at the target is {losses[ref.name]}", do="Check the model's weights")
+                raise MethodError(f"the measured loss is {losses[ref.name]}", do="Check the model's weights")
     return losses

@@ -1,15 +1,16 @@
-"""What each choice costs: the model's KL divergence when one set of linears is packed and all others stay dense.
+"""Measures the loss of each candidate: the model's KL divergence with one set of linears packed, all others dense.
 
-A set is what shares an input (q, k and v; gate and up): an engine fuses it, so it gets one choice. Each matrix of an
-expert is a set of its own. Block by block, every candidate of every set is solved on the dense inputs of the block and
-put in its place, the block is run on a few probe sequences, and what comes out is carried through the blocks behind it
-to the logits. In memory are one block, the inputs of the block at hand and the carried probes, whose number is bounded:
-where not all of a model's fit, the blocks behind are walked once per part of the model.
+A set is the linears that share an input (q, k and v; gate and up): engines fuse them, so they get one candidate. Each
+matrix of an expert is a set of its own. Block by block, every candidate of every set is solved on the dense inputs of
+the block and put in its place, the block is run on a few probe sequences, and its outputs are carried through the later
+blocks to the logits. Memory holds one block, the inputs of the present block and the carried probes. The number of
+carried probes is bounded; where those of the whole model do not fit, the model is measured in parts, and the later
+blocks are run once for each part.
 
 All experts of a projection are measured together; one by one they would cost as many forward passes as there are
 experts. The divergence is split among them in proportion to error · contribution: the error is relative to the matrix's
-own output, ‖(W−Ŵ)X‖²/‖WX‖², the contribution is that of `calibration.routing`, in which the frequency and the weight
-of the routing are.
+own output, ‖(W−Ŵ)X‖²/‖WX‖², and the contribution (`calibration.routing`) contains the frequency and the weight of the
+routing.
 
 Shape letters: S samples, T tokens, H hidden, V vocabulary, N out, K in features.
 """
@@ -31,8 +32,8 @@ from compress.format import files, layouts
 from compress.json_files import read_object
 from compress.models import linears
 from compress.stages import memory
-from compress.stages.budget.candidates import offered
-from compress.stages.budget.linear_sets import Choice, LinearSet, from_json, to_json
+from compress.stages.budget.candidates import settings
+from compress.stages.budget.linear_sets import Candidate, LinearSet, from_json, to_json
 from compress.stages.pack import solve_linear
 
 if TYPE_CHECKING:
@@ -43,52 +44,54 @@ if TYPE_CHECKING:
     from compress.stages.pack.block import LinearStage
 
 PROBES_AT_MOST = 8
+"""Greatest number of probe sequences; each costs a forward pass per candidate."""
 PROBE_BYTES = 128 << 20
-"""Carried hidden states may take this much, or as much as the inputs of a block, whichever is more."""
+"""Bytes of carried hidden states; as much as the inputs of a block take, where that is more."""
 _FORWARDS = 18
 """Forward passes over all samples that measuring may cost: about twice those of the run that follows."""
 _LOGIT_ELEMENTS = 1 << 24
+"""Logits computed at once."""
 
 
 @dataclass(slots=True)
 class _Trial:
-    """A candidate of a group of linears under way to the logits."""
+    """The hidden states of the probes with one candidate packed, carried to the logits."""
 
     hidden_STH: torch.Tensor  # noqa: N815
-    members: list[tuple[Choice, float]]
-    """The choices that its divergence belongs to, and which share each of them has in it."""
+    members: list[tuple[Candidate, float]]
+    """The candidates that the divergence is split among, with the share of each."""
 
 
 def measure(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> list[LinearSet]:
-    """Returns all sets of the model with their choices; parts that an earlier run has measured are taken from it."""
+    """Returns all sets of the model with their measured candidates; parts measured by an earlier start are read."""
     walker = stage.walker
     depth = len(walker.block_names)
     counts = [sum(ref.name not in stage.skipped for ref in walker.linears(index)) for index in range(depth)]
     hidden_STH = walker.embed(tokens_ST)
-    found: list[LinearSet] = []
+    sets: list[LinearSet] = []
     with progress.stage("Measuring", sum(counts)) as task:
         start = 0
         while start < depth:
             block = walker.load_block(start)
             groups = len(collecting.input_groups(walker, block, hidden_STH))
             walker.free_block(block)
-            probes, blocks = _portion(hidden_STH, groups * len(offered(stage.method, stage.config)), depth)
+            probes, blocks = _portion(hidden_STH, groups * len(settings(stage.method, stage.config)), depth)
             stop = min(start + blocks, depth)
-            path = stage.workspace.work / f"measured-{start:03d}.json"
+            path = stage.workspace.work / f"candidates-{start:03d}.json"
             if path.is_file():
-                found += from_json(read_object(path)["sets"])
+                sets += from_json(read_object(path)["sets"])
                 _walk(stage, range(start, stop), hidden_STH)
                 task.advance(sum(counts[start:stop]), "measured before")
             else:
                 part = _measure_blocks(stage, range(start, stop), hidden_STH, probes, task)
                 files.write_json(path, {"sets": to_json(part)})
-                found += part
+                sets += part
             start = stop
-    return found
+    return sets
 
 
 def _portion(hidden_STH: torch.Tensor, trials: int, depth: int) -> tuple[int, int]:
-    """Returns how many sequences are probed, and how many blocks are measured before their trials are carried on."""
+    """Returns the number of probe sequences, and of blocks whose trials are carried to the logits together."""
     samples = hidden_STH.shape[0]
     sample_bytes = hidden_STH[0].numel() * hidden_STH.element_size()
     room = max(hidden_STH.numel() * hidden_STH.element_size(), PROBE_BYTES) // sample_bytes
@@ -108,7 +111,7 @@ def _walk(stage: LinearStage, blocks: range, hidden_STH: torch.Tensor) -> None:
 def _measure_blocks(
     stage: LinearStage, blocks: range, hidden_STH: torch.Tensor, probes: int, task: Task
 ) -> list[LinearSet]:
-    """Returns the sets of `blocks`; `hidden_STH`, their dense inputs, become those of the block behind them."""
+    """Returns the sets of `blocks`; `hidden_STH`, their dense inputs, becomes the input of the next block."""
     walker, micro_batch = stage.walker, stage.memory_plan.micro_batch
     sets: list[LinearSet] = []
     trials: list[_Trial] = []
@@ -127,13 +130,15 @@ def _measure_blocks(
         walker.forward(block, dense_STH, micro_batch=micro_batch, out=dense_STH)
         walker.free_block(block)
     for trial, lost in zip(trials, _divergences(walker, dense_STH, [t.hidden_STH for t in trials]), strict=True):
-        for choice, share in trial.members:
-            choice.loss = lost * share
-    for one in sets:  # what makes the model's outputs overflow is no choice
-        one.choices = [choice for choice in one.choices if math.isfinite(choice.loss)]
-        if not one.choices:
+        for candidate, share in trial.members:
+            candidate.loss = lost * share
+    for part in sets:
+        part.candidates = [candidate for candidate in part.candidates if math.isfinite(candidate.loss)]
+        if not part.candidates:
             raise ModelError(
-                "packed in any way that is offered, the model's logits are not finite", layer=one.linears[0]
+                "every candidate for this layer gives non-finite logits",
+                do="Check the model's weights, or leave the layer dense with --skip",
+                layer=part.linears[0],
             )
     return sets
 
@@ -146,7 +151,7 @@ def _try_group(
     dense_STH: torch.Tensor,
     task: Task,
 ) -> tuple[list[LinearSet], list[_Trial]]:
-    """Returns the sets that linears with one input make, and a trial for each candidate."""
+    """Returns the sets of linears with one input, and a trial for each candidate."""
     micro_batch = stage.memory_plan.micro_batch
     alone = refs[0].kind == "expert"
     weights = {ref.name: partial(linears.weight, block, ref) for ref in refs}
@@ -158,9 +163,9 @@ def _try_group(
     packed: list[dict[str, PackedTensor]] = [{} for _ in configs]
     errors: list[dict[str, float]] = [{} for _ in configs]
     for start in range(0, len(refs), at_once):
-        part = refs[start : start + at_once]
-        stats = collecting.collect(stage.walker, block, part, hidden_STH, micro_batch=micro_batch)
-        for ref in part:
+        at_hand = refs[start : start + at_once]
+        stats = collecting.collect(stage.walker, block, at_hand, hidden_STH, micro_batch=micro_batch)
+        for ref in at_hand:
             for place, (_, of_linear) in enumerate(configs):
                 packed[place][ref.name], _, entry = solve_linear.solve(
                     stage.method, ref, weights[ref.name](), stats[ref.name], of_linear[ref.name]
@@ -168,8 +173,8 @@ def _try_group(
                 errors[place][ref.name] = entry["relative_error"]
             memory.enforce(stage.memory_limit, ref.name)
             task.advance(1, ref.name)
-    sets = [LinearSet([ref.name for ref in part], sum(math.prod(ref.shape) for ref in part))
-            for part in ([[ref] for ref in refs] if alone else [refs])]  # fmt: skip
+    sets = [LinearSet([ref.name for ref in members], sum(math.prod(ref.shape) for ref in members))
+            for members in ([[ref] for ref in refs] if alone else [refs])]  # fmt: skip
     trials = []
     for place, (override, of_linear) in enumerate(configs):
         out_STH = _with_packed(stage, block, refs, packed[place], dense_STH)
@@ -177,13 +182,13 @@ def _try_group(
             ref.name: errors[place][ref.name] * contributions[ref.experts[0], ref.experts[2]] for ref in refs if alone
         }
         whole = sum(shares.values()) or 1.0
-        members = []
-        for one in sets:
-            overrides = {name: _overrides(stage, of_linear[name], packed[place][name]) for name in one.linears}
-            size_bits = sum(8 * packed[place][name].size_bytes for name in one.linears)
-            one.choices.append(Choice(dict(override), overrides, size_bits, math.nan))
-            members.append((one.choices[-1], shares[one.linears[0]] / whole if alone else 1.0))
-        trials.append(_Trial(out_STH, members))
+        shared_by = []
+        for part in sets:
+            overrides = {name: _overrides(stage, of_linear[name], packed[place][name]) for name in part.linears}
+            size_bits = sum(8 * packed[place][name].size_bytes for name in part.linears)
+            part.candidates.append(Candidate(dict(override), overrides, size_bits, math.nan))
+            shared_by.append((part.candidates[-1], shares[part.linears[0]] / whole if alone else 1.0))
+        trials.append(_Trial(out_STH, shared_by))
     return sets, trials
 
 
@@ -193,7 +198,7 @@ def _configs(
     """Returns each candidate that all of `refs` can take, with the Config of every linear."""
     possible = []
     refused: CompressError | None = None
-    for override in offered(stage.method, stage.config):
+    for override in settings(stage.method, stage.config):
         config = dataclasses.replace(stage.config, **override)
         try:
             for ref in refs:
@@ -204,14 +209,14 @@ def _configs(
         of_linear = dict.fromkeys(weights, config)
         possible.append((override, solve_linear.shared_configs(stage.method, of_linear, weights)))
     if not possible:
-        raise MethodError(f"none of the method's candidates can treat it: {refused}", layer=refs[0].name)
+        raise MethodError(f"no candidate fits this layer: {refused}", layer=refs[0].name)
     return possible
 
 
 def _overrides(stage: LinearStage, config: Any, packed: PackedTensor) -> dict[str, Any]:
-    """Returns the options that make the stage's Config into `config`, and those that hold it to the size it has now."""
+    """Returns the options in which `config` differs from the stage's, and those that pin the linear to its size."""
     pinned = stage.method.pinned(config, packed)
-    names = [one.name for one in dataclasses.fields(config)]
+    names = [option.name for option in dataclasses.fields(config)]
     decided = {name: value for name in names if (value := getattr(config, name)) != getattr(stage.config, name)}
     return decided | pinned
 
@@ -219,13 +224,13 @@ def _overrides(stage: LinearStage, config: Any, packed: PackedTensor) -> dict[st
 def _with_packed(
     stage: LinearStage, block: Block, refs: list[LinearRef], packed: dict[str, PackedTensor], dense_STH: torch.Tensor
 ) -> torch.Tensor:
-    """Returns the block's outputs with `refs` packed; the block is as it was afterwards."""
-    usual = {ref.name: linears.weight(block, ref) for ref in refs}
+    """Returns the block's outputs with `refs` packed; the block is restored afterwards."""
+    dense = {ref.name: linears.weight(block, ref) for ref in refs}
     for ref in refs:
         linears.set_weight(block, ref, layouts.unpack(packed[ref.name]))
     out_STH = stage.walker.forward(block, dense_STH, micro_batch=stage.memory_plan.micro_batch)
     for ref in refs:
-        linears.set_weight(block, ref, usual[ref.name])
+        linears.set_weight(block, ref, dense[ref.name])
     return out_STH
 
 

@@ -16,7 +16,7 @@ from compress.errors import CompressError, RecipeError
 from compress.format import layouts
 from compress.format.layouts.dense import PART_LAYOUT
 from compress.stages import memory
-from compress.stages.budget.candidates import least_bits, offered, too_little
+from compress.stages.budget.candidates import least_bits, settings, target_too_low
 from compress.stages.budget.sensitivity import PROBE_BYTES
 from compress.stages.pack import composite
 from compress.stages.pack.jobs import one_thread
@@ -134,12 +134,13 @@ def _allotted(
         return None
     if packed:
         raise RecipeError(
-            "target_bits on a model whose linears stand in parts", do="Give the bits of the method instead"
+            "--target-bits is not supported for composite (low-rank or sparse) linears",
+            do="Give the method's bits instead",
         )
     least = least_bits(method, config, shapes)
     if least > stage.target_bits:
-        raise too_little(stage.target_bits, least)
-    return {"candidates": len(offered(method, config)), "least_bits": round(least, 6)}
+        raise target_too_low(stage.target_bits, least)
+    return {"candidates": len(settings(method, config)), "least_bits": round(least, 6)}
 
 
 def needs_data(recipe: Recipe, method: PackMethod) -> bool:

@@ -22,8 +22,8 @@ from compress.recipe import Recipe
 from compress.runtime import proof
 from compress.stages import memory
 from compress.stages.budget import allocation, linear_sets, sensitivity
-from compress.stages.budget.candidates import least_bits, offered
-from compress.stages.budget.linear_sets import Choice, LinearSet
+from compress.stages.budget.candidates import least_bits, settings
+from compress.stages.budget.linear_sets import Candidate, LinearSet
 from compress.stages.pack.block import LinearStage
 from compress.stages.workspace import Workspace, open_workspace
 from tests.support.models import save_tiny, tiny_model, tiny_tokenizer, tiny_tokens
@@ -114,7 +114,7 @@ def test_a_loss_is_the_divergence_of_the_model_with_that_set_packed(tmp_path):
     sets = sensitivity.measure(stage_of(source, tmp_path / "out", group_size=8), tokens, Silent())
     assert [len(one.linears) for one in sets] == [3, 1, 2, 1] * 3
     for one in (sets[0], sets[6]):
-        for choice in one.choices[:3]:
+        for choice in one.candidates[:3]:
             model = tiny_model()
             for name in one.linears:
                 weight = model.get_submodule(name).weight
@@ -122,7 +122,7 @@ def test_a_loss_is_the_divergence_of_the_model_with_that_set_packed(tmp_path):
                 weight.data.copy_(layouts.unpack(packed))
             expected = divergence(tiny_model(), model, tokens[: sensitivity.PROBES_AT_MOST])
             assert choice.loss == pytest.approx(expected, rel=1e-2)
-        assert [choice.loss for choice in one.choices] == sorted((c.loss for c in one.choices), reverse=True)
+        assert [choice.loss for choice in one.candidates] == sorted((c.loss for c in one.candidates), reverse=True)
 
 
 @pytest.mark.parametrize("kind", ["llama", "mixtral"])
@@ -136,7 +136,7 @@ def test_parts_of_the_model_give_what_the_whole_gives(kind, tmp_path, monkeypatc
     assert count > 1 == len(list((tmp_path / "whole" / ".work").glob("measured-*.json")))
     for one, two in zip(whole, parts, strict=True):
         assert one.linears == two.linears
-        for a, b in zip(one.choices, two.choices, strict=True):
+        for a, b in zip(one.candidates, two.candidates, strict=True):
             assert (a.options, a.size_bits) == (b.options, b.size_bits)
             # divergences of 1e-5 nats and less are differences of nearly equal float32 numbers
             assert a.loss == pytest.approx(b.loss, rel=1e-3, abs=1e-7)
@@ -147,12 +147,12 @@ def test_measuring_leaves_the_model_as_it_was_and_goes_on(tmp_path, monkeypatch)
     monkeypatch.setattr(sensitivity, "PROBE_BYTES", 0)
     stage = stage_of(source, tmp_path / "out", group_size=8)
     first = sensitivity.measure(stage, tokens, Silent())
-    (tmp_path / "out" / ".work" / "measured-001.json").unlink()
+    (tmp_path / "out" / ".work" / "candidates-001.json").unlink()
     solved = []
     solve = stage.method.solve
     monkeypatch.setattr(stage.method, "solve", lambda *args: solved.append(1) or solve(*args))
     assert sensitivity.measure(stage, tokens, Silent()) == first
-    assert len(solved) == 7 * len(offered(stage.method, stage.config)), "one block alone is measured again"
+    assert len(solved) == 7 * len(settings(stage.method, stage.config)), "one block alone is measured again"
 
 
 @pytest.mark.parametrize(("method", "target"), BUDGETS)
@@ -266,7 +266,7 @@ def test_a_budget_that_nothing_fits_into_names_the_least(tmp_path, data):
 def test_the_least_is_known_without_the_model(method):
     shapes = [(32, 64), (48, 64), (20, 96)]
     module, config = registry.load_pack(method), registry.configure(method, OPTIONS.get(method, {}))
-    coarsest = dataclasses.replace(config, **offered(module, config)[0])
+    coarsest = dataclasses.replace(config, **settings(module, config)[0])
     generator = torch.Generator().manual_seed(0)
     packed = [
         module.solve(torch.randn(*shape, generator=generator), LayerStats(1, torch.eye(shape[1])), coarsest)
@@ -285,10 +285,10 @@ def test_a_method_without_anything_to_choose_is_refused(monkeypatch):
         share: float = 0.5
 
     with pytest.raises(RecipeError, match="--target-bits with the method"):
-        offered(registry.load_pack("rtn"), Config())
+        settings(registry.load_pack("rtn"), Config())
     monkeypatch.setattr(rtn, "candidates", lambda config: [{"bits": 1}, {"bits": 9}], raising=False)
-    with pytest.raises(RecipeError, match="none of the method's candidates"):
-        offered(registry.load_pack("rtn"), rtn.Config())
+    with pytest.raises(RecipeError, match="its other options rule out all of its candidates"):
+        settings(registry.load_pack("rtn"), rtn.Config())
 
 
 def test_the_plan_shows_the_target(tmp_path, data):
@@ -302,7 +302,7 @@ def test_the_plan_shows_the_target(tmp_path, data):
 
 def test_an_allocation_survives_its_file():
     some = LinearSet(
-        ["a", "b"], 100, [Choice({"threshold": math.inf}, {"a": {"threshold": math.inf}, "b": {}}, 300, 0.1)]
+        ["a", "b"], 100, [Candidate({"threshold": math.inf}, {"a": {"threshold": math.inf}, "b": {}}, 300, 0.1)]
     )
     made = allocation.Allocation(3.0, (some,), ((0.5, 0.01),))
     assert allocation.Allocation.from_dict(made.to_dict()) == made

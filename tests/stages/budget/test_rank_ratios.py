@@ -101,7 +101,7 @@ def test_nothing_is_measured_where_nothing_is_allotted(tmp_path, monkeypatch):
 
 def test_a_loss_that_is_not_finite_names_the_layer(tmp_path, monkeypatch):
     monkeypatch.setattr(svd_llm, "measure", lambda *_, **__: math.nan)
-    with pytest.raises(MethodError, match=r"model\.layers\.0\.self_attn\.\w+: its loss at the target is nan"):
+    with pytest.raises(MethodError, match=r"model\.layers\.0\.self_attn\.\w+: the measured loss is nan"):
         rank_ratios.allot(stage_of(tmp_path), TOKENS, Silent())
 
 
