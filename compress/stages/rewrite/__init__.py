@@ -1,1 +1,1 @@
-"""Rewrites a dense model into a dense model of another shape."""
+"""Stages of kind `rewrite`: a dense model in, a dense model of another shape out."""

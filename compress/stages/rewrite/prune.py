@@ -1,4 +1,4 @@
-"""Pruning: units are scored, the least important ones are cut out of every tensor, and what is left is a dense model.
+"""Prunes a model: scores its units (heads, channels, blocks) and removes the least important ones from all tensors.
 
 Shape letters: S samples, T tokens, H hidden, V vocabulary, U units.
 """
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from compress.progress import Progress
 
 _MICRO_BATCH = 8
+"""Sequences scored at once, where memory allows."""
 _EXPERT_MULTIPLE = 8
+"""Channels of fused experts: rows of 8 bfloat16 numbers are 16 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +41,22 @@ class Pruned:
     config: Mapping[str, Any]
     """config.json of the result."""
     structure: Mapping[str, Any] | None
-    """What of the model has another shape than its config.json says; None for a plain checkpoint."""
+    """Shapes that differ from those that config.json implies; None for a plain checkpoint."""
     report: Mapping[str, Any]
-    """What left and what it was scored with."""
+    """JSON: what was removed, and the scores it was chosen by."""
     blocks: int
-    """How many blocks are left."""
+    """Number of blocks that stay."""
     walker: BlockWalker
-    made: Cut
-    """What leaves the tensors of blocks that stay."""
+    cut: Cut
+    """Rows and columns removed from the tensors of blocks that stay."""
     gone: tuple[int, ...]
-    """Blocks that leave."""
+    """Indices of the removed blocks."""
 
     def shards(self) -> Iterator[dict[str, torch.Tensor]]:
         """Yields the tensors outside the blocks, then those of every block, in the dtypes of the source.
 
-        A plain checkpoint has the names of its architecture's checkpoints, one with a structure those of the model.
+        In a plain checkpoint they have the names of the architecture's checkpoints, in one with a structure those of
+        the model.
         """
         names = self.walker.block_names
         prefixes = tuple(f"{name}." for name in names)
@@ -64,7 +67,7 @@ class Pruned:
             if step - 1 in self.gone:
                 continue
             own = [n for n in stored if (n.startswith(prefixes[step - 1]) if step else not n.startswith(prefixes))]
-            tensors = {renamed(n): self.made.parameter(n, self.walker.read_dense(n)).contiguous() for n in own}
+            tensors = {renamed(n): self.cut.parameter(n, self.walker.read_dense(n)).contiguous() for n in own}
             yield tensors if self.structure else _as_stored(self.walker, tensors)
 
 
@@ -89,12 +92,20 @@ def prune(
     memory_limit: int | None,
     progress: Progress,
 ) -> Pruned:
-    """Returns the model without the units that matter least.
+    """Returns the model without its least important units.
+
+    Args:
+        walker: of the dense model.
+        source: the same model, whose configuration is rewritten.
+        config: options of the method.
+        tokens_ST: calibration text, int64 token ids.
+        memory_limit: bytes that the process may take, or None.
+        progress: where the steps are reported to.
 
     Raises:
-        MethodError: the ratio would empty a layer, more is protected than there is, or a score is not finite.
-        MemoryLimitError: the work would not fit below `memory_limit` bytes.
-        ModelError: the architecture's heads or channels are not known.
+        MethodError: the ratio would empty a layer, all blocks are protected, or a score is not finite.
+        MemoryLimitError: scoring would not fit below `memory_limit` bytes.
+        ModelError: the heads or channels of the architecture are not known.
     """
     depth = len(walker.block_names)
     if config.protect_first + config.protect_last >= depth:
@@ -102,7 +113,7 @@ def prune(
             f"protect_first={config.protect_first} and protect_last={config.protect_last} leave no block to prune",
             allowed=f"together less than the {depth} blocks of the model",
         )
-    work = scoring.Scored(
+    work = scoring.Scoring(
         walker, [], config, tokens_ST, _plan(walker, config, tokens_ST, memory_limit, progress), progress
     )
     if config.units == "depth":
@@ -110,54 +121,57 @@ def prune(
     return _narrow(work, source)
 
 
-def _narrow(work: scoring.Scored, source: ModelSource) -> Pruned:
+def _narrow(work: scoring.Scoring, source: ModelSource) -> Pruned:
+    """Removes heads and channels."""
     walker, config = work.walker, work.config
     sets = _sets(walker, config)
     work = dataclasses.replace(work, sets=sets)
     shapes = _shapes(walker)
     total = sum(map(math.prod, shapes.values()))
     removed = [torch.empty(0, dtype=torch.long) for _ in sets]
-    found: list[torch.Tensor] = []
+    scores: list[torch.Tensor] = []
     for step in range(config.steps):
-        found = scoring.scores(work, remove_units.cut(sets, removed), step)
-        for scores_U, lost_U in zip(found, removed, strict=True):
-            scores_U[lost_U] = -1.0  # all others are 0 or more: what has left stays away
-        groups = _groups(work, found, shapes)
+        scores = scoring.scores(work, remove_units.cut(sets, removed), step)
+        for score_U, removed_U in zip(scores, removed, strict=True):
+            score_U[removed_U] = -1.0  # below all others, which are 0 or more: what is removed stays removed
+        groups = _groups(work, scores, shapes)
         budget = math.ceil(config.ratio * total * (step + 1) / config.steps)
         removed = _remove(work, groups, removed, shapes, budget)
-    made = remove_units.cut(sets, removed)
-    outcome = remove_units.describe(source, walker.model, sets, removed, made, stock=config.scope != "global")
-    left = sum(math.prod(made.shape(name, shape)) for name, shape in shapes.items())
+    cut = remove_units.cut(sets, removed)
+    outcome = remove_units.describe(source, walker.model, sets, removed, cut, stock=config.scope != "global")
+    remaining = sum(math.prod(cut.shape(name, shape)) for name, shape in shapes.items())
     structure = outcome.structure.to_dict() if outcome.structure else None
-    report = _report(config, total, left) | {"units": _account(sets, removed, found)}
-    return Pruned(outcome.config, structure, report, len(walker.block_names), walker, made, ())
+    report = _report(config, total, remaining) | {"units": _account(sets, removed, scores)}
+    return Pruned(outcome.config, structure, report, len(walker.block_names), walker, cut, ())
 
 
 def _remove(
-    work: scoring.Scored,
+    work: scoring.Scoring,
     groups: list[tuple[selection.Candidates, list[int]]],
     removed: list[torch.Tensor],
     shapes: Mapping[str, tuple[int, ...]],
     budget: int,
 ) -> list[torch.Tensor]:
-    """Returns the units that every set loses, so that at least `budget` parameters leave the model."""
+    """Returns the removed units of every set, so that at least `budget` parameters are removed from the model."""
     config, total, asked = work.config, sum(map(math.prod, shapes.values())), budget
     while True:
         by_score = config.scope == "global" or config.by_score
         counts = selection.choose([group for group, _ in groups], asked, by_score=by_score)
         removed = list(removed)
         for (group, places), count in zip(groups, counts, strict=True):
-            for place, lost_U in zip(places, group.least(count), strict=True):
-                removed[place] = lost_U
-        made = remove_units.cut(work.sets, removed)
-        left = sum(math.prod(made.shape(name, shape)) for name, shape in shapes.items())
-        missing = budget - (total - left)
+            for place, removed_U in zip(places, group.least(count), strict=True):
+                removed[place] = removed_U
+        cut = remove_units.cut(work.sets, removed)
+        remaining = sum(math.prod(cut.shape(name, shape)) for name, shape in shapes.items())
+        missing = budget - (total - remaining)
         if missing <= 0:
             return removed
-        asked += missing  # hidden channels cross the other units: where they meet, a weight leaves only once
+        # hidden channels cross the other units: a weight where they meet was counted twice
+        asked += missing
 
 
-def _shorten(work: scoring.Scored, source: ModelSource) -> Pruned:
+def _shorten(work: scoring.Scoring, source: ModelSource) -> Pruned:
+    """Removes whole blocks."""
     walker, config = work.walker, work.config
     shapes, names = _shapes(walker), walker.block_names
     total = sum(map(math.prod, shapes.values()))
@@ -165,14 +179,14 @@ def _shorten(work: scoring.Scored, source: ModelSource) -> Pruned:
     influence = scoring.influence(work)
     free = range(config.protect_first, len(names) - config.protect_last)
     order = sorted(free, key=lambda index: (float(influence[index]), index))
-    # as many blocks as come nearest to the budget
+    # the number of blocks that comes nearest to the budget
     budget = config.ratio * total
     best = min(range(len(order) + 1), key=lambda count: abs(sum(sizes[i] for i in order[:count]) - budget))
     gone = sorted(order[:best])
     if not gone or len(gone) == len(names):
         raise MethodError(
-            f"ratio={config.ratio} is {'less than half a block' if not gone else 'all blocks'} "
-            f"of the {len(names)} that hold {sum(sizes) / total:.0%} of the parameters",
+            f"ratio={config.ratio} is {'less than half a block' if not gone else 'all blocks'}: the {len(names)} blocks hold "
+            f"{sum(sizes) / total:.0%} of the parameters",
             allowed=f"{0.5 * min(sizes) / total:.2f} to {(sum(sizes) - min(sizes)) / total:.2f}",
             do="Prune widths instead: units=width",
         )
@@ -186,76 +200,77 @@ def _shorten(work: scoring.Scored, source: ModelSource) -> Pruned:
 
 
 def _sets(walker: BlockWalker, config: Config) -> list[Coupled]:
+    """Returns the sets of units that the options allow to prune."""
     kinds: list[Kind] = []
     if config.attention != "none":
         kinds.append("query" if config.attention == "query" else "kv")
     kinds += [kind for kind, wanted in (("mlp", config.mlp), ("hidden", config.hidden)) if wanted]  # type: ignore[misc]
-    found = coupled(walker.model, walker.block_names, tuple(kinds))
-    if config.attention == "auto" and all(one.units == 1 for one in found if one.kind == "kv"):
+    sets = coupled(walker.model, walker.block_names, tuple(kinds))
+    if config.attention == "auto" and all(units.units == 1 for units in sets if units.kind == "kv"):
         kinds[0] = "query"  # one key head for all queries
-        found = coupled(walker.model, walker.block_names, tuple(kinds))
-    heads = [one for one in found if one.kind in ("kv", "query")]
-    if config.attention in ("kv", "query") and all(one.units == 1 for one in heads):
+        sets = coupled(walker.model, walker.block_names, tuple(kinds))
+    heads = [units for units in sets if units.kind in ("kv", "query")]
+    if config.attention in ("kv", "query") and all(units.units == 1 for units in heads):
         what = "one key head serves all queries" if config.attention == "kv" else "every query has its own key head"
         raise MethodError(
-            f"attention={config.attention}, but {what}: no head can leave",
-            allowed="auto, none, or the other of the two",
+            f"attention={config.attention}, but {what}: no head can be removed",
+            allowed=f"auto, none, {'query' if config.attention == 'kv' else 'kv'}",
         )
     last = len(walker.block_names) - config.protect_last
-    return [one for one in found if one.block is None or config.protect_first <= one.block < last]
+    return [units for units in sets if units.block is None or config.protect_first <= units.block < last]
 
 
 def _groups(
-    work: scoring.Scored, found: list[torch.Tensor], shapes: Mapping[str, tuple[int, ...]]
+    work: scoring.Scoring, scores: list[torch.Tensor], shapes: Mapping[str, tuple[int, ...]]
 ) -> list[tuple[selection.Candidates, list[int]]]:
-    """The choices that selection makes, and the places of the sets that each of them is about."""
+    """Returns the groups of sets that lose equally many units, with the indices of their sets."""
     tied: dict[str, list[int]] = {}
-    for place, one in enumerate(work.sets):
-        # uniform: all layers of one key of the configuration are one choice
-        tie = one.tie.rpartition(":")[2] if work.config.scope == "uniform" else one.tie
+    for place, units in enumerate(work.sets):
+        # uniform: all layers whose width is one key of the configuration form one group
+        tie = units.tie.rpartition(":")[2] if work.config.scope == "uniform" else units.tie
         tied.setdefault(tie, []).append(place)
     groups = []
     for tie, places in tied.items():
-        units = {work.sets[place].units for place in places}
-        if len(units) > 1:
+        counts = {work.sets[place].units for place in places}
+        if len(counts) > 1:
             raise MethodError(
-                f"layers have {sorted(units)} units of {tie!r}, which cannot become equally wide by equal cuts",
+                f"layers have {sorted(counts)} units of {tie!r} and cannot become equally wide by equal cuts",
                 allowed="scope=local or scope=global",
             )
         first = work.sets[places[0]]
         parameters = sum(unit_parameters(work.sets[place], shapes) for place in places)
-        scores = tuple(found[place] for place in places)
-        groups.append((selection.Candidates(tie, scores, parameters, _step(first, work.config.multiple)), places))
+        of_places = tuple(scores[place] for place in places)
+        groups.append((selection.Candidates(tie, of_places, parameters, _step(first, work.config.multiple)), places))
     return groups
 
 
-def _step(one: Coupled, multiple: int) -> int:
-    """Returns the multiple in which units of this set leave: of channels the one asked for, or less of few channels."""
-    if one.kind in ("kv", "query"):
+def _step(units: Coupled, multiple: int) -> int:
+    """Returns the multiple in which units of a set are removed: 1 for heads; less than `multiple` for few channels."""
+    if units.kind in ("kv", "query"):
         return 1
-    # transformers multiplies fused experts by a kernel that wants rows of whole 16 bytes
-    step = math.lcm(multiple, _EXPERT_MULTIPLE) if one.members[0].expert is not None else multiple
-    while step >= one.units and step > 1:
+    # the grouped product of transformers for fused experts needs rows of whole 16 bytes
+    step = math.lcm(multiple, _EXPERT_MULTIPLE) if units.members[0].expert is not None else multiple
+    while step >= units.units and step > 1:
         step //= 2
     return step
 
 
 def _shapes(walker: BlockWalker) -> dict[str, tuple[int, ...]]:
-    """Every parameter once, by the name of its master."""
+    """Returns the shape of every parameter; tied ones count once."""
     return {n: tuple(p.shape) for n, p in walker.model.named_parameters() if n not in walker.tied}
 
 
 def _as_stored(walker: BlockWalker, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors under the names, and in the parts, that checkpoints of the architecture have."""
+    """Returns the tensors under the names, and split, as checkpoints of the architecture have them."""
     from transformers.core_model_loading import revert_weight_conversion
 
     return {name: tensor.contiguous() for name, tensor in revert_weight_conversion(walker.model, tensors).items()}
 
 
 def _plan(walker: BlockWalker, config: Config, tokens_ST: torch.Tensor, limit: int | None, progress: Progress) -> int:
-    """Returns the micro-batch; says what the work will take, and refuses what is above the limit."""
+    """Returns the micro-batch of scoring; reports its memory, and raises MemoryLimitError where none fits."""
     samples, tokens = tokens_ST.shape
-    state = samples * tokens * walker.hidden_size * 4
+    state = samples * tokens * walker.hidden_size * 4  # hidden states at one border of a block, float32
     sizes = [sum(p.numel() for p in walker.model.get_submodule(name).parameters()) * 4 for name in walker.block_names]
     taylor = config.units == "width" and config.importance in importance.TAYLOR
     copies = 1 + taylor * (2 + (config.importance in importance.SECOND_ORDER))
@@ -275,28 +290,28 @@ def _plan(walker: BlockWalker, config: Config, tokens_ST: torch.Tensor, limit: i
     )
 
 
-def _report(config: Config, total: int, left: int) -> dict[str, Any]:
+def _report(config: Config, total: int, remaining: int) -> dict[str, Any]:
     return {
         "importance": config.importance if config.units == "width" else "block influence",
         "ratio_asked": config.ratio,
-        "ratio": round(1 - left / total, 6),
+        "ratio": round(1 - remaining / total, 6),
         "parameters_before": total,
-        "parameters_after": left,
+        "parameters_after": remaining,
     }
 
 
-def _account(sets: list[Coupled], removed: list[torch.Tensor], found: list[torch.Tensor]) -> dict[str, Any]:
-    """Of every set how many units there were and stay, and which share of all importance has left with the others."""
+def _account(sets: list[Coupled], removed: list[torch.Tensor], scores: list[torch.Tensor]) -> dict[str, Any]:
+    """Returns for every set its units before and after, and the share of the importance that was removed."""
     account: dict[str, Any] = {}
-    for one, lost_U, scores_U in zip(sets, removed, found, strict=True):
-        positive_U = scores_U.clamp_min(0)
+    for units, removed_U, score_U in zip(sets, removed, scores, strict=True):
+        positive_U = score_U.clamp_min(0)
         entry: dict[str, Any] = {
-            "kind": one.kind,
-            "before": one.units,
-            "after": one.units - len(lost_U),
-            "importance_lost": round(float(positive_U[lost_U].sum() / positive_U.sum().clamp_min(1e-300)), 6),
+            "kind": units.kind,
+            "before": units.units,
+            "after": units.units - len(removed_U),
+            "importance_lost": round(float(positive_U[removed_U].sum() / positive_U.sum().clamp_min(1e-300)), 6),
         }
-        if one.kind in ("kv", "query"):
-            entry["removed"] = lost_U.tolist()
-        account[f"{one.name or 'model'}:{one.kind}"] = entry
+        if units.kind in ("kv", "query"):
+            entry["removed"] = removed_U.tolist()
+        account[f"{units.name or 'model'}:{units.kind}"] = entry
     return account

@@ -1,4 +1,4 @@
-"""Scores of coupled units: gradients, activations or the weights alone, gathered block by block.
+"""Scores coupled units by gradients, activations or weights, block by block.
 
 Shape letters: S samples, T tokens, H hidden, K in features, U units.
 """
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """What is scored, and how."""
+class Scoring:
+    """Inputs of scoring: the model, its sets of units, the options and the calibration text."""
 
     walker: BlockWalker
     sets: list[Coupled]
@@ -38,8 +38,8 @@ class Scored:
     progress: Progress
 
 
-def scores(work: Scored, made: Cut, step: int) -> list[torch.Tensor]:
-    """Returns one score per unit of every set, float64 [U], 0 or more, of the model without what `made` takes out.
+def scores(work: Scoring, cut: Cut, step: int) -> list[torch.Tensor]:
+    """Returns one score per unit of every set, float64 [U], 0 or more, of the model without the units in `cut`.
 
     Raises:
         MethodError: a score is not finite; the set is named.
@@ -47,26 +47,27 @@ def scores(work: Scored, made: Cut, step: int) -> list[torch.Tensor]:
     kind = work.config.importance
     if kind == "random":
         generator = torch.Generator().manual_seed(work.config.random_seed + step)
-        found = [torch.rand(one.units, generator=generator, dtype=torch.float64) for one in work.sets]
-        # per parameter, so that the budget falls on large and small units alike
-        return [drawn_U * _parameters(one, work) for one, drawn_U in zip(work.sets, found, strict=True)]
+        random = [torch.rand(units.units, generator=generator, dtype=torch.float64) for units in work.sets]
+        # times the parameters of a unit, since selection compares scores per parameter
+        return [random_U * _parameters(units, work) for units, random_U in zip(work.sets, random, strict=True)]
     values: dict[tuple[str, int | None, int], torch.Tensor] = {}
     if kind == "activation":
-        _from_activations(work, made, values)
+        _from_activations(work, cut, values)
     elif kind in importance.TAYLOR:
-        _from_gradients(work, made, values)
+        _from_gradients(work, cut, values)
     else:
-        _from_weights(work, made, values)
-    found = [_units(work, one, values) for one in work.sets]
-    for one, score_U in zip(work.sets, found, strict=True):
+        _from_weights(work, cut, values)
+    all_scores = [_units(work, units, values) for units in work.sets]
+    for units, score_U in zip(work.sets, all_scores, strict=True):
         if not score_U.isfinite().all():
-            raise MethodError("the score of a unit is not finite", layer=one.name or None)
-    return found
+            raise MethodError("the score of a unit is not finite", layer=units.name or None)
+    return all_scores
 
 
-def _units(work: Scored, one: Coupled, values: Mapping[tuple[str, int | None, int], torch.Tensor]) -> torch.Tensor:
-    members = [member for member in one.members if _counts(work.config.importance, member)]
-    if work.config.importance == "activation":  # a router is no linear: it hears what the experts beside it do
+def _units(work: Scoring, units: Coupled, values: Mapping[tuple[str, int | None, int], torch.Tensor]) -> torch.Tensor:
+    """Returns the scores [U] of one set from the values of its members' positions."""
+    members = [member for member in units.members if _counts(work.config.importance, member)]
+    if work.config.importance == "activation":  # a router is not measured; its experts have its inputs
         members = [member for member in members if (member.tensor, member.expert, member.dim) in values]
     parts = [(values[member.tensor, member.expert, member.dim], member.index_UCF) for member in members]
     if work.config.importance == "activation":
@@ -78,18 +79,18 @@ def _counts(kind: str, member: Member) -> bool:
     return member.enters if kind == "activation" else member.scored
 
 
-def _parameters(one: Coupled, work: Scored) -> int:
+def _parameters(units: Coupled, work: Scoring) -> int:
     from compress.models.surgery.coupled import unit_parameters
 
-    return unit_parameters(one, {name: tuple(p.shape) for name, p in work.walker.model.named_parameters()})
+    return unit_parameters(units, {name: tuple(p.shape) for name, p in work.walker.model.named_parameters()})
 
 
-def _wanted(work: Scored) -> tuple[dict[int, set[str]], dict[str, set[tuple[int | None, int]]]]:
-    """Block -> parameters that are scored in it, and parameter -> the places in which it is a member."""
+def _wanted(work: Scoring) -> tuple[dict[int, set[str]], dict[str, set[tuple[int | None, int]]]]:
+    """Returns block -> parameters that are scored in it, and parameter -> (expert, dimension) of its members."""
     names, places = defaultdict(set), defaultdict(set)
     prefixes = [f"{name}." for name in work.walker.block_names]
-    for one in work.sets:
-        for member in one.members:
+    for units in work.sets:
+        for member in units.members:
             if not member.scored:
                 continue
             places[member.tensor].add((member.expert, member.dim))
@@ -98,50 +99,51 @@ def _wanted(work: Scored) -> tuple[dict[int, set[str]], dict[str, set[tuple[int 
     return names, places
 
 
-def _read_out(
+def _record(
     values: dict[tuple[str, int | None, int], torch.Tensor],
     name: str,
     places: set[tuple[int | None, int]],
     saliency: torch.Tensor,
     vectorize: bool,
 ) -> None:
+    """Records the values along every dimension in which a parameter is a member."""
     for expert, dim in places:
         part = saliency if expert is None else saliency[expert]
         values[name, expert, dim] = importance.positions(part, dim, vectorize=vectorize).cpu()
 
 
-def _from_gradients(work: Scored, made: Cut, values: dict[tuple[str, int | None, int], torch.Tensor]) -> None:
+def _from_gradients(work: Scoring, cut: Cut, values: dict[tuple[str, int | None, int], torch.Tensor]) -> None:
     config, depth = work.config, len(work.walker.block_names)
     names, places = _wanted(work)
     square = config.importance in importance.SECOND_ORDER
     with work.progress.stage("Gradients", 2 * depth) as task:
-        hidden = gradients.borders(work.walker, made, work.tokens_ST, work.micro_batch, task)
+        hidden = gradients.borders(work.walker, cut, work.tokens_ST, work.micro_batch, task)
         walk = gradients.backward(
-            work.walker, made, hidden, work.tokens_ST, names,
+            work.walker, cut, hidden, work.tokens_ST, names,
             micro_batch=1 if square else work.micro_batch, square=square, task=task,
         )  # fmt: skip
-        for _, found in walk:
-            for name, one in found.items():
-                saliency = importance.saliency(config.importance, one.weight, one.mean, one.square)
-                _read_out(values, name, places[name], saliency, config.vectorize)
+        for _, gradient_of in walk:
+            for name, gradient in gradient_of.items():
+                saliency = importance.saliency(config.importance, gradient.weight, gradient.mean, gradient.square)
+                _record(values, name, places[name], saliency, config.vectorize)
 
 
-def _from_weights(work: Scored, made: Cut, values: dict[tuple[str, int | None, int], torch.Tensor]) -> None:
+def _from_weights(work: Scoring, cut: Cut, values: dict[tuple[str, int | None, int], torch.Tensor]) -> None:
     names, places = _wanted(work)
     with work.progress.stage("Reading weights", len(names)) as task:
         for block in sorted(names):
             for name in sorted(names[block]):
-                weight = made.zeroed(name, work.walker.read_dense(name).float())
+                weight = cut.zeroed(name, work.walker.read_dense(name).float())
                 saliency = importance.saliency(work.config.importance, weight, None, None)
-                _read_out(values, name, places[name], saliency, vectorize=False)
+                _record(values, name, places[name], saliency, vectorize=False)
             task.advance(1, work.walker.block_names[block])
 
 
-def _from_activations(work: Scored, made: Cut, values: dict[tuple[str, int | None, int], torch.Tensor]) -> None:
-    """Mean square of every input feature of the linears that `enters` names, over all tokens of the calibration."""
+def _from_activations(work: Scoring, cut: Cut, values: dict[tuple[str, int | None, int], torch.Tensor]) -> None:
+    """Records the mean square of the input features of all linears that units enter, over the calibration tokens."""
     walker = work.walker
     places: dict[tuple[str, int | None], int] = {
-        (member.tensor, member.expert): member.dim for one in work.sets for member in one.members if member.enters
+        (member.tensor, member.expert): member.dim for units in work.sets for member in units.members if member.enters
     }
 
     def place_of(ref: LinearRef) -> tuple[str, int | None]:
@@ -151,11 +153,11 @@ def _from_activations(work: Scored, made: Cut, values: dict[tuple[str, int | Non
         refs = [ref for ref in walker.linears(index) if place_of(ref) in places]
         sums = {ref: torch.zeros(ref.shape[1], dtype=torch.float64) for ref in refs}
 
-        def heard(ref: LinearRef, x: torch.Tensor) -> None:
+        def add(ref: LinearRef, x: torch.Tensor) -> None:
             sums[ref] += x.reshape(-1, ref.shape[1]).double().square().sum(0).cpu()
 
-        block = gradients.load(walker, index, made)
-        with tapped(block, refs, heard):
+        block = gradients.load(walker, index, cut)
+        with tapped(block, refs, add):
             walker.forward(block, hidden_STH, micro_batch=work.micro_batch, out=hidden_STH)
         walker.free_block(block)
         for ref, sum_K in sums.items():
@@ -165,9 +167,9 @@ def _from_activations(work: Scored, made: Cut, values: dict[tuple[str, int | Non
     _walk(work, walk)
 
 
-def influence(work: Scored) -> torch.Tensor:
+def influence(work: Scoring) -> torch.Tensor:
     """Returns how much each block changes its input, float64 [depth]: 1 − the mean cosine of input and output."""
-    found: list[float] = []
+    changes: list[float] = []
 
     def walk(index: int, hidden_STH: torch.Tensor) -> None:
         from compress.models.surgery.remove_units import Cut
@@ -176,14 +178,15 @@ def influence(work: Scored) -> torch.Tensor:
         out_STH = work.walker.forward(block, hidden_STH, micro_batch=work.micro_batch)
         work.walker.free_block(block)
         cosine_ST = torch.nn.functional.cosine_similarity(hidden_STH.double(), out_STH.double(), dim=-1)
-        found.append(1 - float(cosine_ST.mean()))
+        changes.append(1 - float(cosine_ST.mean()))
         hidden_STH.copy_(out_STH)
 
     _walk(work, walk)
-    return torch.tensor(found, dtype=torch.float64)
+    return torch.tensor(changes, dtype=torch.float64)
 
 
-def _walk(work: Scored, visit: Callable[[int, torch.Tensor], Any]) -> None:
+def _walk(work: Scoring, visit: Callable[[int, torch.Tensor], Any]) -> None:
+    """Calls `visit` with every block's index and inputs [S, T, H], which it must replace by the block's outputs."""
     hidden_STH = work.walker.embed(work.tokens_ST)
     with work.progress.stage("Activations", len(work.walker.block_names)) as task:
         for index, name in enumerate(work.walker.block_names):

@@ -97,7 +97,7 @@ def test_taylor_of_a_key_head_is_the_sum_over_all_that_leaves_with_it(tmp_path: 
     source = ModelSource.open(save_tiny(tmp_path, "llama"))
     walker, tokens_ST = BlockWalker(source), tiny_tokens(4, 12)
     sets = coupled(walker.model, walker.block_names, ("kv", "mlp"))
-    work = scoring.Scored(walker, sets, Config(), tokens_ST, 2, Silent())
+    work = scoring.Scoring(walker, sets, Config(), tokens_ST, 2, Silent())
     found = scoring.scores(work, remove_units.Cut(), 0)
     model = stock(tmp_path)
     model(input_ids=tokens_ST, labels=tokens_ST, use_cache=False).loss.backward()
@@ -136,7 +136,7 @@ def zeroed(model: Any, pruned: Pruned) -> Any:
     model = copy.deepcopy(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(pruned.made.zeroed(name, parameter))
+            parameter.copy_(pruned.cut.zeroed(name, parameter))
     return model
 
 
@@ -246,7 +246,7 @@ def test_what_cannot_be_done_is_said(tmp_path: Path, options: dict[str, Any], me
 
 @pytest.mark.parametrize(("kind", "attention"), [("falcon-7b", "kv"), ("gpt2", "query")])
 def test_heads_that_cannot_leave_are_not_passed_over(tmp_path: Path, kind: str, attention: str) -> None:
-    with pytest.raises(MethodError, match="no head can leave"):
+    with pytest.raises(MethodError, match="no head can be removed"):
         prune(tmp_path, kind, attention=attention)
     if kind == "falcon-7b":  # left to itself it takes query heads
         units = prune(tmp_path, kind, scope="global", multiple=1).report["units"]
