@@ -185,7 +185,7 @@ def _shorten(work: scoring.Scoring, source: ModelSource) -> Pruned:
     gone = sorted(order[:best])
     if not gone or len(gone) == len(names):
         raise MethodError(
-            f"ratio={config.ratio} is {'less than half a block' if not gone else 'all blocks'}: the {len(names)} blocks hold "
+            f"ratio={config.ratio} is {'less than half a block' if not gone else 'all blocks'}: {len(names)} blocks hold "
             f"{sum(sizes) / total:.0%} of the parameters",
             allowed=f"{0.5 * min(sizes) / total:.2f} to {(sum(sizes) - min(sizes)) / total:.2f}",
             do="Prune widths instead: units=width",
