@@ -21,6 +21,7 @@ from compress.models.surgery.remove_units import Cut
 from compress.numerics import importance
 from compress.stages import memory
 from compress.stages.rewrite import scoring, selection
+from compress.stages.rewrite.tensors import as_stored, names_by_block
 
 if TYPE_CHECKING:
     from compress.methods.llm_pruner import Config
@@ -58,17 +59,12 @@ class Pruned:
         In a plain checkpoint they have the names of the architecture's checkpoints, in one with a structure those of
         the model.
         """
-        names = self.walker.block_names
-        prefixes = tuple(f"{name}." for name in names)
-        linear = {ref.parameter for index in range(len(names)) for ref in self.walker.linears(index)}
-        stored = sorted({*self.walker.dense_tensors(), *linear})
-        renamed = remove_blocks.renaming(names, self.gone)
-        for step in range(len(names) + 1):
+        renamed = remove_blocks.renaming(self.walker.block_names, self.gone)
+        for step, names in enumerate(names_by_block(self.walker)):
             if step - 1 in self.gone:
                 continue
-            own = [n for n in stored if (n.startswith(prefixes[step - 1]) if step else not n.startswith(prefixes))]
-            tensors = {renamed(n): self.cut.parameter(n, self.walker.read_dense(n)).contiguous() for n in own}
-            yield tensors if self.structure else _as_stored(self.walker, tensors)
+            kept = {renamed(n): self.cut.parameter(n, self.walker.read_dense(n)).contiguous() for n in names}
+            yield kept if self.structure else as_stored(self.walker, kept)
 
 
 def rewrite(
@@ -185,8 +181,8 @@ def _shorten(work: scoring.Scoring, source: ModelSource) -> Pruned:
     gone = sorted(order[:best])
     if not gone or len(gone) == len(names):
         raise MethodError(
-            f"ratio={config.ratio} is {'less than half a block' if not gone else 'all blocks'}: {len(names)} blocks hold "
-            f"{sum(sizes) / total:.0%} of the parameters",
+            f"ratio={config.ratio} is {'less than half a block' if not gone else 'all blocks'}: "
+            f"the {len(names)} blocks hold {sum(sizes) / total:.0%} of the parameters",
             allowed=f"{0.5 * min(sizes) / total:.2f} to {(sum(sizes) - min(sizes)) / total:.2f}",
             do="Prune widths instead: units=width",
         )
@@ -258,13 +254,6 @@ def _step(units: Coupled, multiple: int) -> int:
 def _shapes(walker: BlockWalker) -> dict[str, tuple[int, ...]]:
     """Returns the shape of every parameter; tied ones count once."""
     return {n: tuple(p.shape) for n, p in walker.model.named_parameters() if n not in walker.tied}
-
-
-def _as_stored(walker: BlockWalker, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns the tensors under the names, and split, as checkpoints of the architecture have them."""
-    from transformers.core_model_loading import revert_weight_conversion
-
-    return {name: tensor.contiguous() for name, tensor in revert_weight_conversion(walker.model, tensors).items()}
 
 
 def _plan(walker: BlockWalker, config: Config, tokens_ST: torch.Tensor, limit: int | None, progress: Progress) -> int:
