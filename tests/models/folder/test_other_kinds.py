@@ -57,7 +57,7 @@ ADAPTER = json.dumps({"peft_type": "LORA", "base_model_name_or_path": "owner/bas
         ({"snapshots/0a1b/config.json": "{}"}, "but snapshots/0a1b does"),
         (
             {"config.json": '{"_class_name": "UNet2DConditionModel"}', "a.safetensors": "x"},
-            "of a diffusers|a part of a",
+            "a part of a diffusers pipeline",
         ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -67,7 +67,7 @@ def test_another_kind_of_folder(tmp_path: Path, files: dict[str, str], said: str
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "folder" / name).write_text(text)
     text = refusal(tmp_path / "folder")
-    assert any(part in text for part in said.split("|")), text
+    assert said in text
     assert any(word in text for word in ("Give ", "Download ")), "the cure is missing"
 
 

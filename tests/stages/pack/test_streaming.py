@@ -146,7 +146,7 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell has put into the background
 import compress
 from compress.methods import registry
-from tests.stages import fake_method
+from tests.support import fake_method
 registry.load = lambda name: fake_method
 compress.run(sys.argv[1], "rtn", output=sys.argv[2], suite="none", calibration=sys.argv[3], workers=2)
 """
