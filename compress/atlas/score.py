@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from compress.atlas import MODEL_DIR
 from compress.atlas.items import Item, check_instruction, families
 from compress.atlas.text import heldout_text
+from compress.evaluation.matching import contains
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -33,12 +33,6 @@ def load(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     return model, AutoTokenizer.from_pretrained(folder, padding_side="left")
-
-
-def contains(text: str, answers: Sequence[str]) -> bool:
-    """Whether an answer stands in the text as whole words, whatever the case; never true of an empty answer."""
-    words = [re.escape(answer.lower()) for answer in answers if answer]
-    return any(re.search(rf"(?<!\w){word}(?!\w)", text.lower()) for word in words)
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from compress.bench.models import Entrant, Settings
 from compress.bench.speed import Speed
 from compress.errors import CompressError, ModelError, unknown
 from compress.format.manifest import fingerprint, read_manifest
-from compress.models.locate import locate
+from compress.models.folder.locate import locate
 
 
 def measure(

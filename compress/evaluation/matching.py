@@ -1,20 +1,31 @@
-"""Whether an answer is right, and measures of texts beside it. Standard library, and rouge-score for ROUGE-L.
+"""Decides whether an answer is right, and measures texts beside that. rouge-score for ROUGE-L, else standard library.
 
 An answer is what the model wrote, never the prompt; only its first line counts; an empty answer is wrong; the gold
-answer must stand in it whole words at a time (one way: an answer inside the gold answer is no hit).
+answer must stand in it as whole words (one way: an answer inside the gold answer is no hit). `evaluation.words` defines
+what a word is.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-_TOKEN = re.compile(r"\d+(?:[.,]\d+)+|\w+")  # numbers keep their separators: 5 does not stand in 1.5
+from compress.evaluation.words import hangul, symbols, words
+
 _ARTICLES = frozenset({"a", "an", "the"})
+# Particles and endings that Korean writes against a noun: 서울은 holds 서울, 한국어 does not hold 한국.
+_PARTICLES = frozenset(
+    particle
+    for line in (
+        "은 는 이 가 을 를 의 에 에서 에게 께서 로 으로 와 과 도 만 나 이나 부터 까지",
+        "보다 처럼 랑 이랑 하고 에는 에도 에서는 로서 으로서",
+        "다 이다 입니다 이에요 예요 이야 야 요 이요 이며 며 이고 고 인",
+        "라고 이라고 라는 이라는 란 이란 였다 이었다 였습니다 이었습니다",
+    )
+    for particle in line.split()
+)
 
 
 def first_line(text: str) -> str:
@@ -23,27 +34,32 @@ def first_line(text: str) -> str:
 
 
 def tokens(text: str) -> list[str]:
-    """Returns the words without case, punctuation and articles; articles alone are kept."""
-    words = _TOKEN.findall(unicodedata.normalize("NFKC", text).casefold())
-    return [word for word in words if word not in _ARTICLES] or words
+    """Returns what answers are compared by: words without articles, else the articles alone, else symbols."""
+    return _content(text) or symbols(text)
+
+
+def can_match(gold: str) -> bool:
+    """Returns whether any answer could hold `gold`: it has a word, or at least a symbol that shows."""
+    return bool(tokens(gold))
 
 
 def contains(answer: str, gold: Sequence[str]) -> bool:
     """Returns whether a gold answer stands in the first line of `answer` as whole words."""
-    said = tokens(first_line(answer))
-    return any(_stands_in(wanted, said) for wanted in map(tokens, gold) if wanted)
+    line = first_line(answer)
+    return any(_holds(line, wanted) for wanted in gold)
 
 
 def exact(answer: str, gold: Sequence[str]) -> bool:
-    """Returns whether the first line is a gold answer and nothing else."""
-    said = tokens(first_line(answer))
-    return bool(said) and any(said == tokens(one) for one in gold)
+    """Returns whether the first line is a gold answer and nothing else, articles apart."""
+    line = first_line(answer)
+    said = tokens(line)
+    return bool(said) and any(said == tokens(wanted) and _holds(line, wanted) for wanted in gold)
 
 
 def f1(answer: str, gold: Sequence[str]) -> float:
     """Returns the F1 of the words of the first line, 0 to 1, of the gold answer that fits best."""
     said = tokens(first_line(answer))
-    return max((_overlap(said, tokens(one)) for one in gold), default=0.0)
+    return max((_overlap(said, tokens(wanted)) for wanted in gold), default=0.0)
 
 
 def kept(answer: str, key_facts: Sequence[str]) -> float:
@@ -51,30 +67,77 @@ def kept(answer: str, key_facts: Sequence[str]) -> float:
     return sum(contains(answer, [fact]) for fact in key_facts) / len(key_facts)
 
 
+def has_words(text: str) -> bool:
+    """Returns whether there is any word in `text`."""
+    return bool(words(text))
+
+
 def distinct_3(text: str) -> float:
     """Returns the share of different ones among the runs of three words: near 0 for a model that repeats itself.
 
-    A text of one or two words counts as 1, an empty one as 0.
+    A text of one or two words counts as 1, one without words as 0.
     """
-    words = tokens(text)
-    runs = [tuple(words[i : i + 3]) for i in range(len(words) - 2)]
-    return len(set(runs)) / len(runs) if runs else float(bool(words))
+    said = _content(text)
+    runs = [tuple(said[i : i + 3]) for i in range(len(said) - 2)]
+    return len(set(runs)) / len(runs) if runs else float(bool(said))
 
 
 def rouge_l(answer: str, reference: str) -> float:
-    """Returns the F-measure of ROUGE-L, 0 to 1."""
-    return float(_rouge().score(reference, answer)["rougeL"].fmeasure)
+    """Returns the F-measure of ROUGE-L, 0 to 1.
+
+    Of references in ASCII by the words of rouge-score; it drops all other letters, so that references with any are
+    compared by `words`.
+    """
+    return float(_rouge(reference.isascii()).score(reference, answer)["rougeL"].fmeasure)
+
+
+class _Words:
+    """The words of this package in the form that rouge-score takes."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return words(text)
 
 
 @cache
-def _rouge() -> Any:
+def _rouge(of_ascii: bool) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"])
+    return RougeScorer(["rougeL"], tokenizer=None if of_ascii else _Words())
+
+
+def _content(text: str) -> list[str]:
+    """Words without articles; articles alone are kept."""
+    said = words(text)
+    return [word for word in said if word not in _ARTICLES] or said
+
+
+def _holds(line: str, gold: str) -> bool:
+    wanted = words(gold)
+    if not wanted:
+        return _stands_in(symbols(gold), symbols(line))
+    while len(wanted) > 1 and wanted[0] in _ARTICLES:
+        wanted = wanted[1:]
+    if len(wanted) > 1 and wanted[-1] in _ARTICLES:  # vitamin A: the letter is no article
+        return _stands_in(wanted, words(line))
+    return _stands_in(_content(gold), _content(line))
 
 
 def _stands_in(wanted: list[str], said: list[str]) -> bool:
-    return any(said[i : i + len(wanted)] == wanted for i in range(len(said) - len(wanted) + 1))
+    if not wanted:
+        return False
+    *before, last = wanted
+    ends = range(len(before), len(said))
+    return any(said[end - len(before) : end] == before and _is_word(said[end], last) for end in ends)
+
+
+def _is_word(said: str, wanted: str) -> bool:
+    """Whether both are the same word, a Korean one perhaps with a particle; one syllable needs a longer particle."""
+    if said == wanted:
+        return True
+    if not (hangul(wanted) and said.startswith(wanted)):
+        return False
+    particle = said[len(wanted) :]
+    return particle in _PARTICLES and len(wanted) + len(particle) > 2
 
 
 def _overlap(said: list[str], wanted: list[str]) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from compress.errors import FormatError, OutputError
-from compress.format import naming
+from compress.format.dtypes import STORED_NAMES
 
 _ALIGN = 8
 _CHUNK_BYTES = 1 << 24
@@ -58,7 +58,7 @@ def write_whole(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int, 
     partial = path.with_name(path.name + ".partial")
     digest, size_bytes = hashlib.sha256(), 0
     try:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb", buffering=0) as file:
             for chunk in chunks:
                 view = memoryview(chunk)
@@ -84,9 +84,9 @@ def _header(tensors: Mapping[str, torch.Tensor]) -> tuple[bytes, Described]:
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
     for name, tensor in tensors.items():
-        if tensor.dtype not in naming.DTYPE_NAMES:
-            raise FormatError(f"{name} is {tensor.dtype}", allowed=", ".join(map(str, naming.DTYPE_NAMES)))
-        described[name] = (naming.DTYPE_NAMES[tensor.dtype], tuple(tensor.shape))
+        if tensor.dtype not in STORED_NAMES:
+            raise FormatError(f"{name} is {tensor.dtype}", allowed=", ".join(map(str, STORED_NAMES)))
+        described[name] = (STORED_NAMES[tensor.dtype], tuple(tensor.shape))
         end = start + tensor.numel() * tensor.element_size()
         entries[name] = {"dtype": described[name][0], "shape": list(tensor.shape), "data_offsets": [start, end]}
         start = end

@@ -16,21 +16,6 @@ import torch
 from compress.errors import FormatError
 from compress.format.packed import PackedTensor
 
-DTYPE_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint16: "U16",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-"""Dtypes that may stand in a checkpoint, with their safetensors names."""
-
 PROJECTIONS = ("gate_up_proj", "down_proj")
 _EXPERT = re.compile(rf"(?P<experts>.+)\.q_(?P<projection>{'|'.join(PROJECTIONS)})\.(?P<index>\d+)")
 

@@ -11,6 +11,7 @@ import torch
 
 from compress.errors import FormatError
 from compress.format import layouts, manifest, naming
+from compress.format.dtypes import STORED_NAMES
 from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
 from compress.json_files import read_object
@@ -104,7 +105,7 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
             found = stored.get(f"{name}.{plane}")
             if found is None:
                 raise FormatError(f"its plane {plane!r} is missing", do="Compress again", layer=name)
-            if found != (naming.DTYPE_NAMES[dtype], shape):
+            if found != (STORED_NAMES[dtype], shape):
                 raise FormatError(f"its plane {plane!r} is {found}", allowed=f"{dtype} {shape}", layer=name)
     naming.check_experts(content["tensors"])
     _check_config(folder, content)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 
 from compress.errors import FormatError, OutputError
 from compress.format import files, layouts, manifest, naming
+from compress.format.dtypes import STORED_NAMES
 from compress.format.scheme import Scheme
 
 _RESERVED = (manifest.CONFIG, manifest.INDEX, manifest.MANIFEST)
@@ -84,15 +85,21 @@ class CheckpointWriter:
         records: Iterable[ShardRecord],
         config: Mapping[str, Any],
         manifest: Mapping[str, Any],
-        auxiliary: Iterable[Path] = (),
+        auxiliary: Mapping[str, Path] | None = None,
     ) -> None:
-        """Writes copies of `auxiliary`, the index, config.json and last of all the manifest.
+        """Writes copies of the auxiliary files, the index, config.json and last of all the manifest.
 
-        `config` is the model's config.json; `quantization_config` is added here where it needs one. Of `manifest`,
-        `tensors` must be given; `format_version` and `shards` are added here. Raises FormatError when records and
-        manifest do not fit together, OutputError when the disk does not take the files.
+        Args:
+            records: of all shards.
+            config: content of the model's config.json; `quantization_config` is added here where it is needed.
+            manifest: content of compress.json with `tensors`; `format_version` and `shards` are added here.
+            auxiliary: name in the checkpoint, relative, -> file to copy.
+
+        Raises:
+            FormatError: records and manifest do not fit together.
+            OutputError: the files cannot be written, or an auxiliary file has a name of the format's own.
         """
-        _finish(self.folder, self.shard_count, list(records), dict(config), dict(manifest), list(auxiliary))
+        _finish(self.folder, self.shard_count, list(records), dict(config), dict(manifest), dict(auxiliary or {}))
 
 
 def _finish(
@@ -101,8 +108,9 @@ def _finish(
     records: list[ShardRecord],
     config: dict[str, Any],
     content: dict[str, Any],
-    auxiliary: list[Path],
+    auxiliary: dict[str, Path],
 ) -> None:
+    _check_auxiliary(auxiliary)
     records = sorted(records, key=lambda record: record.file)
     if [record.file for record in records] != [manifest.shard_name(i, shard_count) for i in range(shard_count)]:
         raise FormatError(f"records of {len(records)} shards for a checkpoint of {shard_count}")
@@ -130,7 +138,7 @@ def _finish(
             "tensors": needed,
             **({"structure": content["structure"]} if content.get("structure") else {}),
         }
-    for source, name in _auxiliary_names(auxiliary):
+    for name, source in sorted(auxiliary.items()):
         files.copy(source, folder / name)
     total = sum(record.size_bytes for record in records)
     index = {"metadata": {"format": "pt", "total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
@@ -148,7 +156,7 @@ def _check_planes(tensors: Mapping[str, Any], stored: Mapping[str, tuple[str, tu
         specs = layouts.plane_specs(Scheme.from_dict(entry["scheme"]), (entry["shape"][0], entry["shape"][1]))
         for plane, (dtype, shape) in specs.items():
             found = stored.get(f"{name}.{plane}")
-            if found != (naming.DTYPE_NAMES[dtype], shape):
+            if found != (STORED_NAMES[dtype], shape):
                 raise FormatError(f"plane {plane!r} was written as {found}", allowed=f"{dtype} {shape}", layer=name)
         if specs["weight"][1] == tuple(entry["shape"]):
             raise FormatError(
@@ -158,13 +166,9 @@ def _check_planes(tensors: Mapping[str, Any], stored: Mapping[str, tuple[str, tu
             raise FormatError("its bias was not written", layer=name)
 
 
-def _auxiliary_names(auxiliary: Iterable[Path]) -> list[tuple[Path, str]]:
-    """Returns (file, name in the checkpoint); a folder is copied with its files under its own name."""
-    names = []
-    for path in sorted(auxiliary):
-        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-        names += [(file, str(file.relative_to(path.parent))) for file in files]
-    for _, name in names:
-        if name in _RESERVED or name.endswith(".safetensors"):
+def _check_auxiliary(names: Iterable[str]) -> None:
+    """Raises OutputError for a file that would replace one of the checkpoint, or lie outside of its folder."""
+    for name in names:
+        parts = PurePosixPath(name).parts
+        if name in _RESERVED or name.endswith(".safetensors") or ".." in parts or PurePosixPath(name).is_absolute():
             raise OutputError(f"the auxiliary file {name} would overwrite a file of the checkpoint")
-    return names

@@ -1,97 +1,81 @@
-"""A checkpoint of ours as the source of another run: its packed linears are shown as the dense weights they mean.
+"""Shows the packed linears of one of our checkpoints as the dense weights that they decode to, for the next run.
 
-Everything that runs the model sees plain weights; who solves a linear of several parts asks for its parts.
+Everything that runs the model sees dense weights; a stage that solves composite linears asks for the packed ones.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from compress.format import layouts, manifest, naming
+from compress.format import layouts, naming
 from compress.format.packed import PackedTensor
 from compress.format.reader import Checkpoint
-from compress.models.safetensors_header import TensorEntry
-from compress.models.source import ModelSource
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+from compress.models.folder.safetensors_header import TensorEntry
 
 
-class OwnSource(ModelSource):
-    """A folder that `compress run` wrote and a stock transformers could not read."""
+class PackedLinears:
+    """The packed linears of a checkpoint, by the parameters of the model that they take the place of."""
 
-    def __init__(self, name: str, config: PreTrainedConfig, checkpoint: Checkpoint, tensors: Mapping[str, TensorEntry]):
-        """`tensors` are all those of the files; planes and guards are left out, dense weights take their places."""
-        self._checkpoint = checkpoint
+    def __init__(self, checkpoint: Checkpoint):
+        self.checkpoint = checkpoint
         self._linears = _parameters(checkpoint.manifest["tensors"])
-        dense = {key: tensors[key] for key in checkpoint.dense_names}
-        shown = {key: self._entry_of(linears) for key, linears in self._linears.items()}
-        super().__init__(checkpoint.folder, name, config, dense | shown)
 
     @property
-    def unpacked(self) -> frozenset[str]:
-        """Names of the tensors that are packed on disk."""
+    def parameters(self) -> frozenset[str]:
+        """Names of the parameters that are packed on disk."""
         return frozenset(self._linears)
 
     @property
-    def size_bytes(self) -> int:
-        """Bytes of the shards."""
-        return sum(shard["size_bytes"] for shard in self._checkpoint.manifest["shards"])
+    def structure(self) -> Mapping[str, Any] | None:
+        """The manifest's `structure`: what has another shape than config.json says."""
+        structure: Mapping[str, Any] | None = self.checkpoint.manifest.get("structure")
+        return structure
 
     @property
-    def structure(self) -> Mapping[str, Any] | None:
-        """What of the model has another shape than its config.json says."""
-        found: Mapping[str, Any] | None = self._checkpoint.manifest.get("structure")
-        return found
+    def size_bytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(shard["size_bytes"] for shard in self.checkpoint.manifest["shards"])
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """sha256 of the manifest, which holds that of every shard."""
-        return manifest.fingerprint(self.path)
+    def shown(self, tensors: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
+        """Returns the model's tensors: those of the files without planes and guards, and one for each packed weight."""
+        dense = {name: tensors[name] for name in self.checkpoint.dense_names}
+        return dense | {name: self._entry(linears) for name, linears in self._linears.items()}
 
-    @cached_property
-    def raw_config(self) -> dict[str, Any]:
-        """config.json without what the packing added to it."""
-        return {key: value for key, value in super().raw_config.items() if key != "quantization_config"}
+    def entry(self, linear: str) -> Mapping[str, Any] | None:
+        """Returns the manifest's entry of a packed linear, or None when it is dense."""
+        entry: Mapping[str, Any] | None = self.checkpoint.manifest["tensors"].get(linear)
+        return entry
 
-    def part(self, name: str) -> PackedTensor | None:
-        """Returns the linear `name` as it is packed, or None when it is dense."""
-        return None if self.entry(name) is None else self._checkpoint.packed(name)
+    def part(self, linear: str) -> PackedTensor | None:
+        """Returns the linear as it is packed, or None when it is dense."""
+        return None if self.entry(linear) is None else self.checkpoint.packed(linear)
 
-    def entry(self, name: str) -> Mapping[str, Any] | None:
-        """Returns what the manifest says of the packed linear `name`, or None when it is dense; nothing is read."""
-        found: Mapping[str, Any] | None = self._checkpoint.manifest["tensors"].get(name)
-        return found
+    def read(self, parameter: str) -> torch.Tensor:
+        """Returns a packed weight as float32 [N, K]; the experts of a projection as [E, N, K]."""
+        linears = self._linears[parameter]
+        weights = [layouts.unpack(self.checkpoint.packed(linear)) for linear in linears]
+        return torch.stack(weights) if naming.parse_expert(linears[0]) else weights[0]
 
-    def read(self, name: str) -> torch.Tensor:
-        """Returns one tensor; a packed weight as float32 [N, K], the experts of a projection as [E, N, K]."""
-        if name not in self._linears:
-            return super().read(name)
-        weights = [layouts.unpack(self._checkpoint.packed(linear)) for linear in self._linears[name]]
-        return torch.stack(weights) if naming.parse_expert(self._linears[name][0]) else weights[0]
-
-    def _entry_of(self, linears: list[str]) -> TensorEntry:
-        shape: tuple[int, ...] = tuple(self._checkpoint.manifest["tensors"][linears[0]]["shape"])
+    def _entry(self, linears: list[str]) -> TensorEntry:
+        """Returns what a safetensors file with the decoded weight would say of it."""
+        shape: tuple[int, ...] = tuple(self.checkpoint.manifest["tensors"][linears[0]]["shape"])
         if naming.parse_expert(linears[0]):
             shape = (len(linears), *shape)
-        size = 4
-        for length in shape:
-            size *= length
-        return TensorEntry(file="", dtype="F32", shape=shape, start=0, end=size)
+        return TensorEntry(file="", dtype="F32", shape=shape, start=0, end=4 * math.prod(shape))
 
 
 def _parameters(entries: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Returns the parameter that each packed linear, or each projection of experts, takes the place of."""
-    found: dict[str, list[str]] = {}
+    """Returns the packed linears of each parameter: one, or the experts of a projection in their order."""
+    parameters: dict[str, list[str]] = {}
     for name in entries:
         if expert := naming.parse_expert(name):
-            found.setdefault(naming.guard(*expert[:2]), []).append(name)
+            parameters.setdefault(naming.guard(*expert[:2]), []).append(name)
         else:
-            found[f"{name}.weight"] = [name]
-    for linears in found.values():
+            parameters[f"{name}.weight"] = [name]
+    for linears in parameters.values():
         linears.sort(key=lambda name: int(name.rpartition(".")[2]) if naming.parse_expert(name) else 0)
-    return found
+    return parameters

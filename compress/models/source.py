@@ -1,4 +1,4 @@
-"""ModelSource: a checked Hugging Face folder whose tensors are read one by one, and only when asked for."""
+"""ModelSource: a checked model folder whose tensors are read one by one, and only when they are needed."""
 
 from __future__ import annotations
 
@@ -10,95 +10,89 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.errors import ModelError
-from compress.format.manifest import QUANT_METHOD
+import torch
+
+from compress.errors import ModelError, translated
+from compress.format import manifest
 from compress.format.scheme import Scheme
-from compress.json_files import read_object
-from compress.models.locate import locate
-from compress.models.safetensors_header import TensorEntry
-from compress.models.shards import list_tensors
-from compress.models.tensor_files import TensorFiles, bytes_of
+from compress.models.folder import extra_files, model_config
+from compress.models.folder.tensor_files import TensorFiles, bytes_of
+from compress.models.open_source import OpenedFolder, open_folder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from compress.format.packed import PackedTensor
 
-_AUXILIARY = (
-    "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json", "merges.txt",
-    "special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-    "vocab.json", "vocab.txt",
-)  # fmt: skip
-_DAMAGED = "Download the model again"
-_PROBES, _PROBE_BYTES = 16, 4096  # of every tensor the fingerprint sees 16 stretches of 4 KiB
+_PROBES, _PROBE_BYTES = 16, 4096  # the fingerprint reads 16 stretches of 4 KiB of every tensor
 
 
 class ModelSource(TensorFiles):
-    """A model on disk. Make one with `open`; nothing but headers is read until `read`."""
+    """A model on disk, dense or packed by this package. Make one with `open`; only headers are read until `read`."""
 
-    def __init__(self, path: Path, name: str, config: PreTrainedConfig, tensors: Mapping[str, TensorEntry]):
-        super().__init__(path, name, tensors)
-        self.config = config
+    def __init__(self, opened: OpenedFolder):
+        super().__init__(opened.path, opened.name, opened.tensors)
+        self.config, self.warnings, self._packed = opened.config, opened.warnings, opened.packed
 
     @classmethod
     def open(cls, model: str | Path, *, revision: str | None = None) -> ModelSource:
         """Returns the checked model: `atlas`, a local folder, or a hub id at `revision`.
 
         Raises:
-            ModelError: anything that makes the model unusable, named with its cure.
+            ModelError, FormatError: the model cannot be used; the cause and the cure are named.
         """
-        path = locate(model, revision)
-        # a local folder goes by its own name: what is written about a model must not depend on where it lay
-        name = path.resolve().name if Path(model).expanduser() == path else str(model)
-        config, tensors = _config(path), list_tensors(path)
-        if getattr(config, "quantization_config", None) is None:
-            return cls(path, name, config, tensors)
-        from compress.format.reader import open_checkpoint
-        from compress.models.packed_source import OwnSource
-
-        checkpoint = open_checkpoint(path)
-        del config.quantization_config
-        return OwnSource(name, config, checkpoint, tensors)
+        return cls(open_folder(model, revision))
 
     @property
     def unpacked(self) -> frozenset[str]:
-        """Names of the tensors that are packed on disk: none, but for a checkpoint of ours."""
-        return frozenset()
+        """Names of the parameters that are packed on disk and decoded when they are read; empty for a dense model."""
+        return frozenset() if self._packed is None else self._packed.parameters
 
     @property
     def structure(self) -> Mapping[str, Any] | None:
-        """What of the model has another shape than its config.json says: nothing, but for a checkpoint of ours."""
-        return None
+        """What has another shape than config.json says, as the manifest describes it; None for most models."""
+        return None if self._packed is None else self._packed.structure
 
     def part(self, name: str) -> PackedTensor | None:
         """Returns the linear `name` as it is packed on disk, or None when it is dense."""
-        return None
+        return None if self._packed is None else self._packed.part(name)
 
     def entry(self, name: str) -> Mapping[str, Any] | None:
-        """Returns what the manifest says of the packed linear `name`, or None when it is dense; nothing is read."""
-        return None
+        """Returns the manifest's entry of the packed linear `name`, or None when it is dense; no plane is read."""
+        return None if self._packed is None else self._packed.entry(name)
 
     def scheme(self, name: str) -> Scheme | None:
-        """Returns how the linear `name` is packed on disk, or None when it is dense; nothing is read."""
-        found = self.entry(name)
-        return None if found is None else Scheme.from_dict(found["scheme"])
+        """Returns the scheme of the packed linear `name`, or None when it is dense; no plane is read."""
+        entry = self.entry(name)
+        return None if entry is None else Scheme.from_dict(entry["scheme"])
+
+    def read(self, name: str) -> torch.Tensor:
+        """Returns one tensor in its stored dtype and shape; a packed one decoded, as PackedLinears.read returns it."""
+        if self._packed is not None and name in self._packed.parameters:
+            return self._packed.read(name)
+        return super().read(name)
 
     @property
     def parameters(self) -> int:
-        """Numbers that the model computes with; of a packed linear, those of the weight that it means."""
+        """Parameter count. A packed linear counts as the dense weight it decodes to."""
         return sum(math.prod(entry.shape) for entry in self.tensors.values())
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all tensors."""
+        """Bytes of all tensors on disk; of one of our checkpoints those of its shards."""
+        if self._packed is not None:
+            return self._packed.size_bytes
         return sum(entry.end - entry.start for entry in self.tensors.values())
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the configuration and, for every tensor, name, dtype, shape and samples of its bytes.
+        """sha256 over the configuration and, for every tensor, its name, dtype, shape and samples of its bytes.
 
-        Names of files, sharding and times do not enter: the same model gives the same value anywhere.
+        File names, sharding and times are not part of it: the same model has the same fingerprint everywhere. Of one
+        of our checkpoints it is the sha256 of the manifest, which holds the sha256 of every shard.
         """
+        if self._packed is not None:
+            return manifest.fingerprint(self.path)
         digest = hashlib.sha256(json.dumps(self.raw_config, sort_keys=True).encode())
         for name, entry in sorted(self.tensors.items()):
             digest.update(json.dumps([name, entry.dtype, entry.shape]).encode())
@@ -108,60 +102,35 @@ class ModelSource(TensorFiles):
 
     @cached_property
     def raw_config(self) -> dict[str, Any]:
-        """config.json as it stands in the folder."""
-        return read_object(self.path / "config.json", error=ModelError, do=_DAMAGED)
+        """The content of config.json; of one of our checkpoints without the `quantization_config` added by packing."""
+        raw = model_config.read_raw(self.path)
+        if self._packed is not None:
+            raw.pop("quantization_config", None)
+        return raw
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Returns the model's tokenizer; ModelError when the folder has none that loads without remote code."""
         from transformers import AutoTokenizer
 
-        try:
-            return AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            first_line = str(error).strip().partition("\n")[0]
-            raise ModelError(
-                f"{self.name} has no tokenizer that can be loaded: {first_line}",
-                do="Save the tokenizer into the model's folder with tokenizer.save_pretrained",
-            ) from error
+        with translated(
+            f"{self.name} has no tokenizer that can be loaded",
+            do="Save the tokenizer into the model's folder with tokenizer.save_pretrained",
+        ):
+            tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
+        if tokenizer is None:  # transformers returns None where it knows no tokenizer for the architecture
+            raise ModelError(f"{self.name} has no tokenizer", do="Save one with tokenizer.save_pretrained")
+        return tokenizer
 
-    def auxiliary_files(self) -> list[Path]:
-        """Returns the tokenizer, generation and chat template files that belong beside the weights, by name."""
-        return [self.path / name for name in _AUXILIARY if (self.path / name).is_file()]
+    def auxiliary_files(self) -> dict[str, Path]:
+        """Returns the files that belong beside the weights, by their names relative to the folder."""
+        return extra_files.list_extra_files(self.path)
 
 
 def _probes(size: int) -> Iterator[tuple[int, int]]:
-    """Stretches of a tensor of `size` bytes that the fingerprint reads: evenly spread, first and last included."""
+    """Yields the stretches of a tensor of `size` bytes that the fingerprint reads: evenly spread, with both ends."""
     if size <= _PROBES * _PROBE_BYTES:
         yield 0, size
         return
     for place in range(_PROBES):
         start = (size - _PROBE_BYTES) * place // (_PROBES - 1)
         yield start, start + _PROBE_BYTES
-
-
-def _config(path: Path) -> PreTrainedConfig:
-    """The model's configuration, refused when it is quantised already or of an unknown architecture."""
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
-
-    if not (path / "config.json").is_file():
-        raise ModelError(f"{path} holds no config.json", do="Give the folder of a Hugging Face model")
-    raw = read_object(path / "config.json", error=ModelError, do=_DAMAGED)
-    quantization = raw.get("quantization_config") or raw.get("compression_config")
-    if quantization:
-        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
-        if method != QUANT_METHOD:
-            raise ModelError(
-                f"{path} is already quantised ({method})", do="Give the model in float32, bfloat16 or float16"
-            )
-    try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
-        kind = raw.get("model_type")
-        if kind is None:
-            raise ModelError("config.json names no model_type", do="Give the folder of a Hugging Face model") from error
-        first_line = str(error).strip().partition("\n")[0]
-        raise ModelError(
-            f"the architecture {kind!r} cannot be opened: {first_line}",
-            allowed="architectures that the installed transformers knows by itself (remote code is never run)",
-        ) from error

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from compress.models.folder.tensor_files import TensorFiles
 from compress.models.linears import LinearRef
-from compress.models.tensor_files import TensorFiles
 from compress.models.weights import Weights, check_finite
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from compress.errors import ModelError
+from compress.format.dtypes import TORCH_DTYPES
 from compress.models.source import ModelSource
-from compress.models.tensor_files import TORCH_DTYPES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -86,7 +86,7 @@ def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, ma
     """Finishes the folder, which is complete from here on; returns the warnings that stand in the manifest."""
     entries = shards.entries(workspace)
     unseen = [name for name, entry in entries.items() if entry["tokens"] == 0]
-    warnings = []
+    warnings = list(source.warnings)
     if unseen:
         warnings.append(f"{len(unseen)} linears saw no calibration token and were solved without data: {_few(unseen)}")
     if made.unused:

@@ -1,5 +1,6 @@
 """A suite from a file of questions."""
 
+import gzip
 import json
 
 import pytest
@@ -61,3 +62,47 @@ def test_no_file_and_no_question(tmp_path):
         suites.load(write(tmp_path / "empty.jsonl", {"text": "only text"}))
     with pytest.raises(EvaluationError, match=r"or a \.jsonl file"):
         suites.check("kick-atlsa")
+
+
+def test_rows_as_people_have_them(tmp_path):
+    path = tmp_path / "facts.csv"
+    path.write_bytes("\ufeffquestion,answer,aliases\r\nWho?,Ada,Ada L.\r\n,,\r\nWhere?,Bath,\r\n".encode())
+    items = suites.load(str(path)).families[0].items
+    assert [item["answers"] for item in items] == [["Ada", "Ada L."], ["Bath"]]
+    path = tmp_path / "facts.jsonl.gz"
+    rows = [
+        {"question": "Who?", "answer": "Ada", "aliases": None, "id": None, "text": None},
+        {"question": "Which \ud83d?", "answer": "🐍"},
+        {"text": None},
+    ]
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode("utf-16")))
+    suite = suites.load(str(path))
+    assert suite.name == "facts" and suite.items_sha256
+    first, second = suite.families[0].items
+    assert first["id"] == "line/1" and "�" in second["prompt"]
+    assert suite.families[0].asks[0].grade(second, " 🐍!\n")["contains"] == 1
+
+
+def test_questions_in_a_conversation(tmp_path):
+    chat = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Who?"}]
+    path = write(
+        tmp_path / "chats.jsonl",
+        {"messages": [*chat, {"role": "assistant", "content": "Ada"}]},
+        {"conversations": [{"from": "human", "value": "Where?"}], "answer": "Bath"},
+        {"question": "What?", "answer": "that"},
+    )
+    (family,) = suites.load(path).families
+    assert [item["answers"] for item in family.items] == [["Ada"], ["Bath"], ["that"]]
+    asked = [family.prepare(item, {}, lambda messages: str(messages))["prompt"] for item in family.items]
+    assert asked == [str(chat), str([{"role": "user", "content": "Where?"}]), "Question: What?\nAnswer:"]
+    with pytest.raises(EvaluationError, match="line 1: a conversation without a question"):
+        suites.load(write(tmp_path / "none.jsonl", {"messages": chat[:1], "answer": "x"}))
+
+
+def test_other_columns_are_named_and_answers_that_cannot_match_are_refused(tmp_path):
+    path = write(tmp_path / "other.jsonl", {"prompt": "Who?", "completion": "Ada"})
+    with pytest.raises(EvaluationError, match=r"line 1: question=None.*there are prompt, completion"):
+        suites.load(path)
+    path = write(tmp_path / "blank.jsonl", {"question": "Who?", "answer": "\u200b"})
+    with pytest.raises(EvaluationError, match="line 1: no answer can ever match"):
+        suites.load(path)

@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from compress.errors import EvaluationError
 from compress.evaluation import suites
-from compress.evaluation.suites import _hub
+from compress.evaluation.kick_data import hub
 
 # One row per dataset, in the columns that it has there.
 LETTERED = {"text": ["dog", "cat"], "label": ["A", "B"]}
@@ -78,14 +78,14 @@ def test_the_suite_of_the_hub(asked: Asked) -> None:
     pinned = re.compile(r"[^@]+@[0-9a-f]{40}")
     assert all(pinned.fullmatch(source) for source in suite.sources.values())
     assert found["mt_bench/81"]["turns"] == ["Write.", "Shorter."]
-    revision = _hub.PLACES["mmlu_dev"].revision
+    revision = hub.PLACES["mmlu_dev"].revision
     assert ("dataset", "cais/mmlu", revision, "all/dev-00000-of-00001.parquet") in asked
-    assert len(asked) == len(_hub.PLACES) == len(set(asked)), "each file once, and no other"
+    assert len(asked) == len(hub.PLACES) == len(set(asked)), "each file once, and no other"
 
 
 def test_only_the_columns_that_are_read_are_taken(asked: Asked) -> None:
-    place = _hub.PLACES["nq_open_oracle"]
-    rows = list(_hub._read(place, _hub._fetched(place)))
+    place = hub.PLACES["nq_open_oracle"]
+    rows = list(hub._read(place, hub._fetched(place)))
     assert all(set(row) == set(place.columns) for row in rows)
 
 

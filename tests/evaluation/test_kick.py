@@ -174,11 +174,12 @@ def test_freebaseqa_is_read_as_it_is_published(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "complaint"),
     [
-        ("piqa", {"answer": 2}, r"piqa.jsonl, row 3: answer=2 of 2 choices"),
-        ("piqa", {"answer": "1"}, r"row 3: answer='1'.*a int"),
-        ("webquestions_test", {"aliases": []}, r"row 3: aliases=\[\]"),
-        ("nq_open_oracle", {"passage": None}, r"row 3: passage=None"),
-        ("mt_bench", {"id": 80}, r"row 3: the id '80' stands there twice"),
+        ("piqa", {"answer": 2}, r"piqa.jsonl, line 3: answer=2 of 2 choices"),
+        ("piqa", {"answer": "1"}, r"line 3: answer='1'.*a int"),
+        ("webquestions_test", {"aliases": []}, r"line 3: aliases=\[\]"),
+        ("webquestions_test", {"aliases": ["", "\u200b"]}, r"line 3: no answer can ever match"),
+        ("nq_open_oracle", {"passage": None}, r"line 3: passage=None"),
+        ("mt_bench", {"id": 80}, r"line 3: the id '80' stands there twice"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, name: str, change: dict[str, Any], complaint: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from compress.format import layouts, manifest, naming
+from compress.format.dtypes import STORED_NAMES
 from compress.format.layouts import additive, dense, int_group, low_rank, sparse_nm, spqr
 from compress.format.packed import PackedTensor
 from compress.format.writer import CheckpointWriter
@@ -97,9 +98,7 @@ def test_its_golden_bytes_are_those_of_the_layout_and_decode(reader: dict[str, A
         name: bytes(plane.contiguous().view(torch.uint8).flatten().tolist()) for name, plane in packed.planes.items()
     }
     assert stated == raw
-    planes = {
-        name: reader["numbers"](naming.DTYPE_NAMES[plane.dtype], raw[name]) for name, plane in packed.planes.items()
-    }
+    planes = {name: reader["numbers"](STORED_NAMES[plane.dtype], raw[name]) for name, plane in packed.planes.items()}
     weight = reader["unpack"](planes, packed.scheme.to_dict(), packed.shape)
     assert torch.equal(torch.tensor(weight), layouts.unpack(packed))
 

@@ -52,7 +52,7 @@ def test_every_tensor_is_aligned_to_its_elements(tmp_path: Path) -> None:
 
 def test_the_same_input_gives_the_same_bytes_in_another_process(tmp_path: Path) -> None:
     format_folders.write(tmp_path / "here")
-    code = "import pathlib, sys; from tests.format import checkpoints; checkpoints.write(pathlib.Path(sys.argv[1]))"
+    code = "import pathlib, sys; from tests.support import format_folders as f; f.write(pathlib.Path(sys.argv[1]))"
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(root)}
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "there")], check=True, env=environment, cwd=tmp_path)
@@ -88,7 +88,7 @@ def test_finish_writes_what_readers_and_transformers_need(tmp_path: Path) -> Non
     writer = CheckpointWriter(folder, shard_count=2)
     records = format_folders.shards(writer)
     (folder / "model-00003-of-00009.safetensors.partial").touch()
-    auxiliary = [tmp_path / "source/tokenizer.json", tmp_path / "source/chat"]
+    auxiliary = {name: tmp_path / "source" / name for name in ("tokenizer.json", "chat/a.jinja")}
     given = format_folders.manifest()
     writer.finish(records=records[::-1], config=format_folders.CONFIG, manifest=given, auxiliary=auxiliary)
     assert given == format_folders.manifest() and "quantization_config" not in format_folders.CONFIG
@@ -207,8 +207,9 @@ def test_finish_refuses_what_does_not_fit_together(tmp_path: Path) -> None:
     first, second = format_folders.shards(writer)
     content = format_folders.manifest()
 
-    def finish(records: list[ShardRecord], content: dict[str, Any], auxiliary: tuple[Path, ...] = ()) -> None:
-        writer.finish(records=records, config={}, manifest=content, auxiliary=auxiliary)
+    def finish(records: list[ShardRecord], content: dict[str, Any], auxiliary: tuple[str, ...] = ()) -> None:
+        files = {name: tmp_path / name for name in auxiliary}
+        writer.finish(records=records, config={}, manifest=content, auxiliary=files)
 
     with pytest.raises(FormatError, match="records of 1 shards"):
         finish([first], content)
@@ -221,7 +222,9 @@ def test_finish_refuses_what_does_not_fit_together(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="plane 'weight' was written as None"):
         finish([first, second], {"tensors": content["tensors"] | {"x": content["tensors"]["model.layers.0.up"]}})
     with pytest.raises(OutputError, match=r"config\.json would overwrite"):
-        finish([first, second], content, (Path("config.json"),))
+        finish([first, second], content, ("config.json",))
+    with pytest.raises(OutputError, match=r"\.\./stolen would overwrite"):
+        finish([first, second], content, ("../stolen",))
     with pytest.raises(FormatError, match="stands in"):
         finish([first, ShardRecord(second.file, second.size_bytes, second.sha256, first.tensors)], content)
     (tmp_path / first.file).unlink()

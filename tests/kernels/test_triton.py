@@ -17,7 +17,7 @@ import torch
 from compress.format.layouts import int_group
 from compress.kernels import triton
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 PACKED = int_group.pack(torch.zeros(4, 64, dtype=torch.int64), torch.ones(4, 1), None, bits=4)
 
@@ -29,8 +29,8 @@ def test_kernels(which: str) -> None:
     interpret = {} if torch.cuda.is_available() else {triton.INTERPRETER: "1"}
     flags = ["-q", "-x", "-o", "addopts=", "-m", which, "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *flags, str(HERE / "on_triton.py")],
-        env=os.environ | interpret, cwd=HERE.parents[1], capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "pytest", *flags, str(ROOT / "tests/support/on_triton.py")],
+        env=os.environ | interpret, cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
@@ -51,7 +51,7 @@ def test_kernels_compile_for_hopper_without_a_gpu(names: tuple[str, ...], tmp_pa
     environment.pop(triton.INTERPRETER, None)
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.compile_triton", *names],
-        env=environment, cwd=HERE.parents[1], capture_output=True, text=True, check=False,
+        env=environment, cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert all(f"{name} 20 decoded compiled" in done.stdout for name in names)

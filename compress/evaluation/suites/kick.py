@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import EvaluationError
-from compress.evaluation.suites import _grades, _questions
-from compress.evaluation.suites._rows import Data
+from compress.evaluation import grading
+from compress.evaluation.kick_data import items as kick_items
+from compress.evaluation.kick_data.rows import Data
 from compress.evaluation.suites.base import Ask, Family, Item, Suite
 
 VERSION = 1
@@ -37,7 +38,7 @@ def suite(folder: Path | None = None) -> Suite:
             f"--data-dir {folder} has none of the datasets of the suite",
             allowed=", ".join(f"{name}.jsonl" for name in data.lacking),
         )
-    documents = _questions.documents(data)
+    documents = kick_items.documents(data)
     names = {family.name for family in families}
     missing = [name for name in data.lacking if name not in _OPTIONAL]
     warnings = [f"{name}.jsonl is not in {folder}; left out" for name in missing]
@@ -53,34 +54,34 @@ def _family(name: str, primary: str, kind: Any, items: list[Item], asks: tuple[A
 
 
 def _factoid(data: Data) -> Family:
-    ask = Ask("answer", "answer", "prompt", _grades.fact, max_tokens=_ANSWER_TOKENS)
-    return _family("factoid", "contains", "binary", _questions.factoid(data), (ask,))
+    ask = Ask("answer", "answer", "prompt", grading.fact, max_tokens=_ANSWER_TOKENS)
+    return _family("factoid", "contains", "binary", kick_items.factoid(data), (ask,))
 
 
 def _choice(data: Data) -> Family:
     asks = (
-        Ask("choice", "choose", "prompt", _grades.choice, target="choices", pick=_grades.taken),
-        Ask("completion", "complete", "contexts", _grades.choice, target="continuation", pick=_grades.taken),
+        Ask("choice", "choose", "prompt", grading.choice, target="choices", pick=grading.taken),
+        Ask("completion", "complete", "contexts", grading.choice, target="continuation", pick=grading.taken),
     )
-    items = _questions.multiple_choice(data)
-    return _family("multiple_choice", "correct", "binary", items, asks, shorter=_questions.fewer_shots)
+    items = kick_items.multiple_choice(data)
+    return _family("multiple_choice", "correct", "binary", items, asks, shorter=kick_items.fewer_shots)
 
 
 def _retrieval(data: Data) -> Family:
     asks = (
-        Ask("open", "answer", "open_prompt", _grades.opened, max_tokens=_ANSWER_TOKENS),
-        Ask("closed", "answer", "closed_prompt", _grades.closed, max_tokens=_ANSWER_TOKENS),
+        Ask("open", "answer", "open_prompt", grading.opened, max_tokens=_ANSWER_TOKENS),
+        Ask("closed", "answer", "closed_prompt", grading.closed, max_tokens=_ANSWER_TOKENS),
     )
-    items = _questions.retrieval(data)
-    return _family("retrieval", "open_book", "binary", items, asks, derive=_grades.with_passage_gain)
+    items = kick_items.retrieval(data)
+    return _family("retrieval", "open_book", "binary", items, asks, derive=grading.with_passage_gain)
 
 
 def _summarisation(data: Data) -> Family:
     asks = (
-        Ask("summary", "answer", "prompt", _grades.summary, max_tokens=_SUMMARY_TOKENS, stop=("\n\n",)),
-        Ask("reference", "recall", "prompt", _grades.reference, target="reference_text"),
+        Ask("summary", "answer", "prompt", grading.summary, max_tokens=_SUMMARY_TOKENS, stop=("\n\n",)),
+        Ask("reference", "recall", "prompt", grading.reference, target="reference_text"),
     )
-    return _family("summarisation", "reference_probability", "continuous", _questions.summarisation(data), asks)
+    return _family("summarisation", "reference_probability", "continuous", kick_items.summarisation(data), asks)
 
 
 def _instruction(data: Data) -> Family:
@@ -91,9 +92,9 @@ def _instruction(data: Data) -> Family:
         asks += [
             Ask(own, "answer", prompt, lambda item, answer: {}, max_tokens=_CHAT_TOKENS, stop=("\nUser:",),
                 needs=earlier),
-            Ask(f"dense_{turn}", "follow", prompt, partial(_grades.follows, turn),
+            Ask(f"dense_{turn}", "follow", prompt, partial(grading.follows, turn),
                 target=f"reference_{turn}", needs=(*earlier, own)),
         ]  # fmt: skip
-    items = _questions.instruction(data)
-    more = {"prepare": _questions.converse, "derive": _grades.instruction}
+    items = kick_items.instruction(data)
+    more = {"prepare": kick_items.converse, "derive": grading.instruction}
     return _family("instruction", "agreement", "continuous", items, tuple(asks), **more)

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import CompressError, MemoryLimitError, MethodError
-from compress.models.shards import list_tensors
+from compress.models.folder.tensor_files import TensorFiles
+from compress.models.folder.tensor_list import list_tensors
 from compress.models.stored import WeightReader
-from compress.models.tensor_files import TensorFiles
 from compress.stages.pack import jobs
 from compress.stages.pack.jobs import Job
 

@@ -67,11 +67,11 @@ def test_bars_are_as_long_as_the_scores() -> None:
 
 
 def test_the_strip_shows_the_interval_on_the_scale_of_all_families() -> None:
-    families = [family(0.9, 0.65, -0.40, -0.10), family(0.9, 0.9, -0.05, 0.05), family(0.5, 0.6, 0.02, 0.18)]
-    scale = families.reach(families)
+    rows = [family(0.9, 0.65, -0.40, -0.10), family(0.9, 0.9, -0.05, 0.05), family(0.5, 0.6, 0.02, 0.18)]
+    scale = families.reach(rows)
     assert scale is not None and scale.low < -40 and scale.high > 18
-    assert [families.verdict(one["paired"]) for one in families] == ["loss", "open", "gain"]
-    drawn = families.strip(families[0], scale)
+    assert [families.verdict(one["paired"]) for one in rows] == ["loss", "open", "gain"]
+    drawn = families.strip(rows[0], scale)
     dot = shapes(drawn, "circle")[0]
     assert dot["class"] == "loss" and dot["cx"] == f"{scale(-25):.2f}%"
     spans = [one for one in shapes(drawn, "line") if one["class"] == "span loss"]

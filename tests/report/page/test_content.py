@@ -46,7 +46,7 @@ def test_options_that_are_the_default_are_not_repeated_but_bits_are(manifest: di
     manifest["recipe"]["stages"] = [
         {"method": "rtn", "options": {"bits": 4, "group_size": 32, "symmetric": True}, "tune": "block"}
     ]
-    made = content.of_run(sources.Run("x", manifest, None))["did"][0]
+    made = contents.of_run(sources.Run("x", manifest, None))["did"][0]
     assert made["unusual"] == {"bits": 4, "group_size": 32, "tune": "block"}
     assert made["options"]["symmetric"] is True
 
@@ -56,7 +56,7 @@ def test_data_are_named_only_where_a_stage_read_them(manifest: dict[str, Any]) -
     for method, tune, wanted in (("rtn", None, None), ("rtn", "block", data), ("gptq", None, data)):
         stage = {"method": method, "options": {}, **({"tune": tune} if tune else {})}
         manifest["recipe"] = {"stages": [stage], "calibration": data}
-        made = content.of_run(sources.Run("x", manifest, None))["made"]
+        made = contents.of_run(sources.Run("x", manifest, None))["made"]
         assert made["calibration"] == wanted, (method, tune)
 
 
@@ -68,7 +68,7 @@ def test_a_recipe_of_several_stages_starts_with_the_first_source(manifest: dict[
         }
     ]
     manifest["source"] |= {"model": "1-llm_pruner", "size_bytes": 16384}
-    run = content.of_run(sources.Run("x", manifest, None))
+    run = contents.of_run(sources.Run("x", manifest, None))
     assert [stage["method"] for stage in run["did"]] == ["llm_pruner", "spqr"]
     assert (run["model"], run["size"]["dense_bytes"], run["size"]["dense_parameters"]) == ("atlas", 40000, 20000)
 

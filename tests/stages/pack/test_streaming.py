@@ -19,9 +19,9 @@ from compress.errors import CompressError, MemoryLimitError, ModelError, RecipeE
 from compress.methods import protocol, registry
 from compress.models import linears
 from compress.models.blocks import BlockWalker
+from compress.models.folder.tensor_files import TensorFiles
 from compress.models.source import ModelSource
 from compress.models.stored import WeightReader
-from compress.models.tensor_files import TensorFiles
 from compress.runtime import proof
 from compress.stages import memory
 from compress.stages.pack import block_loop, streaming, workers

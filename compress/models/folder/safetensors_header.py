@@ -1,4 +1,4 @@
-"""The header of a safetensors file, read with the standard library and believed in nothing.
+"""Reads and checks the header of a safetensors file. Nothing in it is trusted.
 
 A file is 8 bytes of header length (little endian), that many bytes of JSON, then the data; the JSON gives each tensor's
 dtype, shape and byte range inside the data.
@@ -12,19 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import ModelError
+from compress.format.dtypes import TORCH_DTYPES
 from compress.json_files import parse
 
 MAX_HEADER_BYTES = 100_000_000  # the bound of the safetensors library itself
-ITEM_BYTES = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
-    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
-}  # fmt: skip
+_QUANTISED_DTYPES = ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 _CURE = "Download the file again, or save the model again with save_pretrained"
 
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """Where one tensor lies: bytes `start` to `end` of `file` (a name inside the model's folder)."""
+    """Where one tensor is stored: bytes `start` to `end` of `file` (a name inside the model's folder)."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -68,16 +66,22 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
 
 
 def _entry(name: str, value: Any, file: str, data_start: int) -> TensorEntry:
-    """One checked entry; raises ValueError."""
+    """Returns one checked entry; ValueError when it is malformed."""
     if not isinstance(value, dict):
         raise ValueError(f"tensor {name} is not a table")
     dtype, shape, offsets = value.get("dtype"), value.get("shape"), value.get("data_offsets")
-    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+    if dtype in _QUANTISED_DTYPES:
+        raise ModelError(
+            f"shard {file}: tensor {name} is stored as {dtype}, a dtype of quantised checkpoints",
+            allowed=", ".join(TORCH_DTYPES),
+            do="Give the model in float32, bfloat16 or float16",
+        )
+    if not isinstance(dtype, str) or dtype not in TORCH_DTYPES:
         raise ValueError(f"tensor {name} has unknown dtype {dtype!r}")
     if not (isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2 and _naturals(shape + offsets)):
         raise ValueError(f"tensor {name} has shape {shape!r} and offsets {offsets!r}")
     start, end = offsets
-    if end - start != math.prod(shape) * ITEM_BYTES[dtype]:
+    if end - start != math.prod(shape) * TORCH_DTYPES[dtype].itemsize:
         raise ValueError(f"tensor {name} of {dtype} {shape} does not fill {end - start} bytes")
     return TensorEntry(dtype, tuple(shape), file, data_start + start, data_start + end)
 

@@ -9,14 +9,8 @@ from typing import Any
 import torch
 
 from compress.errors import ModelError
-from compress.models.safetensors_header import TensorEntry
-
-TORCH_DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
-    "I16": torch.int16, "I8": torch.int8, "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16,
-    "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
+from compress.format.dtypes import TORCH_DTYPES
+from compress.models.folder.safetensors_header import TensorEntry
 
 
 class TensorFiles:

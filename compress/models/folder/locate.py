@@ -1,4 +1,4 @@
-"""From what the user typed to a local folder: the bundled model, a folder, or a download of a hub id."""
+"""Finds the local folder of a model: the bundled one, an existing folder, or the download of a hub id."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import re
 from pathlib import Path
 
 from compress.atlas import MODEL_DIR
-from compress.errors import ModelError
+from compress.errors import ModelError, first_line
+from compress.models.folder.extra_files import CHAT_TEMPLATES, WEIGHT_SUFFIXES
+from compress.models.folder.other_kinds import refuse_file
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*", "merges.txt", "vocab.txt"]
+
+_INSIDE = [f"{CHAT_TEMPLATES}/*.jinja", "*/*.py"]
+_PICKLES_AND_OTHERS = [f"*{suffix}" for suffix in WEIGHT_SUFFIXES if suffix not in (".safetensors", ".index.json")]
+_UNWANTED = [*_PICKLES_AND_OTHERS, "*.bin.index.json", "consolidated*", "optimizer*", "events.out*"]
 
 
 def locate(model: str | Path, revision: str | None = None) -> Path:
@@ -24,7 +29,7 @@ def locate(model: str | Path, revision: str | None = None) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise ModelError(f"{model} is a file", do="Give the folder that holds config.json and the weights")
+        refuse_file(path)
     if isinstance(model, Path) or not _HUB_ID.fullmatch(model):
         raise ModelError(f"there is no folder {model}", allowed="atlas, a local folder, or a hub id such as owner/name")
     return _download(model, revision)
@@ -35,12 +40,9 @@ def _download(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        # folders inside a repository hold other formats of the same weights
-        return Path(
-            snapshot_download(
-                hub_id, revision=revision, allow_patterns=_WANTED, ignore_patterns=["*/*", "consolidated*"]
-            )
-        )
+        # folders inside a repository hold other formats of the same weights, except for templates and remote code
+        snapshot_download(hub_id, revision=revision, allow_patterns=_INSIDE)
+        return Path(snapshot_download(hub_id, revision=revision, ignore_patterns=["*/*", *_UNWANTED]))
     except RepositoryNotFoundError as error:
         raise ModelError(
             f"there is no folder {hub_id}, and no model of that name on the hub that you may read",
@@ -52,5 +54,7 @@ def _download(hub_id: str, revision: str | None) -> Path:
             do="Give a local folder, or download the model once while online",
         ) from error
     except (HFValidationError, OSError) as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise ModelError(f"{hub_id} cannot be downloaded: {first_line}") from error
+        raise ModelError(
+            f"{hub_id} could not be downloaded: {first_line(error)}",
+            do="Check the connection, the space on the disk and the revision, then try again",
+        ) from error

@@ -1,15 +1,19 @@
-"""Which tensors a folder holds and in which file; the index and the headers are checked, the data are not read."""
+"""Lists the tensors of a model folder: which there are, and in which file. Headers and index are checked, no data read.
+
+The files are those that transformers would load, so that both read the same model.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from compress.errors import ModelError
+from compress.format.manifest import INDEX
 from compress.json_files import read_object
-from compress.models.safetensors_header import TensorEntry, read_header
+from compress.models.folder.other_kinds import PICKLES
+from compress.models.folder.safetensors_header import TensorEntry, read_header
 
-INDEX = "model.safetensors.index.json"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+SINGLE = "model.safetensors"
 
 
 def list_tensors(folder: Path) -> dict[str, TensorEntry]:
@@ -17,7 +21,7 @@ def list_tensors(folder: Path) -> dict[str, TensorEntry]:
 
     Raises:
         ModelError: no safetensors weights, a shard missing, truncated or malformed, an index that names files outside
-            the folder or tensors that its files do not hold.
+            the folder or tensors that its files do not hold, or two sets of weights in one folder.
     """
     weight_map = _weight_map(folder)
     files = sorted(set(weight_map.values())) if weight_map else [_single_file(folder)]
@@ -46,25 +50,32 @@ def _weight_map(folder: Path) -> dict[str, str]:
     weight_map = read_object(path, error=ModelError, do="Download the index again").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(f, str) for f in weight_map.values()):
         raise ModelError(f"{INDEX} has no usable weight_map", do="Download the index again")
-    for file in sorted(set(weight_map.values())):
+    files = sorted(set(weight_map.values()))
+    for file in files:
         if Path(file).name != file or "\\" in file or file in ("", ".", "..") or not file.endswith(".safetensors"):
             raise ModelError(
                 f"{INDEX} names the file {file!r}",
                 allowed="plain names of .safetensors files in the model's own folder",
                 do="Do not use this checkpoint unless you know who made it",
             )
+    if (folder / SINGLE).is_file() and files != [SINGLE]:
+        raise ModelError(
+            f"{folder} holds the weights twice: {SINGLE}, and the shards of {INDEX}",
+            do="Remove the set that is out of date",
+        )
     return weight_map
 
 
 def _single_file(folder: Path) -> str:
-    if (folder / "model.safetensors").is_file():
-        return "model.safetensors"
-    found = sorted(path.name for path in folder.glob("*.safetensors"))
+    if (folder / SINGLE).is_file():
+        return SINGLE
+    found = sorted(path.name for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_"))
     if len(found) == 1:
-        return found[0]
+        # transformers loads no other name, so the dense model could not be evaluated
+        raise ModelError(f"{folder} holds its weights as {found[0]}", allowed=SINGLE, do=f"Rename it to {SINGLE}")
     if found:
         raise ModelError(f"{folder} holds {len(found)} safetensors files but no {INDEX}", do="Download the index too")
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     if pickles:
         raise ModelError(
             f"{folder} holds its weights as a pickle ({pickles[0]}), which can run code when it is opened",
@@ -72,4 +83,8 @@ def _single_file(folder: Path) -> str:
             do="Convert it once in an environment that you can afford to lose: "
             "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder) writes safetensors",
         )
-    raise ModelError(f"{folder} holds no weights", allowed="model.safetensors, or shards with their index")
+    raise ModelError(
+        f"{folder} holds no weights",
+        allowed=f"{SINGLE}, or shards with their index",
+        do="Of a model on the hub, weights in other formats (.bin, .gguf, …) are not downloaded",
+    )

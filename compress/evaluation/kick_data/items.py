@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from compress.evaluation.suites._rows import Data, Row
+from compress.evaluation.kick_data.rows import Data, Row
 from compress.evaluation.suites.base import Chat, Item
 from compress.texts.chat import by_turns
 

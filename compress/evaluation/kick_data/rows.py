@@ -1,6 +1,6 @@
-"""The rows of public datasets, from a folder of .jsonl files or from the hub, checked before anything is asked.
+"""Reads the rows of public datasets, from a folder of .jsonl files or from the hub, and checks every one of them.
 
-A row has `id` and, by dataset, the fields of `FIELDS`. FreebaseQA may also lie there as it is published.
+A row has `id` and, by dataset, the fields of `FIELDS`. FreebaseQA may also be there in its published form.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import EvaluationError
-from compress.evaluation.suites import _hub
+from compress.evaluation.kick_data import hub
+from compress.evaluation.matching import can_match
 from compress.json_files import parse
+from compress.texts.decode import read_text
+from compress.texts.rows import Rows, read_rows
 
 Row = dict[str, Any]
 _QUESTION: dict[str, type] = {"question": str, "aliases": list}
@@ -57,7 +60,7 @@ class Data:
         path = self.folder / f"{name}.jsonl"
         if path.is_file():
             self.sources[name] = path.name
-            return _checked(name, str(path), _read_jsonl(path))
+            return _checked(name, str(path), read_rows(path))
         if name == "freebaseqa" and (path := self.folder / _FREEBASEQA).is_file():
             self.sources[name] = path.name
             return _checked(name, str(path), _read_freebaseqa(path))
@@ -70,60 +73,51 @@ class Data:
         if path is None or not path.is_file():
             return None
         self.sources[Path(name).stem] = path.name
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
 
     def _of_hub(self, name: str) -> list[Row]:
-        if name not in _hub.PLACES:
+        if name not in hub.PLACES:
             self.lacking.append(name)
             return []
-        place = _hub.PLACES[name]
+        place = hub.PLACES[name]
         self.sources[name] = str(place)
-        return _checked(name, str(place), list(enumerate(_hub.rows(place), start=1)))
+        return _checked(
+            name, str(place), [(f"row {number}", row) for number, row in enumerate(hub.rows(place), start=1)]
+        )
 
 
-def _read_jsonl(path: Path) -> list[tuple[int, Any]]:
-    """Rows with their line numbers. Only line feeds end a line: some texts hold U+2028."""
-    made = []
-    with path.open(encoding="utf-8", newline="\n") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    made.append((number, parse(line)))
-                except ValueError as error:
-                    raise EvaluationError(f"{path}, line {number}: not JSON ({error})") from error
-    return made
-
-
-def _read_freebaseqa(path: Path) -> list[tuple[int, Row]]:
+def _read_freebaseqa(path: Path) -> Rows:
     """The published form: questions with parses, each with the names of the answers."""
     try:
-        questions = parse(path.read_text(encoding="utf-8"))["Questions"]
-        made = []
-        for number, question in enumerate(questions, start=1):
-            answers = [answer for parse in question["Parses"] for answer in parse["Answers"]]
+        rows: Rows = []
+        for number, question in enumerate(parse(read_text(path))["Questions"], start=1):
+            answers = [answer for meaning in question["Parses"] for answer in meaning["Answers"]]
             names = list(dict.fromkeys(name for answer in answers for name in answer["AnswersName"]))
             row = {"id": question["Question-ID"], "question": question["RawQuestion"], "aliases": names}
-            made.append((number, row))
+            rows.append((f"row {number}", row))
     except (ValueError, KeyError, TypeError) as error:
         raise EvaluationError(f"{path} is not FreebaseQA as it is published: {error!r}") from error
-    return made
+    return rows
 
 
-def _checked(name: str, where: str, numbered: list[tuple[int, Any]]) -> list[Row]:
-    if not numbered:
-        raise EvaluationError(f"{where} is empty", do="Fill it, or take it away")
+def _checked(name: str, file: str, placed: Rows) -> list[Row]:
+    if not placed:
+        raise EvaluationError(f"{file} is empty", do="Fill it, or delete it")
     seen: set[str] = set()
-    for number, row in numbered:
+    for place, row in placed:
+        where = f"{file}, {place}"
         if not isinstance(row, dict) or "id" not in row:
-            raise EvaluationError(f"{where}, row {number}: not an object with an id")
+            raise EvaluationError(f"{where}: not an object with an id")
         row["id"] = str(row["id"])
         if row["id"] in seen:
-            raise EvaluationError(f"{where}, row {number}: the id {row['id']!r} stands there twice")
+            raise EvaluationError(f"{where}: the id {row['id']!r} stands there twice")
         seen.add(row["id"])
         for key, kind in FIELDS[name].items():
             if not isinstance(row.get(key), kind) or (kind is not int and not row[key]):
-                raise EvaluationError(f"{where}, row {number}: {key}={row.get(key)!r}", allowed=f"a {kind.__name__}")
+                raise EvaluationError(f"{where}: {key}={row.get(key)!r}", allowed=f"a {kind.__name__}")
+        if "aliases" in FIELDS[name] and not any(isinstance(gold, str) and can_match(gold) for gold in row["aliases"]):
+            raise EvaluationError(f"{where}: no answer can ever match {row['aliases']!r}", allowed="texts that show")
         options = row.get("choices", row.get("contexts"))
         if options is not None and not 0 <= row["answer"] < len(options):
-            raise EvaluationError(f"{where}, row {number}: answer={row['answer']} of {len(options)} choices")
-    return [row for _, row in numbered]
+            raise EvaluationError(f"{where}: answer={row['answer']} of {len(options)} choices")
+    return [row for _, row in placed]

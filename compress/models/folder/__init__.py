@@ -1,0 +1,1 @@
+"""A model folder on disk: found, recognised, its configuration and tensors checked and read."""

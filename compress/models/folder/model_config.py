@@ -1,0 +1,103 @@
+"""Reads config.json: checked as far as transformers does not check it, then handed to transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.errors import ModelError, translated
+from compress.format.manifest import CONFIG, QUANT_METHOD
+from compress.json_files import read_object
+from compress.models.folder import other_kinds
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+_AT_LEAST_ONE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "n_embd", "n_layer", "n_head",
+                 "n_positions", "d_model", "max_position_embeddings")  # fmt: skip
+_NOT_NEGATIVE = ("intermediate_size", "num_key_value_heads", "head_dim", "n_inner", "ffn_dim", "d_ff", "num_layers",
+                 "num_experts", "num_local_experts", "num_experts_per_tok", "moe_intermediate_size")  # fmt: skip
+_TEXT = "text_config"
+
+
+def read_raw(folder: Path) -> dict[str, Any]:
+    """Returns the content of config.json; ModelError when it is no JSON object."""
+    return read_object(folder / CONFIG, error=ModelError, do="Download the model again")
+
+
+def read_config(folder: Path) -> PreTrainedConfig:
+    """Returns the model's configuration as transformers reads it, with the `quantization_config` of our checkpoints.
+
+    Raises:
+        ModelError: config.json is damaged, belongs to a model of another kind, to one that is quantised by others, or
+            to an architecture that the installed transformers does not know.
+    """
+    from transformers import AutoConfig
+
+    raw = read_raw(folder)
+    other_kinds.refuse_task(raw)
+    _refuse_quantised(folder, raw)
+    for where in (raw, raw.get(_TEXT)):
+        if isinstance(where, dict):
+            _check_sizes(where)
+    if raw.get("transformers_weights") not in (None, "model.safetensors"):
+        raise ModelError(
+            f"{CONFIG} sets transformers_weights to {raw['transformers_weights']!r}",
+            allowed="model.safetensors, or shards with their index, under their usual names",
+            do=f"Rename the weights and remove transformers_weights from {CONFIG}",
+        )
+    kind = raw.get("model_type")
+    if not isinstance(kind, str):
+        raise ModelError("config.json names no model_type", do="Give the folder of a Hugging Face model")
+    with translated(
+        f"{folder / CONFIG}: the architecture {kind!r} cannot be opened",
+        allowed="architectures that the installed transformers knows by itself (remote code is never run)",
+        do="Correct config.json, or update transformers for a newer architecture",
+    ):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
+def _refuse_quantised(folder: Path, raw: Mapping[str, Any]) -> None:
+    for name, value in _quantisations(raw):
+        method = value.get("quant_method", "unknown") if isinstance(value, dict) else "unknown"
+        if method != QUANT_METHOD or name != "quantization_config":
+            raise ModelError(
+                f"{folder} is already quantised ({method}), says {name} in {CONFIG}",
+                do="Give the model in float32, bfloat16 or float16",
+            )
+
+
+def _quantisations(raw: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields every non-empty description of a quantisation, at the top and in the configurations of parts."""
+    for name, value in raw.items():
+        if not value:
+            continue
+        if name in ("quantization_config", "compression_config") or (name == "quantization" and not prefix):
+            yield prefix + name, value
+        elif name.endswith("_config") and isinstance(value, dict) and not prefix:
+            yield from _quantisations(value, f"{name}.")
+
+
+def _check_sizes(raw: Mapping[str, Any]) -> None:
+    """Raises ModelError for sizes that no model has; transformers would fail on them deep inside, or not at all."""
+    for names, least in ((_AT_LEAST_ONE, 1), (_NOT_NEGATIVE, 0)):
+        for name in names:
+            value = raw.get(name)
+            # other types than numbers are left to transformers, which knows where a list or null is meant
+            if isinstance(value, int | float) and value < least:
+                raise ModelError(
+                    f"{CONFIG} sets {name} to {value!r}",
+                    allowed=f"a whole number from {least} on",
+                    do="Download config.json again",
+                )
+
+
+def check_depth(config: PreTrainedConfig, tensors: int) -> None:
+    """Raises ModelError when config.json promises more layers than there are tensors: building them has no end."""
+    depth = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(depth, int) and depth > tensors:
+        raise ModelError(
+            f"{CONFIG} says that the model has {depth} layers, but the checkpoint holds only {tensors} tensors",
+            do=f"Check that {CONFIG} belongs to these weights",
+        )

@@ -1,0 +1,176 @@
+"""Recognises what is not a causal language model in safetensors, and says what it is and what to do instead.
+
+Adapters, GGUF and other formats, pipelines of diffusers, embedding models, classifiers: each would fail later with an
+error about a missing file or tensor, which names neither the cause nor the cure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from compress.errors import ModelError
+from compress.json_files import read_object
+
+ADAPTER_CONFIG = "adapter_config.json"
+_HUGGING_FACE = "a folder with config.json and the weights as safetensors"
+_ORIGINAL = "Give the folder of the original model in float32, bfloat16 or float16"
+_FORMATS = {
+    ".gguf": "GGUF, the format of llama.cpp",
+    ".ggml": "GGML, an old format of llama.cpp",
+    ".onnx": "ONNX",
+    ".tflite": "TensorFlow Lite",
+    ".mlpackage": "Core ML",
+    ".nemo": "NeMo",
+    ".h5": "TensorFlow",
+    ".msgpack": "Flax",
+    ".engine": "TensorRT",
+    ".exe": "llamafile",
+    ".llamafile": "llamafile",
+}
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_QUANTISERS = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
+_HEADS = ("CausalLM", "ConditionalGeneration")
+_TASKS = {
+    "SequenceClassification": "a classifier of texts",
+    "TokenClassification": "a classifier of tokens",
+    "QuestionAnswering": "a model that marks answers in a text",
+    "MultipleChoice": "a model that chooses between texts",
+    "MaskedLM": "a masked language model, which sees both sides of a gap",
+    "ImageClassification": "a classifier of images",
+    "ImageTextToText": "a model of images and text",
+}
+
+
+def refuse_file(path: Path) -> None:
+    """Raises ModelError for a file given as the model, with the name of its format."""
+    suffix = path.suffix.lower()
+    with path.open("rb") as file:
+        magic = file.read(4)
+    known = _FORMATS[".gguf"] if magic == b"GGUF" else _FORMATS.get(suffix)
+    if known:
+        raise ModelError(f"{path} is a file in another format: {known}", allowed=_HUGGING_FACE, do=_ORIGINAL)
+    if suffix in PICKLES:
+        raise ModelError(f"{path} is a file, a pickle, which can run code when it is opened", allowed=_HUGGING_FACE)
+    raise ModelError(
+        f"{path} is a file", allowed=_HUGGING_FACE, do="Give the folder that holds config.json and the weights"
+    )
+
+
+def refuse_folder(folder: Path) -> None:
+    """Raises ModelError for a folder that holds something other than one whole model, by the names of its files."""
+    names = sorted(path.name for path in folder.iterdir())
+    if ADAPTER_CONFIG in names and not _whole_model(names):
+        raise _adapter(folder)
+    if "model_index.json" in names:
+        parts = ", ".join(path.parent.name for path in sorted(folder.glob("*/config.json"))) or "no part"
+        raise ModelError(
+            f"{folder} is a pipeline of diffusers with several models ({parts})",
+            do="Give the folder of a causal language model",
+        )
+    if "modules.json" in names or "config_sentence_transformers.json" in names:
+        raise ModelError(
+            f"{folder} is an embedding model of sentence-transformers, not a causal language model",
+            do="Give the language model that it was made from",
+        )
+    if quantiser := next((name for name in _QUANTISERS if name in names), None):
+        raise ModelError(
+            f"{folder} is already quantised: {quantiser} says so",
+            do=f"{_ORIGINAL}; if the weights are not quantised, remove {quantiser}",
+        )
+    if not _whole_model(names) and (other := _other_format(names)):
+        raise ModelError(f"{folder} holds its weights as {other}", allowed=_HUGGING_FACE, do=_ORIGINAL)
+    if "config.json" not in names:
+        raise _no_config(folder, names)
+
+
+def refuse_task(raw: Mapping[str, Any]) -> None:
+    """Raises ModelError when `raw`, the content of config.json, describes no causal language model."""
+    if "_class_name" in raw and "model_type" not in raw:
+        raise ModelError(
+            f"config.json is that of {raw['_class_name']}, a part of a diffusers pipeline",
+            do="Give the folder of a causal language model",
+        )
+    named = raw.get("architectures")
+    architecture = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
+    task = re.search(r"For([A-Z]\w+)$", architecture)
+    if task and task[1] not in _HEADS and not _is_causal(raw, architecture):
+        what = _TASKS.get(task[1], "a model for another task")
+        raise ModelError(
+            f"config.json names the architecture {architecture}: {what}, not a causal language model",
+            allowed="architectures of AutoModelForCausalLM",
+            do="Give the language model that it was made from",
+        )
+    if raw.get("is_encoder_decoder") is True and not architecture.endswith("CausalLM"):
+        raise ModelError(
+            f"{architecture or raw.get('model_type')} has an encoder beside its decoder",
+            allowed="models with a decoder only",
+        )
+
+
+def adapter_note(folder: Path) -> str | None:
+    """Returns a warning that names the adapter lying beside a whole model, or None when there is none."""
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return None
+    return (
+        f"the model's folder also holds {_described(folder)}, which is not applied: the weights are used as they are. "
+        f"To include it, merge it first ({_MERGE})"
+    )
+
+
+_MERGE = "PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(new_folder)"
+
+
+def _adapter(folder: Path) -> ModelError:
+    return ModelError(
+        f"{folder} holds {_described(folder)}, and no whole model",
+        do=f"Give its base model, or merge it first and give the new folder: {_MERGE}",
+    )
+
+
+def _described(folder: Path) -> str:
+    raw = read_object(folder / ADAPTER_CONFIG, error=ModelError, do="Download the adapter again")
+    kind, base = raw.get("peft_type"), raw.get("base_model_name_or_path")
+    return (
+        f"a PEFT adapter ({kind if isinstance(kind, str) else 'of unknown type'}, {ADAPTER_CONFIG})"
+        f"{f' for {base}' if isinstance(base, str) and base else ''}"
+    )
+
+
+def _whole_model(names: list[str]) -> bool:
+    """Returns whether there are weights that are not those of an adapter, as safetensors or as pickles of torch."""
+    weights = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json", ".bin"))]
+    others = ("adapter_", "training_args", "optimizer", "scheduler")
+    return any(not name.startswith(others) for name in weights)
+
+
+def _other_format(names: list[str]) -> str | None:
+    for name in names:
+        if (suffix := Path(name).suffix.lower()) in _FORMATS:
+            return f"{_FORMATS[suffix]} ({name})"
+    return "TensorFlow" if "saved_model.pb" in names else None
+
+
+def _no_config(folder: Path, names: list[str]) -> ModelError:
+    if "params.json" in names:
+        return ModelError(
+            f"{folder} holds a model in the form its authors train it in (params.json), and no config.json",
+            do="Give the Hugging Face version of the model",
+        )
+    inside = sorted(path.parent for path in [*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")])
+    if inside:
+        return ModelError(
+            f"{folder} holds no config.json itself, but {inside[-1].relative_to(folder)} does",
+            do=f"Give the folder of one model, such as {inside[-1]}",
+        )
+    return ModelError(f"{folder} holds no config.json", do="Give the folder of a Hugging Face model")
+
+
+def _is_causal(raw: Mapping[str, Any], architecture: str) -> bool:
+    """Returns whether AutoModelForCausalLM makes this very class of the model type."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    made = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(raw.get("model_type")), ())
+    return architecture in ((made,) if isinstance(made, str) else made)
