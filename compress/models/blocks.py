@@ -10,29 +10,25 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from torch import nn
 
-from compress.errors import ModelError, RecipeError
+from compress.errors import RecipeError
 from compress.models import skeleton, structure
-from compress.models.arguments import BlockArguments, Listener, same
-from compress.models.embedding import embedding_name, rows_present
-from compress.models.head import head_name, head_present
+from compress.models.block import Block
 from compress.models.linears import LinearRef, find_linears
 from compress.models.source import ModelSource
 from compress.models.stored import StoredWeight, find_stored
+from compress.models.walking.arguments import BlockArguments, Listener
+from compress.models.walking.buffers import compute_buffers, computed_buffers
+from compress.models.walking.embedding import embedding_name, rows_present
+from compress.models.walking.head import head_name, head_present
+from compress.models.walking.outputs import hidden_states
+from compress.models.walking.rehearsal import Rehearsal, rehearse
 from compress.models.weights import Weights
 
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A decoder block whose weights are in memory; `free_block` takes them away again."""
-
-    index: int
-    name: str
-    module: nn.Module
+__all__ = ["Block", "BlockWalker", "split"]
 
 
 class BlockWalker:
@@ -44,7 +40,8 @@ class BlockWalker:
         """Builds the skeleton and checks that the checkpoint has a tensor for every place in it.
 
         Raises:
-            ModelError: no causal language model, no list of blocks, or tensors missing.
+            ModelError: no causal language model, no list of blocks, tensors missing, or a buffer that transformers
+                leaves uninitialised.
         """
         assert dtype == torch.float32, "statistics and solvers are defined in float32"
         self.source, self.device = source, torch.device(device)
@@ -52,12 +49,14 @@ class BlockWalker:
         if source.structure is not None:
             structure.apply(self.model, source.structure)
         self.block_names = skeleton.find_blocks(self.model)
+        embedding_name(self.model), head_name(self.model)  # refuses models that have none
         self._weights = Weights(source, self.model)
-        self._computed = skeleton.computed_buffers(self.model)
-        self._listener = Listener(self.model, self.block_names)
+        self._computed = computed_buffers(self.model)
         self._arguments: dict[tuple[int, int], list[BlockArguments]] = {}
         inside = tuple(f"{name}." for name in self.block_names)
-        skeleton.compute_buffers(self.model, {n for n in self._computed if not n.startswith(inside)}, self.device)
+        outside = {n for n in self._computed if not n.startswith(inside)}
+        compute_buffers(self.model, self._computed, self.device)
+        skeleton.to_meta(self.model, self._computed - outside)
         text = self.model.config.get_text_config()
         self.hidden_size: int = text.hidden_size
         self.vocab_size: int = self.model.get_input_embeddings().weight.shape[0]
@@ -77,10 +76,24 @@ class BlockWalker:
         """Tensors of the checkpoint that the model has no place for, and that a copy would therefore lose."""
         return self._weights.unused
 
+    @cached_property
+    def rehearsal(self) -> Rehearsal:
+        """What a run on a few tokens shows of the model.
+
+        Raises:
+            ModelError: the model cannot be walked block by block.
+        """
+        with self._front(torch.tensor(self._probes)):
+            return rehearse(self.model, self.block_names, self._probes, self.device)
+
     def linears(self, index: int) -> list[LinearRef]:
-        """Returns the linears of one block, in the order of the module tree."""
+        """Returns the linears of one block that can be packed, in the order of the module tree.
+
+        Those whose weight the block reads without calling them (`rehearsal.read_directly`) are left out.
+        """
         name = self.block_names[index]
-        return find_linears(self.model.get_submodule(name), name)
+        refs = find_linears(self.model.get_submodule(name), name)
+        return [ref for ref in refs if ref.parameter not in self.rehearsal.read_directly]
 
     def dense_tensors(self) -> list[str]:
         """Returns the names of all stored tensors that are not the weight of a block's linear.
@@ -141,8 +154,9 @@ class BlockWalker:
         Raises:
             CalibrationError: an id lies outside the vocabulary.
         """
+        listener = self._listener
         with self._front(tokens_ST):
-            parts = [self._listener.hidden(part.to(self.device)).cpu() for part in split(tokens_ST, micro_batch)]
+            parts = [listener.hidden(part.to(self.device)).cpu() for part in split(tokens_ST, micro_batch)]
         return torch.cat(parts)
 
     def load_block(self, index: int) -> Block:
@@ -152,7 +166,7 @@ class BlockWalker:
             ModelError: a weight is NaN or infinite, or does not fit; the layer is named.
         """
         name = self.block_names[index]
-        skeleton.compute_buffers(self.model, {n for n in self._computed if n.startswith(f"{name}.")}, self.device)
+        compute_buffers(self.model, {n for n in self._computed if n.startswith(f"{name}.")}, self.device)
         self._weights.load([n for n in self._stored if n.startswith(f"{name}.")], self.device)
         module = self.model.get_submodule(name)
         return Block(index, name, module.requires_grad_(False))
@@ -174,8 +188,7 @@ class BlockWalker:
         output = torch.func.functional_call(
             block.module, dict(parameters), (hidden_BTH, *given.positional), dict(given.keyword)
         )
-        out_BTH: torch.Tensor = output[0] if isinstance(output, tuple) else output
-        return out_BTH
+        return hidden_states(output, block.name)
 
     @torch.no_grad()
     def forward(
@@ -197,41 +210,42 @@ class BlockWalker:
 
     def differentiable_logits(self, hidden_BTH: torch.Tensor) -> torch.Tensor:
         """Returns what `logits` does, on the walker's device, with a gradient to the last block's outputs."""
-        probe = self._probes[0]
+        listener, probe = self._listener, self._probes[0]
         with self._front(torch.tensor([probe])), head_present(self.model, self.source, self._weights, self.device):
             tokens_BT = torch.full(hidden_BTH.shape[:2], probe, device=self.device)
-            return self._listener.logits(hidden_BTH.to(self.device), tokens_BT)
+            return listener.logits(hidden_BTH.to(self.device), tokens_BT)
 
     def _given(self, samples: int, length: int) -> list[BlockArguments]:
-        """The arguments of all blocks for a micro-batch of this shape, recorded once."""
+        """The arguments of all blocks for a micro-batch of this shape, recorded once: no token changes them."""
         if (samples, length) not in self._arguments:
-            shape_BT = (samples, length)
-            with self._front(torch.tensor(self._probes)):
-                recorded, others = (
-                    self._listener.arguments(torch.full(shape_BT, probe, device=self.device)) for probe in self._probes
-                )
-            for name, one, other in zip(self.block_names, recorded, others, strict=True):
-                if not same(one, other):
-                    raise ModelError(
-                        "it receives arguments that depend on the tokens, which cannot be replayed",
-                        allowed="blocks that get nothing but hidden states, masks and positions",
-                        layer=name,
-                    )
-            self._arguments[samples, length] = recorded
+            listener, probe = self._listener, self._probes[0]
+            with self._front(torch.tensor([probe])):
+                tokens_BT = torch.full((samples, length), probe, device=self.device)
+                self._arguments[samples, length] = listener.arguments(tokens_BT)
         return self._arguments[samples, length]
+
+    @cached_property
+    def _listener(self) -> Listener:
+        return Listener(self.model, self.block_names, self.rehearsal.forms)
 
     @contextmanager
     def _front(self, tokens: torch.Tensor) -> Iterator[None]:
         """While open, everything outside the blocks that a forward needs before them is in memory."""
         ends = {embedding_name(self.model), head_name(self.model)}
+        ends |= {self.tied[name] for name in ends if name in self.tied}
         absent = {*ends, *self.tied, *self._inside}
         present = [name for name in self._stored if name not in absent]
+        # BERT's head keeps its bias under two names
+        copies = {name: master for name, master in self.tied.items() if name not in ends and master in present}
         self._weights.load(present, self.device)
+        for name, master in copies.items():
+            table, key = skeleton.slot(self.model, name)
+            table[key] = self.model.get_parameter_or_buffer(master)
         try:
             with rows_present(self.model, self.source, self._weights, tokens.reshape(-1), self.device):
                 yield
         finally:
-            skeleton.to_meta(self.model, {*present, *ends})
+            skeleton.to_meta(self.model, {*present, *ends, *copies})
 
 
 def split(tensor: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:

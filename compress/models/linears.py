@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from compress.models.blocks import Block
+    from compress.models.block import Block
 
 EXPERT_PARAMETERS = {"q_gate_up_proj": "gate_up_proj", "q_down_proj": "down_proj"}
 """Part of an expert's linear name -> the fused parameter it is a slice of, in the order of use."""
@@ -139,7 +139,7 @@ def parameters(refs: Iterable[LinearRef], weights: Mapping[str, torch.Tensor]) -
 
 
 def _parameter(root: Block | nn.Module, ref: LinearRef) -> torch.Tensor:
-    from compress.models.blocks import Block
+    from compress.models.block import Block
 
     if isinstance(root, Block):
         return root.module.get_parameter(ref.parameter.removeprefix(f"{root.name}."))

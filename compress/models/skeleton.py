@@ -1,4 +1,4 @@
-"""The module tree on the meta device: no memory, every shape; where its decoder blocks are; its computed buffers."""
+"""Builds a model on the meta device (all shapes, no memory) and finds its decoder blocks."""
 
 from __future__ import annotations
 
@@ -36,8 +36,12 @@ def build(config: PreTrainedConfig) -> PreTrainedModel:
 def find_blocks(model: PreTrainedModel) -> list[str]:
     """Returns the dotted names of the decoder blocks, first to last.
 
-    The blocks are the longest list of modules that stands in no other list; a list of as many modules as the
-    configuration has hidden layers goes first.
+    Candidates are the lists of modules that stand in no other list. The decoder is the one inside the text model: a
+    vision or audio tower has a configuration of its own. Of several lists there, one of as many modules as the text
+    configuration has hidden layers goes first, then the one with the most parameters.
+
+    Raises:
+        ModelError: there is no list of modules.
     """
     lists = {
         name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)
@@ -45,46 +49,28 @@ def find_blocks(model: PreTrainedModel) -> list[str]:
     outermost = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     if not outermost:
         raise ModelError(f"{type(model).__name__} has no list of decoder blocks", allowed="decoder-only transformers")
-    depth = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    chosen = max(outermost, key=lambda name: (len(lists[name]) == depth, len(lists[name])))
+    text = model.config.get_text_config(decoder=True)
+    depth = getattr(text, "num_hidden_layers", None)
+
+    def rank(name: str) -> tuple[bool, bool, bool, int]:
+        owner = inner_model(model, name).config
+        size = sum(parameter.numel() for parameter in lists[name].parameters())
+        return owner is text, type(owner) is type(text), len(lists[name]) == depth, size
+
+    chosen = max(outermost, key=rank)
     return [f"{chosen}.{index}" for index in range(len(lists[chosen]))]
 
 
-@torch.no_grad()
-def compute_buffers(model: PreTrainedModel, names: set[str], device: torch.device) -> None:
-    """Gives the named non-persistent buffers (rotary frequencies, embedding scales …) their values, on `device`.
-
-    They are in no checkpoint. Transformers recomputes them in `_init_weights`, which leaves tensors on meta as they
-    are: call this before weights are loaded into the same modules.
-    """
-    for path in sorted({name.rpartition(".")[0] for name in names}):
-        module = model.get_submodule(path)
-        for name in list(module._non_persistent_buffers_set):
-            if f"{path}.{name}".lstrip(".") in names and (buffer := module._buffers[name]) is not None:
-                module._buffers[name] = torch.empty_like(buffer, device=device)
-        _owner(model, path)._init_weights(module)
-
-
-def computed_buffers(model: PreTrainedModel) -> set[str]:
-    """Returns the names of all buffers that no checkpoint holds."""
-    return {
-        f"{path}.{name}".lstrip(".")
-        for path, module in model.named_modules()
-        for name in module._non_persistent_buffers_set
-        if module._buffers.get(name) is not None
-    }
-
-
-def _owner(model: PreTrainedModel, path: str) -> PreTrainedModel:
-    """The innermost transformers model around the module, whose rules for initial values hold for it."""
+def inner_model(model: PreTrainedModel, path: str) -> PreTrainedModel:
+    """Returns the innermost transformers model around the module at `path`, which may be that module itself."""
     from transformers import PreTrainedModel
 
-    owner, module = model, model
+    inner, module = model, model
     for part in path.split(".") if path else ():
         module = getattr(module, part)
         if isinstance(module, PreTrainedModel):
-            owner = module
-    return owner
+            inner = module
+    return inner
 
 
 def slot(model: nn.Module, name: str) -> tuple[dict[str, Any], str]:

@@ -114,7 +114,9 @@ class Weights:
         for name, text in info.conversion_errors.items():
             raise ModelError(f"cannot be converted: {text.strip().splitlines()[-1]}", layer=name)
         for name in names:
-            check_finite(self._model.get_parameter_or_buffer(name), name)
+            # a buffer may hold infinite bounds (Gemma 4's clipped linears)
+            if isinstance(tensor := self._model.get_parameter_or_buffer(name), torch.nn.Parameter):
+                check_finite(tensor, name)
 
     def _is_transposed(self, name: str) -> bool:
         """Whether the model keeps this weight as [K, N]: a packed linear is [N, K] whatever holds it."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from compress.errors import CalibrationError
+from compress.errors import CalibrationError, ModelError
 from compress.models.source import ModelSource
 from compress.models.weights import Weights, check_finite
 
@@ -42,9 +42,11 @@ def rows_present(
             allowed=f"ids from 0 to {vocabulary - 1}, the vocabulary of the model",
             do="Use the model's own tokenizer",
         )
-    origin = weights.plain(name)
+    master = weights.tied.get(name, name)
+    origin = weights.plain(master)
     if origin is None or not isinstance(module, nn.Embedding):
-        weights.load([name], device)
+        weights.load([master], device)
+        module.weight = model.get_parameter(master)
         yield
         return
     rows_RH = source.read_rows(origin, needed_R.tolist()).to(device=device, dtype=torch.float32)
@@ -66,6 +68,15 @@ def rows_present(
 
 
 def embedding_name(model: PreTrainedModel) -> str:
-    """Returns the dotted name of the token embedding's weight."""
-    module = model.get_input_embeddings()
-    return next(f"{name}.weight" for name, other in model.named_modules() if other is module)
+    """Returns the dotted name of the token embedding's weight; ModelError when the model names no such module."""
+    try:
+        module = model.get_input_embeddings()
+    except NotImplementedError:
+        module = None
+    for name, other in model.named_modules():
+        if other is module and isinstance(getattr(module, "weight", None), nn.Parameter):
+            return f"{name}.weight"
+    raise ModelError(
+        f"{type(model).__name__} names no module with a weight as its token embedding",
+        allowed="models whose get_input_embeddings gives one",
+    )

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from compress.errors import ModelError
-from compress.models.arguments import BlockArguments, Listener, same
+from compress.models.walking.arguments import BlockArguments, Listener, same
+from compress.models.walking.outputs import ABSENT, OutputForm, hidden_states, holds_absent
 
 
 class ToyBlock(nn.Module):
@@ -28,7 +29,7 @@ class Toy(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, use_cache: bool) -> Any:
         hidden = input_ids[..., None].float().expand(-1, -1, 4)
-        for index in {"reversed": (2, 1, 0), "partial": (0, 1), "twice": (0, 0, 1, 2)}.get(self.style, (0, 1, 2)):
+        for index in range(3):
             if self.style == "keyword":
                 hidden = self.blocks[index](mask=f"mask {index}", hidden_states=hidden, extra=use_cache)
             elif self.style == "tuple":
@@ -39,7 +40,8 @@ class Toy(nn.Module):
 
 
 def listener(style: str) -> Listener:
-    return Listener(Toy(style), ["blocks.0", "blocks.1", "blocks.2"])
+    form = OutputForm(tuple, ("cache",)) if style == "tuple" else OutputForm(None)
+    return Listener(Toy(style), ["blocks.0", "blocks.1", "blocks.2"], [form] * 3)
 
 
 TOKENS = torch.tensor([[3, 4], [5, 6]])
@@ -62,17 +64,27 @@ def test_hidden_states_and_logits(style: str) -> None:
 
 def test_the_blocks_are_themselves_again() -> None:
     model = Toy("tensor")
-    Listener(model, ["blocks.0", "blocks.1", "blocks.2"]).arguments(TOKENS)
+    Listener(model, ["blocks.0", "blocks.1", "blocks.2"], [OutputForm(None)] * 3).arguments(TOKENS)
     assert model.blocks[0](torch.zeros(1)) == (torch.ones(1), "cache")
     assert "forward" not in vars(model.blocks[0])
 
 
-@pytest.mark.parametrize(
-    ("style", "message"), [("reversed", "number 0"), ("partial", "only 2 of 3"), ("twice", "number 1")]
-)
-def test_blocks_out_of_order_are_refused(style: str, message: str) -> None:
-    with pytest.raises(ModelError, match=message):
-        listener(style).arguments(TOKENS)
+@pytest.mark.parametrize("container", [tuple, list])
+def test_the_form_of_an_output_keeps_values_but_no_tensors(container: type) -> None:
+    hidden = torch.ones(1, 2, 3)
+    form = OutputForm.of(container([hidden, None, torch.zeros(2), "cache"]), "blocks.0")
+    assert form == OutputForm(container, (None, ABSENT, "cache"))
+    again = form.around(hidden * 2)
+    assert type(again) is container and torch.equal(hidden_states(again, "blocks.0"), hidden * 2)
+    assert holds_absent({"past": (again[2], 1)}) and not holds_absent({"past": (again[3], hidden)})
+    assert OutputForm.of(hidden, "blocks.0").around(hidden) is hidden
+
+
+@pytest.mark.parametrize("output", [SimpleNamespace(hidden=1), None, (), ("cache", torch.ones(1))])
+def test_an_output_without_hidden_states_is_refused(output: Any) -> None:
+    with pytest.raises(ModelError, match="alone or first in a tuple") as caught:
+        hidden_states(output, "blocks.0")
+    assert caught.value.layer == "blocks.0"
 
 
 def test_recorded_values_are_compared_by_value() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from compress.errors import ModelError
 from compress.models.source import ModelSource
 from compress.models.weights import Weights, check_finite
 
@@ -51,6 +52,12 @@ def head_present(model: PreTrainedModel, source: ModelSource, weights: Weights, 
 
 
 def head_name(model: PreTrainedModel) -> str:
-    """Returns the dotted name of the output head's weight."""
+    """Returns the dotted name of the output head's weight; ModelError when the model names no such module."""
     module = model.get_output_embeddings()
-    return next(f"{name}.weight" for name, other in model.named_modules() if other is module)
+    for name, other in model.named_modules():
+        if other is module and isinstance(getattr(module, "weight", None), nn.Parameter):
+            return f"{name}.weight"
+    raise ModelError(
+        f"{type(model).__name__} names no module with a weight as its output head",
+        allowed="models whose get_output_embeddings gives one",
+    )

@@ -1,0 +1,69 @@
+"""Tiny configurations of every family: two layers, 64 wide, with the vocabulary of the bundled tokenizer."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+SIZES: dict[str, Any] = dict(
+    hidden_size=64, d_model=64, n_embd=64, dim=64, embed_dim=64, intermediate_size=96, ffn_dim=96, n_inner=96, d_ff=96,
+    encoder_ffn_dim=96, decoder_ffn_dim=96, ffn_hidden_size=96, num_hidden_layers=2, num_layers=2, n_layer=2,
+    n_layers=2, encoder_layers=1, decoder_layers=2, num_encoder_layers=1, num_decoder_layers=2, num_attention_heads=4,
+    n_head=4, n_heads=4, num_heads=4, encoder_attention_heads=4, decoder_attention_heads=4, num_key_value_heads=2,
+    num_kv_heads=2, head_dim=16, max_position_embeddings=256, n_positions=256, n_ctx=256, context_length=256,
+    moe_intermediate_size=32, shared_expert_intermediate_size=32, num_experts=4, num_local_experts=4,
+    n_routed_experts=4, n_shared_experts=1, num_experts_per_tok=2, n_group=1, topk_group=1, num_experts_per_token=2,
+    q_lora_rank=32, kv_lora_rank=32, qk_rope_head_dim=8, qk_nope_head_dim=16, v_head_dim=16, qk_head_dim=24,
+    sliding_window=16, attention_window=16, pad_token_id=0, bos_token_id=1, eos_token_id=2, index_topk=8,
+    index_n_heads=2, index_head_dim=16, state_size=8, mamba_d_state=16, mamba_n_heads=8, mamba_d_head=16,
+    mamba_n_groups=1, mamba_expand=2, mamba_dt_rank=8, linear_num_key_heads=2, linear_num_value_heads=4,
+    linear_key_head_dim=16, linear_value_head_dim=16,
+)  # fmt: skip
+"""What each of these parameters of a configuration class is set to, where the class has it."""
+
+_LATENT: dict[str, Any] = dict(head_dim=8, num_key_value_heads=4)
+_PATTERN: dict[str, Any] = dict(num_hidden_layers=4, layers_block_type=["mamba", "hybrid", "mamba", "hybrid"])
+OVERRIDES: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa",
+                     "longcat_flash", "minicpm3", "youtu"), _LATENT),
+    "codegen": dict(rotary_dim=8),
+    "cohere_compass_text": dict(rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}),
+    "dbrx": dict(
+        attn_config={"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
+        ffn_config={"hidden_size": 64, "ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
+    ),
+    "dots3_note_text": dict(num_key_value_heads=4, swa_num_key_value_heads=4),
+    "falcon_h1": dict(mamba_d_ssm=64, mamba_n_heads=4, mamba_d_head=16),
+    "gemma3n_text": dict(num_kv_shared_layers=0),
+    "gemma4_text": dict(num_kv_shared_layers=0),
+    "gpt_neo": dict(attention_types=[[["global", "local"], 1]]),
+    "gptj": dict(rotary_dim=8),
+    "got_ocr2.vision_config": dict(mlp_dim=96, image_size=64, output_channels=32, global_attn_indexes=[1]),
+    "lfm2_moe": dict(layer_types=["conv", "full_attention"]),
+    "mamba2": dict(num_heads=8, head_dim=16, n_groups=1),
+    "moshi": dict(num_key_value_heads=4, audio_vocab_size=64, num_codebooks=2),
+    "reformer": dict(
+        is_decoder=True, attn_layers=["local", "lsh"], axial_pos_shape=[16, 16], axial_pos_embds_dim=[32, 32],
+        attention_head_size=16, feed_forward_size=96, lsh_attn_chunk_length=16, local_attn_chunk_length=16,
+        num_buckets=4,
+    ),
+    "xmod": dict(default_language="en_XX"),
+    "zamba": _PATTERN | dict(n_mamba_heads=2, num_key_value_heads=4),
+    "zamba2": _PATTERN | dict(num_key_value_heads=4),
+    "zaya": dict(num_experts_per_tok=1),
+}  # fmt: skip
+"""Family (or family.sub-configuration) -> what differs from `SIZES`."""
+
+
+def shrink(config_class: Any, family: str, vocabulary: int) -> Any:
+    """Returns a tiny configuration of `family`; the configurations inside it are shrunk in the same way."""
+    defaults = config_class()
+    names = set(inspect.signature(config_class.__init__).parameters) | set(getattr(config_class, "attribute_map", {}))
+    names |= set(vars(defaults))
+    values = {name: value for name, value in SIZES.items() if name in names}
+    values |= {name: vocabulary for name in ("vocab_size", "vocab_size_per_layer_input") if name in names}
+    for name in getattr(config_class, "sub_configs", {}):
+        inner = type(getattr(defaults, name, None))
+        if getattr(inner, "model_type", ""):
+            values[name] = shrink(inner, f"{family}.{name}", vocabulary).to_dict()
+    return config_class(**(values | OVERRIDES.get(family, {})))

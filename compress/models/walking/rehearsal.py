@@ -1,0 +1,185 @@
+"""Rehearsal: finds out, before any work, whether a model can be walked block by block, and which linears stay dense.
+
+The model is run on a few tokens with silenced blocks that return random hidden states. Walking is right only if
+
+1. every block is run once, in order, and receives the hidden states that the block before it returned;
+2. no other argument of a block depends on the tokens or on what earlier blocks computed;
+3. the input of the output head depends on the last block alone.
+
+Each is tested by running twice, with other tokens and other hidden states. Beside that, one block of each kind is run
+by itself with zeros for weights. That shows the form of its output, and the linears whose weight the block reads by
+itself instead of calling them (Mamba's `dt_proj`): no packed linear could stand in for these.
+
+Shape letters: B samples, T tokens, H hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from compress.errors import ModelError
+from compress.models.walking.arguments import BlockArguments, same, silenced
+from compress.models.walking.outputs import OutputForm, holds_absent
+from compress.models.walking.trial import Trial, kind_of, run_alone
+from compress.models.walking.watch import Watch, linear_weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_TOKENS = 4
+_TROUBLE = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""What the code of a model raises when it is run in a way that it does not foresee."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What was found out about a model."""
+
+    forms: tuple[OutputForm, ...]
+    """The form of each block's output."""
+    read_directly: frozenset[str]
+    """Parameters of linears that a block reads by itself, by their dotted names in the model."""
+
+
+def rehearse(
+    model: PreTrainedModel, block_names: Sequence[str], probes: Sequence[int], device: torch.device
+) -> Rehearsal:
+    """Returns what is needed to walk the model; everything outside its blocks, except the head, must be in memory.
+
+    Args:
+        model: with its blocks on meta (a block that is loaded is run as it is).
+        block_names: the decoder blocks, first to last.
+        probes: two tokens to run it with.
+        device: where the work is done.
+
+    Raises:
+        ModelError: the model cannot be walked block by block; the cause and the block are named.
+    """
+    stage = _Stage(model, block_names, device)
+    first, second = (stage.run(probe, seed) for seed, probe in enumerate(probes))
+    for name, one, other in zip(block_names, first.arguments, second.arguments, strict=True):
+        if not same(one, other):
+            raise _unwalkable("this block receives arguments that depend on the tokens or on earlier blocks", name)
+    if not torch.equal(first.head_input, second.head_input):
+        raise _unwalkable("the output head sees more than the last block's output", block_names[-1])
+    trials = {name: stage.trials[stage.kinds[name]] for name in block_names}
+    by_blocks = {f"{name}.{parameter}" for name, trial in trials.items() for parameter in trial.direct}
+    return Rehearsal(tuple(trial.form for trial in trials.values()), frozenset(by_blocks | stage.direct))
+
+
+@dataclass(slots=True)
+class _Pass:
+    """What one run of the model showed."""
+
+    arguments: list[BlockArguments] = field(default_factory=list)
+    returned: list[torch.Tensor] = field(default_factory=list)
+    head_inputs: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def head_input(self) -> torch.Tensor:
+        return self.head_inputs[0]
+
+
+class _Stage:
+    """The model while it is rehearsed."""
+
+    def __init__(self, model: PreTrainedModel, block_names: Sequence[str], device: torch.device) -> None:
+        self._model, self._names, self._device = model, block_names, device
+        self._blocks = [model.get_submodule(name) for name in block_names]
+        self.kinds = {name: kind_of(block) for name, block in zip(block_names, self._blocks, strict=True)}
+        self.trials: dict[Any, Trial] = {}
+        self.direct: set[str] = set()
+        """Weights inside the blocks that the model reads around them: RWKV rescales them."""
+
+    @torch.no_grad()
+    def run(self, probe: int, seed: int) -> _Pass:
+        """Runs the model on one token, repeated; all hidden states but the last block's depend on `seed`."""
+        log = _Pass()
+
+        def answer(index: int, hidden_BTH: torch.Tensor, arguments: BlockArguments) -> Any:
+            name = self._names[index]
+            self._check_call(log, index, hidden_BTH, arguments)
+            kind = self.kinds[name]
+            if kind not in self.trials:
+                try:
+                    self.trials[kind] = run_alone(self._model, name, hidden_BTH, arguments, self._device)
+                except _TROUBLE as error:
+                    raise _unwalkable(f"this block cannot be run alone: {_first_line(error)}", name) from error
+            last = index == len(self._names) - 1
+            generator = torch.Generator().manual_seed(-1 if last else 1000 * seed + index)
+            log.arguments.append(arguments)
+            log.returned.append(torch.randn(hidden_BTH.shape, generator=generator).to(hidden_BTH))
+            return self.trials[kind].form.around(log.returned[-1])
+
+        tokens_BT = torch.full((1, _TOKENS), probe, device=self._device)
+        weights = [
+            f"{name}.{key}"
+            for name, block in zip(self._names, self._blocks, strict=True)
+            for key in linear_weights(block)
+        ]
+        try:
+            with Watch(self._model, weights) as watch, silenced(self._blocks, answer), _head_silenced(self._model, log):
+                logits = self._model(input_ids=tokens_BT, use_cache=False).logits
+        except _TROUBLE as error:
+            raise _unwalkable(f"running it on {_TOKENS} tokens failed: {_first_line(error)}", None) from error
+        self.direct |= watch.direct
+        if len(log.arguments) != len(self._names):
+            raise _unwalkable(f"only {len(log.arguments)} of {len(self._names)} decoder blocks were run", None)
+        if len(log.head_inputs) != 1 or logits.shape[:2] != tokens_BT.shape:
+            raise _unwalkable(f"its output head was called {len(log.head_inputs)} times for one text", None)
+        return log
+
+    def _check_call(self, log: _Pass, index: int, hidden_BTH: torch.Tensor, arguments: BlockArguments) -> None:
+        name, expected = self._names[index], len(log.arguments)
+        if index != expected:
+            expectation = self._names[expected] if expected < len(self._names) else "the end"
+            raise _unwalkable(f"decoder blocks ran out of order: expected {expectation}, got {name}", name)
+        if not isinstance(hidden_BTH, torch.Tensor) or hidden_BTH.shape[:2] != (1, _TOKENS):
+            shape = list(getattr(hidden_BTH, "shape", ()))
+            raise _unwalkable(
+                f"this block receives hidden states of shape {shape} for 1 text of {_TOKENS} tokens", name
+            )
+        if log.returned and not (
+            hidden_BTH.shape == log.returned[-1].shape and torch.equal(hidden_BTH, log.returned[-1])
+        ):
+            raise _unwalkable("this block receives something else than the hidden states of the block before it", name)
+        if holds_absent(arguments.positional) or holds_absent(arguments.keyword):
+            raise _unwalkable("this block receives what the block before it returned beside its hidden states", name)
+
+
+@contextmanager
+def _head_silenced(model: PreTrainedModel, log: _Pass) -> Iterator[None]:
+    """While open, the output head records its input and returns zeros of its logits' shape without using memory."""
+    head: nn.Module = model.get_output_embeddings()
+    rows = head.get_parameter("weight").shape[0]
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        log.head_inputs.append(x)
+        return x.new_zeros(1).expand(*x.shape[:-1], rows)
+
+    head.forward = forward  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+def _unwalkable(reason: str, layer: str | None) -> ModelError:
+    return ModelError(
+        f"this model cannot be compressed block by block: {reason}",
+        allowed="decoders that run each block once, in order, on the output of the one before it",
+        layer=layer,
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

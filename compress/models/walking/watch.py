@@ -1,0 +1,66 @@
+"""Finds the weights of linears that are used by other code than the linear's own forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from compress.models.linears import find_linears
+
+
+def linear_weights(module: nn.Module) -> list[str]:
+    """Returns the names of the weights of the linears in `module` that are modules of their own."""
+    return [ref.parameter.lstrip(".") for ref in find_linears(module, "") if ref.kind != "expert"]
+
+
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While entered, notes in `direct` every weight that an operation uses while its linear is not running.
+
+    Reading only the dtype, the shape or the device of a weight is no operation: packed linears have these too.
+    """
+
+    def __init__(self, root: nn.Module, weights: Iterable[str]) -> None:
+        """`weights`: dotted names below `root`."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.direct: set[str] = set()
+        self._running: list[str] = []
+        self._hooks = ExitStack()
+        self._weights = {name: root.get_parameter(name) for name in weights}  # kept, so that no other gets their ids
+        self._names = {_identity(weight): name for name, weight in self._weights.items()}
+        for name in self._weights:
+            self._mark(root.get_submodule(name.rpartition(".")[0]), name)
+
+    def _mark(self, linear: nn.Module, name: str) -> None:
+        def before(*_: Any) -> None:
+            self._running.append(name)
+
+        def after(*_: Any) -> None:
+            self._running.pop()
+
+        self._hooks.callback(linear.register_forward_pre_hook(before).remove)
+        self._hooks.callback(linear.register_forward_hook(after).remove)
+
+    def __exit__(self, *error: Any) -> None:
+        self._hooks.close()
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for value in tree_leaves((args, kwargs)):
+            if isinstance(value, torch.Tensor) and (name := self._names.get(_identity(value))) not in (
+                None,
+                *self._running,
+            ):
+                assert name is not None
+                self.direct.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+def _identity(tensor: torch.Tensor) -> int:
+    """The address of a tensor's memory, which its views share; on meta, where there is none, that of the object."""
+    return id(tensor) if tensor.device.type == "meta" else tensor.untyped_storage().data_ptr()

@@ -1,0 +1,114 @@
+"""Tiny models of families whose modules do something out of the ordinary, and small models written for one test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+VOCABULARY = 96
+_BASE: dict[str, Any] = dict(
+    vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+)  # fmt: skip
+_SMALL_VISION = dict(hidden_size=16, intermediate_size=24, num_attention_heads=2, image_size=16, patch_size=8)
+FAMILIES: dict[str, dict[str, Any]] = {
+    "bert": _BASE | dict(is_decoder=True),
+    "falcon_h1": _BASE
+    | dict(
+        num_key_value_heads=2, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_n_groups=1,
+        ssm_multipliers=[0.5, 0.25, 2.0, 3.0, 4.0],
+    ),
+    "gemma3": dict(
+        text_config=_BASE | dict(num_key_value_heads=2, head_dim=8, sliding_window=8),
+        vision_config=_SMALL_VISION | dict(model_type="siglip_vision_model", num_hidden_layers=3),
+        mm_tokens_per_image=4,
+    ),
+    "git": _BASE | dict(vision_config=_SMALL_VISION | dict(num_hidden_layers=2)),
+    "hrm_text": _BASE | dict(num_key_value_heads=2, head_dim=8, num_layers_per_stack=2, H_cycles=1, L_cycles=2),
+    "mamba": _BASE | dict(state_size=4, time_step_rank=4),
+    "openai-gpt": dict(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64),
+    "prophetnet": dict(
+        vocab_size=VOCABULARY, hidden_size=32, num_encoder_layers=1, num_decoder_layers=2, decoder_ffn_dim=48,
+        encoder_ffn_dim=48, num_decoder_attention_heads=4, num_encoder_attention_heads=4, is_decoder=True,
+        max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    ),
+    "reformer": _BASE
+    | dict(
+        is_decoder=True, attn_layers=["local", "lsh"], axial_pos_shape=[8, 8], axial_pos_embds_dim=[16, 16],
+        attention_head_size=8, feed_forward_size=48, lsh_attn_chunk_length=8, local_attn_chunk_length=8, num_buckets=4,
+    ),
+    "rwkv": _BASE | dict(attention_hidden_size=32, context_length=64),
+    "xlnet": dict(vocab_size=VOCABULARY, d_model=32, n_layer=2, n_head=4, d_inner=48),
+}  # fmt: skip
+"""Model type -> configuration."""
+
+
+def save_family(model_type: str, folder: Path, **overrides: Any) -> Any:
+    """Saves a tiny random model of the family into `folder`; returns it as transformers loads it from there."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(model_type, **(FAMILIES[model_type] | overrides))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(noise / parameter.shape[-1] ** 0.5 if parameter.dim() == 2 else 0.1 * noise)
+    model.save_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+class ToyBlock(nn.Module):
+    """A block with two linears; `style` says what is unusual about it."""
+
+    def __init__(self, style: str = "") -> None:
+        super().__init__()
+        self.style = style
+        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
+
+    def forward(self, hidden: torch.Tensor, mask: Any = None, extra: Any = None) -> Any:
+        inner = hidden @ self.up.weight.T + self.up.bias if self.style == "reads up" else self.up(hidden)
+        output = hidden + self.down(inner.relu())
+        if self.style == "fails":
+            raise IndexError("no such expert")
+        if self.style == "narrow":
+            output = output[..., :4]
+        return (output, inner) if self.style in ("returns state", "uses state") else output
+
+
+class ToyModel(nn.Module):
+    """A language model of three blocks that are run as `style` says."""
+
+    def __init__(self, style: str = "", block_style: str = "") -> None:
+        super().__init__()
+        self.style = style
+        self.embed, self.head = nn.Embedding(16, 8), nn.Linear(8, 16, bias=False)
+        self.blocks = nn.ModuleList([ToyBlock(block_style) for _ in range(3)])
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Returns the head."""
+        return self.head
+
+    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> Any:
+        """Returns the logits."""
+        first = hidden = self.embed(input_ids)
+        state = None
+        for index in {"reversed": (2, 1, 0), "partial": (0, 1), "twice": (0, 0, 1, 2), "looped": (0, 1, 2, 0)}.get(
+            self.style, (0, 1, 2)
+        ):
+            extra = {"first": first, "state": state}.get(self.style)
+            hidden = self.blocks[index](hidden.transpose(0, 1) if self.style == "transposed" else hidden, extra=extra)
+            if isinstance(hidden, tuple):
+                hidden, state = hidden
+            if self.style == "scaled":
+                hidden = hidden / 2
+            if self.style == "rescales":
+                self.blocks[1].down.weight.div_(1)
+        if self.style == "skip":
+            hidden = hidden + first
+        return SimpleNamespace(logits=self.head(hidden))
