@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import RecipeError, unknown
+from compress.sizes import parse_size
 
 _LARGEST = 2**63 - 1
 """The largest seed that torch takes as a signed number."""
@@ -287,22 +288,6 @@ def _json_values(options: Mapping[str, Any]) -> dict[str, Any]:
 def digest(value: Any) -> str:
     """Returns the sha256 (hex) of a JSON value in canonical form."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def parse_size(text: str) -> int:
-    """Returns the bytes of `2.5GB`, `800MiB` or `1e9`; GB is 1000³ bytes, GiB is 1024³."""
-    units = {"": 1, "b": 1}
-    for power, letter in enumerate("kmgt", start=1):
-        units |= {letter: 1000**power, f"{letter}b": 1000**power, f"{letter}ib": 1024**power}
-    number = text.strip().rstrip("abcdfghijklmnopqrstuvwxyzABCDFGHIJKLMNOPQRSTUVWXYZ ")
-    unit = text.strip()[len(number) :].strip().lower()
-    try:
-        size = int(float(number) * units[unit])
-    except (ValueError, KeyError, OverflowError) as error:
-        raise RecipeError(f"size {text!r}", allowed="a number with a unit, such as 2.5GB or 800MiB") from error
-    if size <= 0:
-        raise RecipeError(f"size {text!r}", allowed="more than zero bytes")
-    return size
 
 
 def _stage(data: Any) -> StageSpec:

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "compress"
 FILE_CAP = 400
 
 # Downwards: a part may import itself and what is listed for it. The first matching prefix decides.
-BASE = ("compress", "compress.errors", "compress.json_files", "compress.progress", "compress.recipe")
+BASE = ("compress", "compress.errors", "compress.sizes", "compress.json_files", "compress.progress", "compress.recipe")
 STORAGE = (*BASE, "compress.format")
 MODELS = (*STORAGE, "compress.atlas", "compress.models", "compress.calibration", "compress.texts")
 NUMERICS = (*STORAGE, "compress.calibration.stats", "compress.numerics")
@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compress.errors": (),
     "compress.json_files": ("compress.errors",),
     "compress.progress": (),
-    "compress.recipe": ("compress.errors",),
+    "compress.sizes": ("compress.errors",),
+    "compress.recipe": ("compress.errors", "compress.sizes"),
     "compress.format.scheme": ("compress.errors",),
     "compress.format.manifest": ("compress", "compress.errors", "compress.format.scheme", "compress.json_files"),
     "compress.format": STORAGE,
@@ -64,6 +65,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 FORBIDDEN = {
     "compress.errors": {"torch", "numpy"},
     "compress.json_files": {"torch", "numpy"},
+    "compress.sizes": {"torch", "numpy"},
     "compress.recipe": {"torch", "numpy"},
     "compress.format.scheme": {"torch", "numpy"},
     "compress.format.manifest": {"torch", "numpy", "safetensors"},

@@ -30,7 +30,7 @@ def command() -> None:
     from compress.kernels import select
     from compress.kernels.native import loader
     from compress.report.console import console
-    from compress.report.formatting import size
+    from compress.sizes import format_size
 
     memory, free = _memory()
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
@@ -40,7 +40,7 @@ def command() -> None:
         **{name: _version(name) for name in _LIBRARIES},
         "cpu": f"{len(os.sched_getaffinity(0))} cores, torch uses {torch.get_num_threads()} threads",
         "cpu features": " ".join(_features()) or "unknown",
-        "memory": f"{size(memory)}, {size(free)} free",
+        "memory": f"{format_size(memory)}, {format_size(free)} free",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "hub": "offline (HF_HUB_OFFLINE is set)" if offline else "asked when a hub id is named, otherwise never",
         "native kernels": f"missing: {reason}" if (reason := loader.unavailable()) else _units(loader),

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
+from compress.sizes import format_size
 
-def size(size_bytes: float) -> str:
-    """Returns bytes in decimal units with three digits: `8.35 MB`."""
-    value = float(size_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.5:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} TB"
+size = format_size
 
 
 def percent(share: float) -> str:

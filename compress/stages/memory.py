@@ -1,65 +1,92 @@
-"""How much memory the work will take, and the ceiling that it must stay below.
+"""Plans the peak memory of a run, and enforces the limit of `--max-memory`.
 
-The plan counts what is alive at once: the process as it is, one decoder block in float32, the hidden states that go in
-and come out of it, the Gram matrices of one input group, and the solver's own copies. Shape letters: N out, K in.
+The plan adds up what is in memory at the same time: the process before it begins, one decoder block in float32, its
+input and output hidden states, the Gram matrices of one input group, and the arrays of the solver.
+
+Shape letters: N out features, K in features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psutil
 
 from compress.errors import MemoryLimitError
+from compress.sizes import format_size
 from compress.tuning.settings import FullSettings, Settings
+
+if TYPE_CHECKING:
+    from compress.models.linears import LinearRef
 
 _FLOAT = 4
 _SOLVER_COPIES = 3
-"""K x K matrices alive in the factorisation: the Gram matrix itself is counted apart."""
+"""K x K matrices of a factorisation, besides the Gram matrix: the factored copy, its inverse, and a flipped copy."""
 _WEIGHT_COPIES = 7
-"""N x K float32-sized arrays alive in a solver: weight, its sweep copy, codes, values, deltas, bit stream."""
+"""Arrays of N x K floats in a solver: the weight, the copy that is swept, codes, values, deltas, the bit stream."""
 _FLOAT64_WIDTH = 2048
+"""Up to this K the factorisation is computed in float64."""
+_FITTED_BYTES = 11
+"""Bytes per weight while a block is fitted, besides the weight itself: value and gradient in float32 (8), the decoded
+code (1), and 24 for each fitted number (masters, moments and best state), of which there is about one per 12 weights
+with the smallest groups (2)."""
 _MARGIN = 1.1
+"""Peak over estimate: the allocator keeps freed memory, and small arrays are not counted."""
+_LOGIT_COPIES = 4
+"""Float32 logits of a micro-batch: student, teacher, the divergence and its gradient."""
 _STREAMED_COPIES = 5
-"""As _WEIGHT_COPIES, of the methods that need no data; measured with easyquant: 4, and what the heap keeps."""
+"""As _WEIGHT_COPIES, of the methods that need no data: 4, measured with easyquant, and what the allocator keeps."""
 _WORKER = 240 << 20
-"""Resident memory of another process that has torch loaded and nothing to do; measured."""
+"""Resident memory of a worker process that has imported torch and solved nothing yet; measured."""
 _LOADER = 180 << 20
-"""What transformers and the skeleton of a model add to it; measured."""
+"""What importing transformers and building an empty model adds to it; measured."""
 _LOADED = 1.5
-"""A block while it is loaded: float32, and the stored tensors that are not converted yet."""
+"""Peak while a block is loaded, in blocks: the block in float32, and half of it as stored, not yet converted."""
 _HEAD = 128 << 20
-"""A stretch of the output head, as stored and in float32, and the logits."""
+"""A slice of the output head, as stored and in float32, and its logits."""
+_PORTIONS = ((16, 16), (16, 8), (16, 4), (16, 2), (16, 1), (4, 1), (1, 1))
+"""Experts at once and micro-batch, tried from the fastest to the smallest. The micro-batch shrinks first: it only makes
+matrix products less efficient, while fewer experts at once mean more forward passes."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """The estimate and the micro-batch it holds for."""
+    """The estimated peak, and the batch sizes that it holds for."""
 
     peak_bytes: int
-    base_bytes: int
-    block_bytes: int
     micro_batch: int
+    """Sequences that pass through a block at once."""
     experts_at_once: int
-    """Linears whose Gram matrices are collected together; bounds the experts of a block."""
+    """Experts whose Gram matrices are collected in the same forward pass."""
+
+    def portions(self, refs: Sequence[LinearRef]) -> Iterator[Sequence[LinearRef]]:
+        """Yields the linears of an input group in the portions whose statistics are collected together.
+
+        Experts have separate inputs, and so a Gram matrix each: a few at once bound the memory. Other linears of a
+        group share one matrix and come in one portion.
+        """
+        at_once = self.experts_at_once if refs and refs[0].kind == "expert" else max(1, len(refs))
+        for start in range(0, len(refs), at_once):
+            yield refs[start : start + at_once]
 
 
 def resident_bytes(others: Iterable[int] = ()) -> int:
-    """Returns the resident memory now of this process and of the others given by their ids.
+    """Returns the resident memory of this process and of other processes, given by their ids.
 
-    What processes share, such as the code of libraries, counts for each of them.
+    Pages that processes share, such as the code of libraries, count for each of them.
     """
     total = int(psutil.Process().memory_info().rss)
     for process in others:
-        with suppress(psutil.NoSuchProcess):  # it has died: who waits for its answer will hear so
+        with suppress(psutil.NoSuchProcess):  # it has died: whoever waits for its answer is told
             total += int(psutil.Process(process).memory_info().rss)
     return total
 
 
 def solver_bytes(shape: tuple[int, int]) -> int:
-    """Returns what solving one linear of `shape` takes beside its Gram matrix."""
+    """Returns the bytes that solving one linear of `shape` (N, K) takes, besides its Gram matrix."""
     rows, width = shape
     item = 8 if width <= _FLOAT64_WIDTH else _FLOAT
     return _SOLVER_COPIES * width * width * item + _WEIGHT_COPIES * rows * width * _FLOAT
@@ -79,14 +106,17 @@ def plan(
     """Returns the plan with the largest micro-batch (at most 16 sequences) that fits below `limit`.
 
     Args:
-        limit: ceiling in bytes, or None.
+        limit: limit in bytes, or None.
         base_bytes: resident memory of the process before the first block.
         linears: shapes (N, K) of the linears of the largest block.
         block_bytes: float32 bytes of the largest block.
-        embedding_bytes: bytes alive while tokens are embedded and the head is read.
-        hidden: samples, tokens and width of the hidden states.
-        shared_inputs: False when every linear has inputs of its own (experts).
+        embedding_bytes: bytes in use while tokens are embedded and while the head is read.
+        hidden: number of samples, tokens of each, and width of the hidden states.
+        shared_inputs: False when linears have separate inputs (experts), and so a Gram matrix each.
         tuned: whether each block is fitted after packing.
+
+    Raises:
+        MemoryLimitError: not even the smallest micro-batch fits.
     """
     samples, tokens, width = hidden
     states = 2 * samples * tokens * width * _FLOAT
@@ -94,10 +124,12 @@ def plan(
     activation = tokens * (sum(n + k for n, k in linears[:16]) + 8 * width) * _FLOAT
     solver = max(solver_bytes(shape) for shape in linears)
     fitting = 0
-    if tuned:  # what the dense block gives is kept; values, gradient and codes of all weights, activations both ways
-        states += samples * tokens * width * _FLOAT
-        fitting = int(2.75 * block_bytes) + 2 * min(Settings().micro_batch, samples) * activation
-    for experts, micro_batch in ((16, 16), (16, 8), (16, 4), (16, 2), (16, 1), (4, 1), (1, 1)):
+    if tuned:
+        states += samples * tokens * width * _FLOAT  # the outputs of the dense block, which the packed one is fitted to
+        # activations are kept for the backward pass, which makes gradients of the same size
+        activations = 2 * min(Settings().micro_batch, samples) * activation
+        fitting = _FITTED_BYTES * block_bytes // _FLOAT + activations
+    for experts, micro_batch in _PORTIONS:
         grams = widest * widest * _FLOAT * (1 if shared_inputs else experts)
         # statistics are collected and solved in turn, never both at once
         solving = grams + max(solver, min(micro_batch, samples) * activation)
@@ -107,29 +139,30 @@ def plan(
             break
     else:
         raise MemoryLimitError(
-            f"the work takes about {format_bytes(peak)} even one sequence at a time, "
-            f"more than the ceiling of {format_bytes(limit or 0)}",
+            f"the run needs about {format_size(peak)} even with one sequence at a time, "
+            f"more than the limit of {format_size(limit or 0)}",
             do="Raise --max-memory, or lower --samples or --seq-len",
         )
-    return MemoryPlan(peak, base_bytes, block_bytes, min(micro_batch, samples), experts)
+    return MemoryPlan(peak, min(micro_batch, samples), experts)
 
 
-def plan_whole(
-    *, limit: int | None, base_bytes: int, block_bytes: int, parameters: int, logits: tuple[int, int]
-) -> MemoryPlan:
-    """Returns the plan of fitting all blocks at once: two models in float32, and the logits of a few sequences.
+def plan_whole(*, limit: int | None, base_bytes: int, parameters: int, logits: tuple[int, int]) -> MemoryPlan:
+    """Returns the plan of fitting all blocks at once: two models in float32, and the logits of a micro-batch.
 
-    `logits` are the tokens of a sequence and the size of the vocabulary.
+    Args:
+        limit: limit in bytes, or None.
+        base_bytes: resident memory of the process before the first block.
+        parameters: parameters of the model.
+        logits: tokens of a sequence, and size of the vocabulary.
     """
-    seen = 4 * FullSettings().micro_batch * logits[0] * logits[1] * _FLOAT
-    peak = int(_MARGIN * (base_bytes + 2 * parameters * _FLOAT + seen))
+    logit_bytes = _LOGIT_COPIES * FullSettings().micro_batch * logits[0] * logits[1] * _FLOAT
+    peak = int(_MARGIN * (base_bytes + 2 * parameters * _FLOAT + logit_bytes))
     if limit is not None and peak > limit:
         raise MemoryLimitError(
-            f"fitting all blocks at once takes about {format_bytes(peak)}, "
-            f"more than the ceiling of {format_bytes(limit)}",
+            f"fitting all blocks at once needs about {format_size(peak)}, more than the limit of {format_size(limit)}",
             do="Raise --max-memory, lower --seq-len, or fit block by block with --tune block",
         )
-    return MemoryPlan(peak, base_bytes, block_bytes, micro_batch=FullSettings().micro_batch, experts_at_once=1)
+    return MemoryPlan(peak, micro_batch=FullSettings().micro_batch, experts_at_once=1)
 
 
 def plan_streaming(
@@ -142,16 +175,16 @@ def plan_streaming(
     block_bytes: int,
     tensor_bytes: int,
 ) -> MemoryPlan:
-    """Returns the plan of a method that needs no data: its greatest moment is when every process has a large linear.
+    """Returns the plan of a method that needs no data; the peak is when every process solves a large linear.
 
     Args:
-        limit: ceiling in bytes, or None.
+        limit: limit in bytes, or None.
         base_bytes: resident memory of the process before the first block.
         workers: processes that solve, this one among them.
         largest: weights of the largest linear.
-        converted_bytes: the largest parameter that only the model's loader can read, as stored; 0 for none.
+        converted_bytes: stored bytes of the largest parameter that transformers has to convert; 0 for none.
         block_bytes: float32 bytes of the largest block.
-        tensor_bytes: the largest tensor that is copied as it is.
+        tensor_bytes: bytes of the largest tensor that is copied without a change.
     """
     solving = _STREAMED_COPIES * largest * _FLOAT + 2 * converted_bytes
     other = _WORKER + (_LOADER if converted_bytes else 0)
@@ -161,27 +194,24 @@ def plan_streaming(
         fit = 1 + int((limit / _MARGIN - base_bytes - solving) // (other + solving))
         fewer = f"Give --workers {fit}, or raise" if alone * _MARGIN <= limit and fit > 0 else "Raise"
         raise MemoryLimitError(
-            f"the work takes about {format_bytes(peak)} with {workers} process{'es' if workers > 1 else ''}, "
-            f"more than the ceiling of {format_bytes(limit)}",
+            f"the run needs about {format_size(peak)} with {workers} process{'es' if workers > 1 else ''}, "
+            f"more than the limit of {format_size(limit)}",
             do=f"{fewer} --max-memory",
         )
-    return MemoryPlan(peak, base_bytes, block_bytes, micro_batch=1, experts_at_once=1)
+    return MemoryPlan(peak, micro_batch=1, experts_at_once=1)
 
 
 def enforce(limit: int | None, where: str, others: Iterable[int] = ()) -> None:
-    """Raises MemoryLimitError when this process, with the others, is above the ceiling; what is finished is kept."""
+    """Raises MemoryLimitError when this process and `others` together use more than the limit.
+
+    Args:
+        limit: limit in bytes, or None.
+        where: layer that was being worked on, for the error.
+        others: ids of worker processes.
+    """
     if limit is not None and (now := resident_bytes(others)) > limit:
         raise MemoryLimitError(
-            f"resident memory reached {format_bytes(now)}, above the ceiling of {format_bytes(limit)}",
+            f"resident memory reached {format_size(now)}, above the limit of {format_size(limit)}",
             do="Raise --max-memory or lower --samples, and run again: finished blocks are kept",
             layer=where,
         )
-
-
-def format_bytes(size: float) -> str:
-    """Returns bytes in words, e.g. `2.50 GB`."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.2f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"

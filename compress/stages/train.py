@@ -18,6 +18,7 @@ from compress.models import linears
 from compress.models.blocks import BlockWalker
 from compress.models.source import ModelSource
 from compress.progress import Silent
+from compress.sizes import format_size
 from compress.stages import distributed, memory
 from compress.stages.finish import Made
 from compress.stages.pack import solve_linear
@@ -55,8 +56,8 @@ def run(recipe: Recipe, source: ModelSource, teacher: ModelSource, workspace: Wo
     needed = memory_bytes(source, teacher)
     if recipe.max_memory is not None and needed > recipe.max_memory:
         raise MemoryLimitError(
-            f"training takes more than {memory.format_bytes(needed)}: two whole models, and what AdamW keeps",
-            allowed=f"{memory.format_bytes(recipe.max_memory)} (--max-memory)",
+            f"training takes more than {format_size(needed)}: two whole models, and what AdamW keeps",
+            allowed=f"{format_size(recipe.max_memory)} (--max-memory)",
             do="Raise --max-memory; training is the one kind of stage that does not go block by block",
         )
     trained = _train(recipe, walker, teacher, workspace.work, progress)

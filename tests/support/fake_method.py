@@ -1,4 +1,4 @@
-"""Round to nearest with a decision for fused sets, which can be made slow or deadly in the processes of a crew."""
+"""Round to nearest with a decision for fused sets, which can be made slow, or deadly in worker processes."""
 
 import dataclasses
 import os

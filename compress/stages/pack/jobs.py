@@ -1,8 +1,10 @@
-"""A job: linears that one process solves in one go. What comes back lies in a file, so that no process holds many."""
+"""A job: linears that one process solves together. It travels to worker processes as one line of JSON."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,36 +17,67 @@ import torch
 from compress.format import files, naming
 from compress.format.packed import PackedTensor
 from compress.methods import protocol
+from compress.models.linears import LinearRef
 from compress.models.stored import StoredWeight, WeightReader
 from compress.stages.pack import solve_linear
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Plain values, which another process can be sent."""
+    """Linears to solve, the method and its options, and the file for the result."""
 
     linears: tuple[StoredWeight, ...]
-    """Linears that share an input, all of them where the method decides for a whole set."""
+    """Linears that share an input; all of them where the method decides an option for a whole fused set."""
     method: str
     """Full name of the method's module."""
     configs: tuple[Any, ...]
     """The method's Config of each linear."""
     planes: Path
-    """File that the planes are written to."""
+    """Safetensors file that the planes are written to: results stay on disk, so that no process holds many."""
+
+    def to_json(self) -> str:
+        """Returns the job as one line of JSON."""
+        data = {
+            "linears": [dataclasses.asdict(stored) for stored in self.linears],
+            "method": self.method,
+            "configs": [dataclasses.asdict(config) for config in self.configs],
+            "planes": str(self.planes),
+        }
+        return json.dumps(data)
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> Job:
+        """Returns the job that `to_json` wrote."""
+        data = json.loads(line)
+        make_config = importlib.import_module(data["method"]).Config
+        return cls(
+            linears=tuple(_stored(each) for each in data["linears"]),
+            method=data["method"],
+            configs=tuple(make_config(**each) for each in data["configs"]),
+            planes=Path(data["planes"]),
+        )
+
+
+def _stored(data: dict[str, Any]) -> StoredWeight:
+    """Returns the linear; sequences in it are tuples, for which JSON has lists."""
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+    ref = {name: tuple(value) if isinstance(value, list) else value for name, value in data["ref"].items()}
+    return StoredWeight(**fields | {"ref": LinearRef(**ref)})
 
 
 def solve(job: Job, reader: WeightReader) -> dict[str, Any]:
     """Writes the planes of the job's linears and returns their manifest entries by name.
 
-    One thread computes: the order of its sums, and with it every bit of the result, does not depend on the machine.
+    It computes with one thread: then the order of the sums, and with it every bit of the result, is the same on every
+    machine.
     """
     method = protocol.of_kind_pack(protocol.method_of(importlib.import_module(job.method)))
     weights = {stored.ref.name: partial(reader.read, stored) for stored in job.linears}
-    given = dict(zip(weights, job.configs, strict=True))
+    job_configs = dict(zip(weights, job.configs, strict=True))
     packed: dict[str, PackedTensor] = {}
     entries: dict[str, Any] = {}
     with one_thread():
-        configs = solve_linear.shared_configs(method, given, weights)
+        configs = solve_linear.shared_configs(method, job_configs, weights)
         for stored in job.linears:
             name = stored.ref.name
             packed[name], _, entries[name] = solve_linear.solve(
@@ -56,10 +89,10 @@ def solve(job: Job, reader: WeightReader) -> dict[str, Any]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """While open, torch computes with one thread."""
-    usual = torch.get_num_threads()
+    """Has torch compute with one thread while the context is open."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(usual)
+        torch.set_num_threads(threads)

@@ -20,7 +20,7 @@ from compress.models.stored import StoredWeight, WeightReader
 from compress.stages import memory, proof_reference
 from compress.stages.pack import shards
 from compress.stages.pack.jobs import Job
-from compress.stages.pack.workers import Crew, gather
+from compress.stages.pack.workers import Workers, start_workers
 
 if TYPE_CHECKING:
     from compress.models.linears import LinearRef
@@ -53,8 +53,10 @@ def run(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torc
             done = 1
         work = {step: _jobs(stage, step, groups) for step, groups in _fused_sets(stage, tokens_ST, done)}
         if work:
-            with gather(stage.workers, WeightReader(walker.source, lambda: walker), walker.source.path) as crew:
-                for step, entries in _solved(stage, crew, work, task):
+            with start_workers(
+                stage.workers, WeightReader(walker.source, lambda: walker), walker.source.path
+            ) as workers:
+                for step, entries in _solved(stage, workers, work, task):
                     planes = [load_file(job.planes) for job in work[step]]
                     tensors = shards.dense_tensors(stage, step - 1) | dict(
                         chain.from_iterable(p.items() for p in planes)
@@ -122,17 +124,17 @@ def _parts(stored: list[StoredWeight], limit: float) -> Iterator[list[StoredWeig
 
 
 def _solved(
-    stage: LinearStage, crew: Crew, work: dict[int, list[Job]], task: Task
+    stage: LinearStage, workers: Workers, work: dict[int, list[Job]], task: Task
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields step and manifest entries of each block, in order, once all its jobs are done."""
     answers: dict[Path, dict[str, Any]] = {}
     ahead = iter(work.items())
     step, jobs = next(ahead)
-    for answer in chain([None], crew.solve(list(chain.from_iterable(work.values())))):
+    for answer in chain([None], workers.solve(list(chain.from_iterable(work.values())))):
         if answer is not None:
             job, entries = answer
             answers[job.planes] = entries
-            memory.enforce(stage.memory_limit, job.linears[-1].ref.name, crew.process_ids)
+            memory.enforce(stage.memory_limit, job.linears[-1].ref.name, workers.process_ids)
             task.advance(len(entries), job.linears[-1].ref.name)
         while all(job.planes in answers for job in jobs):
             yield step, {name: entry for job in jobs for name, entry in answers.pop(job.planes).items()}

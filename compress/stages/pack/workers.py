@@ -1,28 +1,32 @@
-"""The crew: this process and others beside it, which take jobs from one list until none is left.
+"""Worker processes: they and this process take jobs from one list until it is empty.
 
     python -m compress.stages.pack.workers FD MODEL_FOLDER
 
-is one of the others: it solves the jobs that come through the socket FD, and ends when the socket does, so none is left
-behind when this process dies, however it dies. Interpreters are started like any program, not by multiprocessing, which
-runs the caller's script once more in each.
+is a worker: it reads jobs from the socket FD, one line of JSON each, and answers each with a line of JSON; tensors
+travel in safetensors files. It ends when the socket is closed, so none is left when this process dies, however it
+dies. Workers are started like any program and not by multiprocessing, which would run the caller's script again in
+each and send pickles.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from multiprocessing.connection import Connection, Pipe
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, BinaryIO
 
+from compress import errors
 from compress.errors import CompressError, MemoryLimitError, MethodError
 from compress.models.folder.tensor_files import TensorFiles
 from compress.models.folder.tensor_list import list_tensors
@@ -31,108 +35,125 @@ from compress.stages.pack import jobs
 from compress.stages.pack.jobs import Job
 
 Answer = tuple[Job, dict[str, Any]]
-"""A job, and the manifest entries of its linears by name."""
+"""A job and what a worker answered: `entries`, the manifest entries by name; or `error`; or `traceback`."""
 
 
-class Crew:
-    """Processes that are waiting for jobs. Make one with `gather`."""
+class Workers:
+    """Worker processes that wait for jobs. Make them with `start_workers`."""
 
-    def __init__(self, reader: WeightReader, others: list[_Other]) -> None:
-        self._reader, self._others = reader, others
+    def __init__(self, reader: WeightReader, processes: list[_Worker]) -> None:
+        self._reader, self._processes = reader, processes
 
     @property
     def process_ids(self) -> list[int]:
-        """The processes beside this one."""
-        return [other.process.pid for other in self._others]
+        """Ids of the worker processes; this process is none of them."""
+        return [worker.process.pid for worker in self._processes]
 
-    def solve(self, work: Sequence[Job]) -> Iterator[Answer]:
-        """Yields the answer of every job as it comes, in any order.
+    def solve(self, work: Sequence[Job]) -> Iterator[tuple[Job, dict[str, Any]]]:
+        """Yields every job with the manifest entries of its linears, in any order. This process takes jobs too.
 
-        Raises what a job raised, wherever it ran; a process that died is a MemoryLimitError that names the layer.
+        Raises:
+            CompressError: what the solve of a job raised, in whichever process; a worker that was killed is a
+                MemoryLimitError that names the layer.
+            RuntimeError: another exception in a worker, with its traceback.
         """
         waiting = deque(work)
-        heard: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
-        for other in self._others:
-            threading.Thread(target=other.serve, args=(waiting, heard), daemon=True).start()
-        left = len(work)
+        answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        for worker in self._processes:
+            threading.Thread(target=worker.serve, args=(waiting, answers.put), daemon=True).start()
+        unanswered, threads = len(work), len(self._processes)
         try:
-            while left:
-                if heard.empty() and (job := _take(waiting)):
-                    answer: Answer | BaseException = (job, jobs.solve(job, self._reader))
+            while unanswered:
+                if answers.empty() and (job := _take(waiting)):
+                    yield job, jobs.solve(job, self._reader)
+                    unanswered -= 1
+                elif (answer := answers.get()) is not None:
+                    job, content = answer
+                    yield job, _entries(content)
+                    unanswered -= 1
                 else:
-                    answer = heard.get()
-                if isinstance(answer, BaseException):
-                    raise answer
-                left -= 1
-                yield answer
+                    threads -= 1
+                    if not threads and not waiting and answers.empty():
+                        raise RuntimeError("a job was lost; the traceback of the thread that had it is above")
         finally:
             waiting.clear()
 
 
 @contextmanager
-def gather(workers: int, reader: WeightReader, folder: Path) -> Iterator[Crew]:
-    """Yields a crew of this process and `workers` - 1 others; they are gone when it is left, finished or not.
+def start_workers(count: int, reader: WeightReader, folder: Path) -> Iterator[Workers]:
+    """Starts `count` - 1 worker processes and yields them; they are ended when the context is left, in any way.
 
-    `folder` is that of the model; `reader` reads it for this process.
+    Args:
+        count: processes that solve, this one among them.
+        reader: reads the weights for this process.
+        folder: the model's folder, from which workers read weights.
     """
-    others: list[_Other] = []
+    processes: list[_Worker] = []
     try:
-        for _ in range(workers - 1):
-            others.append(_Other(folder))
-        yield Crew(reader, others)
+        for _ in range(count - 1):
+            processes.append(_Worker(folder))
+        yield Workers(reader, processes)
     finally:
-        for other in others:
-            other.end()
+        for worker in processes:
+            worker.end()
 
 
-class _Other:
-    """A process of the crew, seen from this one."""
+class _Worker:
+    """This process's end of one worker."""
 
     def __init__(self, folder: Path) -> None:
-        self._connection, theirs = Pipe()
+        ours, theirs = socket.socketpair()
         command = [sys.executable, "-P", "-m", "compress.stages.pack.workers", str(theirs.fileno()), str(folder)]
-        # what this process can import, a method of the caller's own for instance, that one can too
+        # a worker can import what this process can, a user's own method for instance
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-        # a group of its own: Ctrl-C reaches this process alone, which then ends the other
+        # in a process group of its own, Ctrl-C does not reach the worker: this process is told, and ends it
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), process_group=0
         )
         theirs.close()
+        self._channel = ours.makefile("rwb")
+        ours.close()  # the channel keeps the connection open
 
-    def serve(self, waiting: deque[Job], heard: queue.SimpleQueue[Answer | BaseException]) -> None:
-        """Hands jobs over until none waits or one fails."""
-        while job := _take(waiting):
-            try:
-                self._connection.send(job)
-                answer = self._connection.recv()
-            except (EOFError, OSError):
-                heard.put(self._died(job))
-                return
-            except Exception as error:  # a job that cannot be sent: who waits for the answer must hear of it
-                heard.put(error)
-                return
-            heard.put(answer if isinstance(answer, BaseException) else (job, answer))
-            if isinstance(answer, BaseException):
-                return
+    def serve(self, waiting: deque[Job], put: Callable[[Answer | None], None]) -> None:
+        """Sends jobs to the worker until none is left, and puts the answers; None at the end."""
+        try:
+            while job := _take(waiting):
+                put((job, self._ask(job)))
+        finally:
+            put(None)  # also when this thread fails, so that nobody waits for it in vain
+
+    def _ask(self, job: Job) -> dict[str, Any]:
+        try:
+            self._channel.write(job.to_json().encode() + b"\n")
+            self._channel.flush()
+            line = self._channel.readline()
+        except OSError:
+            line = b""
+        if not line.endswith(b"\n"):  # the worker died, perhaps in the middle of a line
+            return {"error": _error(self._died(job))}
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def end(self) -> None:
-        """Ends the process at once; what it was working on is lost."""
+        """Kills the worker; the job that it was solving is lost."""
         self.process.kill()
         self.process.wait()
-        self._connection.close()
+        with suppress(OSError):  # a job that the worker never read
+            self._channel.close()
 
     def _died(self, job: Job) -> CompressError:
         code = self.process.wait()
         if code == -signal.SIGKILL:
             return MemoryLimitError(
-                "the process that was solving it was killed; most often the machine ran out of memory",
+                "the worker that was solving this linear was killed; most often the machine ran out of memory",
                 do="Lower --workers and run the same command again: finished blocks are kept",
                 layer=job.linears[0].ref.name,
             )
         return MethodError(
-            f"the process that was solving it ended {f'by signal {-code}' if code < 0 else f'with code {code}'}",
-            do="Look for its own message above; finished blocks are kept",
+            f"the worker that was solving this linear ended "
+            f"{f'by signal {-code}' if code < 0 else f'with code {code}'}",
+            do="See the worker's own message above; finished blocks are kept",
             layer=job.linears[0].ref.name,
         )
 
@@ -144,33 +165,57 @@ def _take(waiting: deque[Job]) -> Job | None:
         return None
 
 
+def _entries(answer: dict[str, Any]) -> dict[str, Any]:
+    """Returns the manifest entries in a worker's answer; raises the error in it."""
+    if "traceback" in answer:
+        raise RuntimeError(f"in a worker process:\n{answer['traceback']}")
+    if "error" in answer:
+        error = answer["error"]
+        kind: type[CompressError] = getattr(errors, error.pop("kind"))
+        raise kind(**error)
+    entries: dict[str, Any] = answer["entries"]
+    return entries
+
+
+def _error(error: CompressError) -> dict[str, Any]:
+    """Returns the JSON form of an error: the nearest of its kinds that this package has, and its texts."""
+    kind = next(kind for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
+    return {"kind": kind.__name__, "given": error.given, "allowed": error.allowed, "do": error.do, "layer": error.layer}
+
+
 def main(descriptor: int, folder: Path) -> None:
-    """Solves jobs until the socket `descriptor` is closed."""
-    connection: Connection[Any, Any] = Connection(descriptor)
-    work: queue.SimpleQueue[Job] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(connection, work), daemon=True).start()
-    # transformers stays out of this process unless the checkpoint has to be converted
+    """Solves jobs until the socket `descriptor` is closed; an unexpected exception is sent and ends the worker."""
+    channel = socket.socket(fileno=descriptor).makefile("rwb")
+
+    def send(answer: dict[str, Any]) -> None:
+        channel.write(json.dumps(answer).encode() + b"\n")
+        channel.flush()
+
+    def send_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        send({"traceback": "".join(traceback.format_exception(kind, error, trace))})
+        os._exit(1)  # an ordinary exit would wait for the thread that listens
+
+    sys.excepthook = send_traceback
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(channel, lines), daemon=True).start()
+    # transformers is not imported unless the checkpoint has to be converted
     reader = WeightReader(TensorFiles(folder, folder.name, list_tensors(folder)), lambda: _walker(folder))
     while True:
+        job = Job.from_json(lines.get())
         try:
-            answer: Any = jobs.solve(work.get(), reader)
+            answer = {"entries": jobs.solve(job, reader)}
         except CompressError as error:
-            answer = error
-        except Exception:  # the caller gets it with the place where it arose, which no pickle of it would keep
-            answer = RuntimeError(f"in a process of --workers:\n{traceback.format_exc()}")
-        connection.send(answer)
+            answer = {"error": _error(error)}
+        send(answer)
 
 
-def _listen(connection: Connection[Any, Any], work: queue.SimpleQueue[Job]) -> None:
-    """Passes jobs on; the end of the socket is the end of the process that sends them, and of this one, mid-job."""
-    while True:
-        try:
-            work.put(connection.recv())
-        except (EOFError, OSError):
-            os._exit(1)
-        except Exception:
-            traceback.print_exc()
-            os._exit(1)
+def _listen(channel: BinaryIO, lines: queue.SimpleQueue[bytes]) -> None:
+    """Passes lines on. The end of the socket means that the other process is gone, and ends this one in mid-job."""
+    try:
+        for line in channel:
+            lines.put(line)
+    finally:
+        os._exit(1)
 
 
 def _walker(folder: Path) -> Any:

@@ -19,6 +19,7 @@ from compress.models.surgery import remove_blocks, remove_units
 from compress.models.surgery.coupled import Coupled, Kind, coupled, unit_parameters
 from compress.models.surgery.remove_units import Cut
 from compress.numerics import importance
+from compress.sizes import format_size
 from compress.stages import memory
 from compress.stages.rewrite import scoring, selection
 from compress.stages.rewrite.tensors import as_stored, names_by_block
@@ -271,10 +272,10 @@ def _plan(walker: BlockWalker, config: Config, tokens_ST: torch.Tensor, limit: i
         states = (len(sizes) + 2 if taylor else 2) * state
         peak = memory.resident_bytes() + states + max(copies * max(sizes) + inside, head + logits)
         if limit is None or peak <= limit:
-            progress.note(f"Scoring takes about {memory.format_bytes(peak)}")
+            progress.note(f"Scoring takes about {format_size(peak)}")
             return micro_batch
     raise MemoryLimitError(
-        f"scoring takes about {memory.format_bytes(peak)}, more than the ceiling of {memory.format_bytes(limit or 0)}",
+        f"scoring takes about {format_size(peak)}, more than the ceiling of {format_size(limit or 0)}",
         do="Raise --max-memory, lower --samples or --seq-len, or choose importance=activation",
     )
 

@@ -81,7 +81,7 @@ def stage_of(source: Path, folder: Path, method: str = "rtn", **options) -> Line
             method=registry.load_pack(method),
             config=registry.configure(method, options),
             skipped=frozenset(),
-            memory_plan=memory.MemoryPlan(0, 0, 0, micro_batch=4, experts_at_once=3),
+            memory_plan=memory.MemoryPlan(0, micro_batch=4, experts_at_once=3),
             memory_limit=None,
         )
 

@@ -40,7 +40,7 @@ def stage_of(tmp_path: Path, kind: str = "llama", method: str = "svd_llm", skip:
             method=registry.load_pack(method),
             config=registry.configure(method, options),
             skipped=frozenset(name for name in names if skip in name),
-            memory_plan=memory.MemoryPlan(0, 0, 0, micro_batch=4, experts_at_once=3),
+            memory_plan=memory.MemoryPlan(0, micro_batch=4, experts_at_once=3),
             memory_limit=None,
         )
 

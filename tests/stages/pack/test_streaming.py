@@ -1,6 +1,8 @@
 """Streaming: the same bytes as the block loop, for any number of processes, and nothing left behind when it ends."""
 
+import ast
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -24,12 +26,12 @@ from compress.models.source import ModelSource
 from compress.models.stored import WeightReader
 from compress.runtime import proof
 from compress.stages import memory
-from compress.stages.pack import block_loop, streaming, workers
+from compress.stages.pack import block_loop, jobs, streaming, workers
 from compress.stages.workspace import Workspace
 from tests.support import fake_method
 from tests.support.models import TINY, save_tiny, tiny_tokens
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BLOCKS, LINEARS = 3, 7
 
 
@@ -209,6 +211,37 @@ def test_a_process_that_dies_is_named_with_its_layer(tmp_path, fake, monkeypatch
     assert not _children()
 
 
+def test_a_job_is_the_same_after_its_way_through_json(tmp_path):
+    source = ModelSource.open(save_tiny(tmp_path / "model", "mixtral"))
+    walker, config = BlockWalker(source), registry.configure("easyquant", {"threshold": float("inf")})
+    linears_ = tuple(walker.stored(ref) for ref in walker.linears(0))
+    job = jobs.Job(linears_, "compress.methods.easyquant", (config,) * len(linears_), tmp_path / "planes.safetensors")
+    line = job.to_json()
+    assert "\n" not in line and jobs.Job.from_json(line) == job
+
+
+def test_the_package_uses_no_pickle():
+    for path in (ROOT / "compress").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {"pickle", "multiprocessing"} & {name.split(".")[0] for name in names}, path
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
+                assert node.attr not in ("load", "save"), path
+
+
+class OwnError(ModelError):
+    """An error of a method that is not part of this package."""
+
+
+@pytest.mark.parametrize("kind", [MemoryLimitError, OwnError])
+def test_an_error_of_a_worker_is_the_same_error_here(kind):
+    answer = {"error": workers._error(kind("given", allowed="allowed", do="Do", layer="layer"))}
+    with pytest.raises(MemoryLimitError if kind is MemoryLimitError else ModelError) as error:
+        workers._entries(json.loads(json.dumps(answer)))
+    assert str(error.value) == str(kind("given", allowed="allowed", do="Do", layer="layer"))
+
+
 def test_a_mistake_in_a_method_keeps_its_place(tmp_path, fake, monkeypatch, others_only):
     monkeypatch.setenv(fake_method.WHAT, "fails")
     with pytest.raises(RuntimeError, match=r"(?s)fake_method.py.*ZeroDivisionError: a mistake in the method"):
@@ -252,6 +285,6 @@ def test_a_ceiling_counts_all_processes(tmp_path):
 
 
 def test_the_ceiling_is_enforced_while_it_streams(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "plan_streaming", lambda **_: memory.MemoryPlan(1, 1, 1, 1, 1))
+    monkeypatch.setattr(memory, "plan_streaming", lambda **_: memory.MemoryPlan(1, 1, 1))
     with pytest.raises(CompressError, match=r"layers\.0.*resident memory reached"):
         run(save_tiny(tmp_path / "model"), tmp_path / "out", max_memory="10MB")
