@@ -23,7 +23,7 @@ TUNING = (*RUNTIME, *METHODS, "compress.tuning")
 BENCH = (*RUNTIME, "compress.bench")
 REPORT = (*EVALUATION, "compress.methods.registry", "compress.bench.speed", "compress.report")
 RESULT = (*REPORT, "compress.result")
-STAGES = (*EVALUATION, *TUNING, "compress.training", "compress.stages")
+STAGES = (*REPORT, *TUNING, "compress.training", "compress.stages")
 PIPELINE = (*RESULT, *STAGES, "compress.pipeline")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compress.errors": (),

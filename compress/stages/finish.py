@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from compress import __version__
@@ -26,27 +25,12 @@ if TYPE_CHECKING:
     from compress.models.source import ModelSource
     from compress.progress import Progress
     from compress.recipe import Recipe
+    from compress.stages.stage_output import StageOutput
     from compress.stages.workspace import Workspace
 
 EVALUATION = "eval.json"
 _REFERENCE = "reference.safetensors"
 _LIBRARIES = ("torch", "transformers", "safetensors")
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """What a stage made, beside the shards that lie in the workspace."""
-
-    coverage: Mapping[str, Any]
-    """The account, in its JSON form."""
-    config: Mapping[str, Any]
-    """config.json without `quantization_config`."""
-    structure: Mapping[str, Any] | None = None
-    """What of the model has another shape than its config.json says."""
-    unused: Sequence[str] = ()
-    """Tensors of the source that its architecture has no place for."""
-    report: Mapping[str, Any] = field(default_factory=dict)
-    """Further fields of the manifest, for people and reports."""
 
 
 def identity(recipe: Recipe, source: ModelSource, teacher: ModelSource | None = None) -> dict[str, Any]:
@@ -82,16 +66,16 @@ def write_reference(workspace: Workspace, tokens_ST: torch.Tensor, logits_TV: to
     proof.write_reference(path, tokens_ST[:1, : logits_TV.shape[0]], logits_TV[None])
 
 
-def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, made: Made) -> list[str]:
+def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, output: StageOutput) -> list[str]:
     """Finishes the folder, which is complete from here on; returns the warnings that stand in the manifest."""
     entries = shards.entries(workspace)
     unseen = [name for name, entry in entries.items() if entry["tokens"] == 0]
     warnings = list(source.warnings)
     if unseen:
         warnings.append(f"{len(unseen)} linears saw no calibration token and were solved without data: {_few(unseen)}")
-    if made.unused:
+    if output.unused:
         warnings.append(
-            f"{len(made.unused)} tensors of the source have no place in its model, left out: {_few(made.unused)}"
+            f"{len(output.unused)} tensors of the source have no place in its model, left out: {_few(output.unused)}"
         )
     weights = sum(entry["shape"][0] * entry["shape"][1] for entry in entries.values())
     bits = 8 * sum(entry["size_bytes"] for entry in entries.values()) / weights if weights else None
@@ -101,7 +85,7 @@ def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, ma
     records = shards.records(workspace)
     CheckpointWriter(workspace.folder, shard_count=len(records)).finish(
         records=records,
-        config=made.config,
+        config=output.config,
         manifest={
             "compress_version": __version__,
             **workspace.identity,
@@ -116,9 +100,9 @@ def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, ma
             "recipe": recipe_identity(recipe),
             "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
             "bits_per_weight": None if bits is None else round(bits, 6),
-            "coverage": dict(made.coverage),
-            **({"structure": dict(made.structure)} if made.structure else {}),
-            **made.report,
+            "coverage": dict(output.coverage),
+            **({"structure": dict(output.structure)} if output.structure else {}),
+            **output.report,
             **({"allocation": allotted} if allotted else {}),
             **({"tuning": tuned} if (tuned := _tuning(recipe, workspace)) else {}),
             "warnings": warnings,

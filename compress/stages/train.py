@@ -20,8 +20,8 @@ from compress.models.source import ModelSource
 from compress.progress import Silent
 from compress.sizes import format_size
 from compress.stages import distributed, memory
-from compress.stages.finish import Made
 from compress.stages.pack import solve_linear
+from compress.stages.stage_output import StageOutput
 from compress.stages.workspace import work_folder
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ def teacher_of(recipe: Recipe, first: ModelSource) -> ModelSource | None:
     return first if named is None else ModelSource.open(named)
 
 
-def run(recipe: Recipe, source: ModelSource, teacher: ModelSource, workspace: Workspace, progress: Progress) -> Made:
+def run(
+    recipe: Recipe, source: ModelSource, teacher: ModelSource, workspace: Workspace, progress: Progress
+) -> StageOutput:
     """Trains, and writes the shards. A killed run goes on from the trainer's last checkpoint."""
     method = registry.load_train(recipe.stages[0].method)
     if method.NEEDS_OTHER_TEACHER and source.fingerprint == teacher.fingerprint:
@@ -63,7 +65,9 @@ def run(recipe: Recipe, source: ModelSource, teacher: ModelSource, workspace: Wo
     trained = _train(recipe, walker, teacher, workspace.work, progress)
     entries = write(method, walker, workspace, trained.dense, trained.packed)
     account = {"total_parameters": source.parameters, "packed_linears": len(entries)}
-    return Made(account, source.raw_config, source.structure, walker.unused_tensors, {"training": trained.report})
+    return StageOutput(
+        account, source.raw_config, source.structure, walker.unused_tensors, {"training": trained.report}
+    )
 
 
 def memory_bytes(source: ModelSource, teacher: ModelSource) -> int:

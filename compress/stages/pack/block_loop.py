@@ -1,6 +1,6 @@
-"""The block loop of the methods that treat one linear at a time: pack a block, go on with what it gives, remember.
+"""Packs the decoder blocks in order; each block is calibrated on the outputs of the packed blocks before it.
 
-The inputs of every block come from the packed blocks before it. Shape letters: S samples, T tokens, H hidden.
+Shape letters: S samples, T tokens, H hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -22,26 +22,23 @@ if TYPE_CHECKING:
 
 
 def run(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torch.Tensor:
-    """Compresses all blocks, from where an earlier run stopped, and returns the reference logits float32 [T', vocab].
+    """Packs all blocks that an earlier run has not finished and returns the reference logits, float32 [T, V].
 
-    After each block its shard, the inputs of the next block and then its record are on disk.
+    After each block its shard, the inputs of the next block and then its record are written, so a killed run goes on
+    at the next block. The logits are those of the first `PROOF_TOKENS` tokens of the first sample.
+
+    Raises:
+        ModelError: the outputs of a packed block are not finite.
     """
     walker, workspace = stage.walker, stage.workspace
-    steps = len(walker.block_names) + 1
-    done = shards.resume(workspace, steps, progress)
-    # a step of the bar is a linear, or the forward pass that ends a block
-    wanted = [[ref for ref in walker.linears(i) if ref.name not in stage.skipped] for i in range(steps - 1)]
-    sizes = [1, *(len(refs) + 1 for refs in wanted)]
-    with progress.stage("Compressing", sum(sizes)) as task:
-        if done:
-            task.advance(sum(sizes[:done]), "finished before")
+    with shards.resumed(stage, progress) as (task, done):
         if done == 0:
             hidden_STH = walker.embed(tokens_ST)
             _finish_step(stage, 0, hidden_STH, shards.dense_tensors(stage, None), {})
             task.advance(1, "embeddings")
         else:
             hidden_STH = _load_hidden(workspace.hidden_path(done))
-        for step in range(max(done, 1), steps):
+        for step in range(max(done, 1), len(walker.block_names) + 1):
             block = walker.load_block(step - 1)
             packed_block = compress_block(stage, block, hidden_STH, task)
             hidden_STH = walker.forward(block, hidden_STH, micro_batch=stage.memory_plan.micro_batch)

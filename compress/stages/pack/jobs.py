@@ -59,10 +59,14 @@ class Job:
 
 
 def _stored(data: dict[str, Any]) -> StoredWeight:
-    """Returns the linear; sequences in it are tuples, for which JSON has lists."""
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
-    ref = {name: tuple(value) if isinstance(value, list) else value for name, value in data["ref"].items()}
-    return StoredWeight(**fields | {"ref": LinearRef(**ref)})
+    """Returns the linear that `dataclasses.asdict` wrote; JSON has lists for its tuples."""
+    ref: dict[str, Any] = {name: _tuples(value) for name, value in data["ref"].items()}
+    fields: dict[str, Any] = {name: _tuples(value) for name, value in data.items() if name != "ref"}
+    return StoredWeight(ref=LinearRef(**ref), **fields)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def solve(job: Job, reader: WeightReader) -> dict[str, Any]:

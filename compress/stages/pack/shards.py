@@ -1,7 +1,9 @@
-"""The shards of a run that are written, and what stays dense in each."""
+"""The shards of a pack stage: which are written already, and which tensors of each stay dense."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import OutputError
@@ -11,34 +13,48 @@ from compress.format.writer import ShardRecord
 if TYPE_CHECKING:
     import torch
 
-    from compress.progress import Progress
+    from compress.progress import Progress, Task
     from compress.stages.pack.block import LinearStage
     from compress.stages.workspace import Workspace
 
 
-def resume(workspace: Workspace, steps: int, progress: Progress) -> int:
-    """Returns how many of the steps (shards) an earlier run has finished; one that changed since is an OutputError."""
-    found = records(workspace)
-    for shard in found:
+@contextmanager
+def resumed(stage: LinearStage, progress: Progress) -> Iterator[tuple[Task, int]]:
+    """Yields the progress bar of a pack stage and the number of steps that an earlier run finished.
+
+    Step 0 writes the tensors outside the blocks, step i block i - 1; each ends with a shard and its record. The bar
+    counts one for each linear, and one for the end of each step.
+
+    Raises:
+        OutputError: a finished shard is not the one that was written.
+    """
+    walker, workspace = stage.walker, stage.workspace
+    finished = records(workspace)
+    for shard in finished:
         if not shard.matches(workspace.folder):
             raise OutputError(f"{shard.file} is not the shard that was written", do="Start over with --fresh")
-    if found:
-        progress.note(f"Going on at step {len(found) + 1} of {steps}: {len(found)} finished before")
-    return len(found)
+    blocks = [walker.linears(index) for index in range(len(walker.block_names))]
+    sizes = [1, *(1 + sum(ref.name not in stage.skipped for ref in refs) for refs in blocks)]
+    if finished:
+        progress.note(f"Going on at step {len(finished) + 1} of {len(sizes)}: {len(finished)} finished before")
+    with progress.stage("Compressing", sum(sizes)) as task:
+        if finished:
+            task.advance(sum(sizes[: len(finished)]), "finished before")
+        yield task, len(finished)
 
 
 def records(workspace: Workspace) -> list[ShardRecord]:
-    """Returns the records of all shards that are written."""
+    """Returns the records of all shards that are written, in order."""
     return [ShardRecord.from_dict(record["shard"]) for record in workspace.records()]
 
 
 def entries(workspace: Workspace) -> dict[str, Any]:
-    """Returns the manifest entries of all linears that are packed, in the order of the blocks."""
+    """Returns the manifest entries of all packed linears, in the order of the blocks."""
     return {name: entry for record in workspace.records() for name, entry in record["linears"].items()}
 
 
 def dense_tensors(stage: LinearStage, block: int | None) -> dict[str, torch.Tensor]:
-    """Returns what stays dense of a block (None: of everything outside the blocks), in the checkpoint's dtypes."""
+    """Returns the tensors that stay dense in a block (None: outside all blocks), in the dtypes of the checkpoint."""
     walker = stage.walker
     prefixes = tuple(f"{name}." for name in walker.block_names)
     own = (lambda name: not name.startswith(prefixes)) if block is None else (lambda n: n.startswith(prefixes[block]))
@@ -50,7 +66,7 @@ def dense_tensors(stage: LinearStage, block: int | None) -> dict[str, torch.Tens
 
 
 def left_alone(stage: LinearStage, block: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Returns planes and manifest entries of a block's skipped linears that the source has packed: they stay so."""
+    """Returns planes and manifest entries of skipped linears that are packed in the source; they stay packed."""
     source = stage.walker.source
     kept = {
         ref.name: part

@@ -1,7 +1,9 @@
-"""Methods that need no data: every linear is solved by itself, read straight from the shards, by several processes.
+"""Packs the linears one by one in worker processes, for methods that need no data.
 
-No block is loaded and nothing runs forward until all are packed; then the packed blocks, read back from disk, give the
-logits for the proof of load. Shape letters: S samples, T tokens, H hidden, V vocabulary.
+Each weight is read straight from the source's shards: no decoder block is loaded to pack it. Afterwards the packed
+blocks are read back from disk, and a forward pass through them gives the logits for the proof of load.
+
+Shape letters: S samples, T tokens, H hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -28,50 +30,48 @@ if TYPE_CHECKING:
     from compress.stages.pack.block import LinearStage
 
 _JOB_WEIGHTS = 1 << 22
-"""Small linears are handed out together until they have this many weights."""
+"""Small linears are put into one job until it has this many weights."""
 
 
 def run(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torch.Tensor:
-    """Compresses all blocks, from where an earlier run stopped, and returns the reference logits float32 [T, V].
+    """Packs all blocks that an earlier run has not finished and returns the reference logits, float32 [T, V].
 
-    After each block its shard and then its record are on disk, in the order of the blocks. The bytes do not depend on
+    After each block its shard and then its record are written, in the order of the blocks. The bytes do not depend on
     the number of processes.
     """
-    walker, workspace = stage.walker, stage.workspace
-    steps = len(walker.block_names) + 1
-    done = shards.resume(workspace, steps, progress)
-    for stale in workspace.work.glob("planes-*"):
+    for stale in stage.workspace.work.glob("planes-*"):  # of jobs whose block was not finished
         stale.unlink()
-    linears = [[ref for ref in walker.linears(i) if ref.name not in stage.skipped] for i in range(steps - 1)]
-    sizes = [1, *(len(refs) + 1 for refs in linears)]
-    with progress.stage("Compressing", sum(sizes)) as task:
-        if done:
-            task.advance(sum(sizes[:done]), "finished before")
-        else:
+    with shards.resumed(stage, progress) as (task, done):
+        if done == 0:
             _finish_step(stage, 0, shards.dense_tensors(stage, None), {})
             task.advance(1, "embeddings")
-            done = 1
-        work = {step: _jobs(stage, step, groups) for step, groups in _fused_sets(stage, tokens_ST, done)}
-        if work:
-            with start_workers(
-                stage.workers, WeightReader(walker.source, lambda: walker), walker.source.path
-            ) as workers:
-                for step, entries in _solved(stage, workers, work, task):
-                    planes = [load_file(job.planes) for job in work[step]]
-                    tensors = shards.dense_tensors(stage, step - 1) | dict(
-                        chain.from_iterable(p.items() for p in planes)
-                    )
-                    _finish_step(stage, step, tensors, entries)
-                    for job in work[step]:
-                        job.planes.unlink()
-                    task.advance(1, walker.block_names[step - 1])
+        jobs = {step: _jobs(stage, step, groups) for step, groups in _input_groups(stage, tokens_ST, max(done, 1))}
+        if jobs:
+            _solve(stage, jobs, task)
     return proof_reference.logits(stage, tokens_ST, progress)
 
 
-def _fused_sets(stage: LinearStage, tokens_ST: torch.Tensor, first: int) -> Iterator[tuple[int, list[list[LinearRef]]]]:
-    """Yields step and input groups of every block from step `first` on.
+def _solve(stage: LinearStage, jobs: dict[int, list[Job]], task: Task) -> None:
+    """Solves the jobs of every step in worker processes, and finishes each step once all its jobs are done."""
+    walker = stage.walker
+    reader = WeightReader(walker.source, lambda: walker)
+    with start_workers(stage.workers, reader, walker.source.path) as workers:
+        for step, entries in _solved_steps(stage, workers, jobs, task):
+            tensors = shards.dense_tensors(stage, step - 1)
+            for job in jobs[step]:
+                tensors |= load_file(job.planes)
+            _finish_step(stage, step, tensors, entries)
+            for job in jobs[step]:
+                job.planes.unlink()
+            task.advance(1, walker.block_names[step - 1])
 
-    Only a forward pass tells which linears share an input; blocks of the same structure share the answer.
+
+def _input_groups(
+    stage: LinearStage, tokens_ST: torch.Tensor, first: int
+) -> Iterator[tuple[int, list[list[LinearRef]]]]:
+    """Yields every step from `first` on, with the linears of its block grouped by the input that they share.
+
+    Only a forward pass shows which linears share an input; it is run once for all blocks of the same structure.
     """
     walker = stage.walker
     hidden_STH = walker.embed(tokens_ST[:1])
@@ -89,18 +89,19 @@ def _fused_sets(stage: LinearStage, tokens_ST: torch.Tensor, first: int) -> Iter
 
 
 def _jobs(stage: LinearStage, step: int, groups: list[list[LinearRef]]) -> list[Job]:
-    """Returns the jobs of a block in the order of its linears."""
+    """Returns the jobs of a block, in the order of its linears."""
     jobs: list[Job] = []
     for group in groups:
         stored = [stage.walker.stored(ref) for ref in group if ref.name not in stage.skipped]
-        # what is decided for all of a set, or can only be read with all of it, stays in one job
-        together = "shared" in stage.method.provided or any(not one.origins for one in stored)
+        # a group stays in one job if the method decides an option for all of it, or if transformers has to convert its
+        # weights, which gives all of them at once
+        together = "shared" in stage.method.provided or any(not weight.origins for weight in stored)
         for part in _parts(stored, math.inf if together else _JOB_WEIGHTS):
             jobs.append(
                 Job(
                     linears=tuple(part),
                     method=stage.method.module,
-                    configs=tuple(stage.config_of(one.ref.name) for one in part),
+                    configs=tuple(stage.config_of(weight.ref.name) for weight in part),
                     planes=_planes_file(stage, step, len(jobs)),
                 )
             )
@@ -112,35 +113,35 @@ def _planes_file(stage: LinearStage, step: int, job: int) -> Path:
 
 
 def _parts(stored: list[StoredWeight], limit: float) -> Iterator[list[StoredWeight]]:
-    """Yields the linears in order, as many at a time as it takes to reach `limit` weights."""
+    """Yields the linears in order, in parts that end once they have `limit` weights or more."""
     part: list[StoredWeight] = []
-    for one in stored:
-        part.append(one)
-        if sum(math.prod(each.ref.shape) for each in part) >= limit:
+    size = 0
+    for linear in stored:
+        part.append(linear)
+        size += math.prod(linear.ref.shape)
+        if size >= limit:
             yield part
-            part = []
+            part, size = [], 0
     if part:
         yield part
 
 
-def _solved(
-    stage: LinearStage, workers: Workers, work: dict[int, list[Job]], task: Task
+def _solved_steps(
+    stage: LinearStage, workers: Workers, jobs: dict[int, list[Job]], task: Task
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields step and manifest entries of each block, in order, once all its jobs are done."""
+    """Yields every step in order with the manifest entries of its linears, as soon as all its jobs are done."""
     answers: dict[Path, dict[str, Any]] = {}
-    ahead = iter(work.items())
-    step, jobs = next(ahead)
-    for answer in chain([None], workers.solve(list(chain.from_iterable(work.values())))):
-        if answer is not None:
-            job, entries = answer
-            answers[job.planes] = entries
-            memory.enforce(stage.memory_limit, job.linears[-1].ref.name, workers.process_ids)
-            task.advance(len(entries), job.linears[-1].ref.name)
-        while all(job.planes in answers for job in jobs):
-            yield step, {name: entry for job in jobs for name, entry in answers.pop(job.planes).items()}
-            if (following := next(ahead, None)) is None:
+    steps = iter(jobs)
+    step = next(steps)
+    for job, entries in workers.solve(list(chain.from_iterable(jobs.values()))):
+        answers[job.planes] = entries
+        memory.enforce(stage.memory_limit, job.linears[-1].ref.name, workers.process_ids)
+        task.advance(len(entries), job.linears[-1].ref.name)
+        while all(job.planes in answers for job in jobs[step]):
+            yield step, {name: entry for job in jobs[step] for name, entry in answers.pop(job.planes).items()}
+            if (following := next(steps, None)) is None:
                 return
-            step, jobs = following
+            step = following
 
 
 def _finish_step(stage: LinearStage, step: int, tensors: dict[str, torch.Tensor], entries: dict[str, Any]) -> None:

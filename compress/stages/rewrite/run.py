@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from compress.format.writer import CheckpointWriter
 from compress.methods import registry
-from compress.stages.finish import Made
+from compress.stages.stage_output import StageOutput
 
 if TYPE_CHECKING:
     from compress.models.source import ModelSource
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from compress.stages.workspace import Workspace
 
 
-def run(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Progress) -> Made:
+def run(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Progress) -> StageOutput:
     """Writes the shards of the rewritten model. A killed run starts over, and gives the same bytes."""
     from compress.calibration.data import load_tokens
     from compress.models.blocks import BlockWalker
@@ -39,4 +39,4 @@ def run(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Pro
         "removed_parameters": removed,
         "share_removed": round(removed / source.parameters, 6),
     }
-    return Made(account, rewritten.config, rewritten.structure, walker.unused_tensors, rewritten.report)
+    return StageOutput(account, rewritten.config, rewritten.structure, walker.unused_tensors, rewritten.report)

@@ -1,0 +1,70 @@
+"""Runs a stage of kind `pack`: plans it, chooses options for each linear, packs all blocks, fits them if asked."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from compress.format.writer import CheckpointWriter
+from compress.methods import registry
+from compress.models.blocks import BlockWalker
+from compress.report.table.allotted import render as allocation_table
+from compress.stages import finish, proof_reference
+from compress.stages.budget import allocation, rank_ratios
+from compress.stages.pack import block_loop, full_tuning, streaming
+from compress.stages.pack.block import LinearStage
+from compress.stages.plan import plan
+from compress.stages.plan.needs import needs_data, streams
+from compress.stages.stage_output import StageOutput
+from compress.tuning.settings import FullSettings, Settings
+
+if TYPE_CHECKING:
+    from compress.models.source import ModelSource
+    from compress.progress import Progress
+    from compress.recipe import Recipe
+    from compress.stages.workspace import Workspace
+
+
+def run(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Progress) -> StageOutput:
+    """Writes the shards of the packed model and the reference for the proof of load.
+
+    A run that was killed goes on after the last block that it finished.
+
+    Raises:
+        CompressError: the method or its options do not suit the model, it does not fit below `--max-memory`, or too
+            small a share of it would be compressed. All of these are found before any work is done.
+    """
+    from compress.calibration.data import load_tokens
+
+    stage = recipe.stages[0]
+    method, config = registry.load_pack(stage.method), registry.configure(stage.method, stage.options)
+    walker = BlockWalker(source)
+    planned = plan.plan_pack(recipe, source, walker, method, config)
+    if needs_data(stage, method):
+        tokens_ST = load_tokens(recipe.calibration, source.tokenizer(), max_seq_len=walker.max_seq_len)
+    else:
+        tokens_ST = proof_reference.tokens(walker)
+    work = LinearStage(
+        walker=walker,
+        writer=CheckpointWriter(workspace.folder, shard_count=len(walker.block_names) + 1),
+        workspace=workspace,
+        method=method,
+        config=config,
+        skipped=frozenset(planned.coverage.skipped),
+        memory_plan=planned.memory,
+        memory_limit=recipe.max_memory,
+        workers=recipe.workers,
+        tuning=Settings() if stage.tune else None,
+    )
+    work = dataclasses.replace(work, overrides=rank_ratios.allot(work, tokens_ST, progress))
+    if stage.target_bits is not None:
+        chosen = allocation.allot(work, stage.target_bits, tokens_ST, progress)
+        work = dataclasses.replace(work, overrides=chosen.overrides)
+        progress.note(allocation_table(chosen.to_dict()))
+    full_tuning.settle(workspace)
+    pack_blocks = streaming.run if streams(stage, method, source) else block_loop.run
+    logits_TV = pack_blocks(work, tokens_ST, progress)
+    if stage.tune == "full":
+        logits_TV = full_tuning.run(work, tokens_ST, FullSettings(), progress)
+    finish.write_reference(workspace, tokens_ST, logits_TV)
+    return StageOutput(planned.coverage.to_dict(), source.raw_config, source.structure, walker.unused_tensors)
