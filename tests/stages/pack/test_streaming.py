@@ -213,9 +213,9 @@ def test_a_process_that_dies_is_named_with_its_layer(tmp_path, fake, monkeypatch
 
 def test_a_job_is_the_same_after_its_way_through_json(tmp_path):
     source = ModelSource.open(save_tiny(tmp_path / "model", "mixtral"))
-    walker, config = BlockWalker(source), registry.configure("easyquant", {"threshold": float("inf")})
+    walker, config = BlockWalker(source), registry.configure("spqr", {"threshold": float("inf")})
     linears_ = tuple(walker.stored(ref) for ref in walker.linears(0))
-    job = jobs.Job(linears_, "compress.methods.easyquant", (config,) * len(linears_), tmp_path / "planes.safetensors")
+    job = jobs.Job(linears_, "compress.methods.spqr", (config,) * len(linears_), tmp_path / "planes.safetensors")
     line = job.to_json()
     assert "\n" not in line and jobs.Job.from_json(line) == job
 
