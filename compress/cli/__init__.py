@@ -19,11 +19,11 @@ from compress.errors import CompressError, unknown
 # The short help lives here, so that `compress --help` imports no command.
 COMMANDS = {
     "run": "Compress a model, load the result back and show what it cost.",
-    "eval": "Ask a model the knowledge suite, alone or against a baseline.",
+    "eval": "Evaluate a model on the knowledge suite, alone or against a baseline.",
     "gate": "Pass or fail a candidate against the dense model.",
-    "frontier": "Compare methods at several widths: what each true bit buys.",
-    "report": "Make one page about runs: figures, layers, lost items.",
-    "inspect": "Show what a compressed checkpoint holds, layer by layer.",
+    "frontier": "Compare methods at several bit widths: quality against stored bits.",
+    "report": "Write a page about runs: scores, layers, lost items.",
+    "inspect": "Show the layers of a compressed checkpoint.",
     "methods": "List the methods, or the options of one.",
     "bench": "Time the kernels, or a checkpoint against its dense model.",
     "doctor": "Show versions, hardware and which kernels can run here.",
@@ -108,4 +108,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows ? instead of failing
-    sys.exit(invoke(sys.argv[1:]))
+    code = invoke(sys.argv[1:])
+    if code in (INTERRUPTED, TERMINATED):
+        # everything is released by now; an ordinary exit would wait for threads of libraries, which may never end when
+        # the signal came while they were started
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    sys.exit(code)

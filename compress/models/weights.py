@@ -6,6 +6,7 @@ The loader is handed only the tensors that are wanted now, as objects that read 
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from compress.models.source import ModelSource
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.core_model_loading import WeightConverter
+
+_SYNCHRONOUS = "HF_DEACTIVATE_ASYNC_LOAD"
+"""Environment variable by which transformers loads tensors in the calling thread."""
 
 
 class _LazyTensor:
@@ -103,7 +107,7 @@ class Weights:
             dtype_plan={} if dtype is None else {"*": dtype},
             weight_mapping=self._transforms,
         )
-        with _no_bar():
+        with _no_bar(), _no_threads():
             info, _ = convert_and_load_state_dict_in_model(self._model, state, config, None)
         for name, found, expected in info.mismatched_keys:
             raise ModelError(
@@ -174,6 +178,20 @@ def check_finite(tensor: torch.Tensor, name: str) -> None:
         raise ModelError(
             f"its {kind} holds NaN or infinite values", do="Download or train the model again", layer=layer or name
         )
+
+
+@contextmanager
+def _no_threads() -> Iterator[None]:
+    """Has transformers load in this thread: Ctrl-C while it starts a thread leaves one that the process waits for."""
+    before = os.environ.get(_SYNCHRONOUS)
+    os.environ[_SYNCHRONOUS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SYNCHRONOUS]
+        else:
+            os.environ[_SYNCHRONOUS] = before
 
 
 @contextmanager

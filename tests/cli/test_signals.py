@@ -67,6 +67,7 @@ def test_both_signals_say_the_same(
 
     monkeypatch.setattr(cli._Commands, "get_command", lambda *_: endless)
     monkeypatch.setattr(sys, "argv", ["compress", "run"])
+    monkeypatch.setattr(os, "_exit", sys.exit)
     handlers = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
