@@ -103,7 +103,8 @@ class translated:  # noqa: N801 (a context manager, used like a function)
     Args:
         given: what cannot be done; the library's own message is added after a colon.
         kind: class of the error that is raised.
-        allowed, do: as in CompressError.
+        allowed: as in CompressError.
+        do: as in CompressError.
     """
 
     def __init__(

@@ -132,8 +132,8 @@ def test_parts_of_the_model_give_what_the_whole_gives(kind, tmp_path, monkeypatc
     whole = sensitivity.measure(stage_of(source, tmp_path / "whole", group_size=8), tokens, Silent())
     monkeypatch.setattr(sensitivity, "PROBE_BYTES", 0)
     parts = sensitivity.measure(stage_of(source, tmp_path / "parts", group_size=8), tokens, Silent())
-    count = len(list((tmp_path / "parts" / ".work").glob("measured-*.json")))
-    assert count > 1 == len(list((tmp_path / "whole" / ".work").glob("measured-*.json")))
+    count = len(list((tmp_path / "parts" / ".work").glob("candidates-*.json")))
+    assert count > 1 == len(list((tmp_path / "whole" / ".work").glob("candidates-*.json")))
     for one, two in zip(whole, parts, strict=True):
         assert one.linears == two.linears
         for a, b in zip(one.candidates, two.candidates, strict=True):
