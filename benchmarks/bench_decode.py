@@ -68,17 +68,17 @@ def loop(folder: Path, prompt_tokens: int, rounds: int) -> list[dict[str, Any]]:
     def one_token_compiled(*arguments: Any, **named: Any) -> Any:
         return (compiled if named["input_ids"].shape[1] == 1 else plain)(*arguments, **named)
 
-    modes: dict[str, tuple[Callable[..., Any], str, dict[str, Any]]] = {
-        "as it is": (plain, attention.NAME, {}),
-        "with transformers' attention": (plain, "sdpa", {}),
-        "with a static cache": (plain, "sdpa", _STATIC),
-        "with a static cache, compiled": (one_token_compiled, "sdpa", _STATIC),
+    modes: dict[str, tuple[Callable[..., Any], Callable[[Any], None], dict[str, Any]]] = {
+        "as it is": (plain, attention.install, {}),
+        "with transformers' attention": (plain, attention.uninstall, {}),
+        "with a static cache": (plain, attention.uninstall, _STATIC),
+        "with a static cache, compiled": (one_token_compiled, attention.uninstall, _STATIC),
     }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in modes}
     for turn in range(rounds + 1):
-        for name, (forward, implementation, options) in modes.items():
+        for name, (forward, set_attention, options) in modes.items():
             model.forward = forward
-            model.set_attn_implementation(implementation)
+            set_attention(model)
             seconds = token_seconds(runner, library, options)
             if turn:  # the first makes tiles and graphs
                 found[name].append(seconds)

@@ -41,6 +41,14 @@ def no_network() -> Iterator[None]:
 
 
 @pytest.fixture
+def proof_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of the test prove their folder in its own process."""
+    from tests.support import proofs
+
+    proofs.in_this_process(monkeypatch)
+
+
+@pytest.fixture
 def manifest() -> dict[str, Any]:
     """A well-formed compress.json of two linears in one block."""
     scheme = {"layout": "spqr.v1", "bits": 3, "group_size": 16, "options": {"stats_bits": 3, "stats_group": 16}}

@@ -71,12 +71,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> N
 
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, list[None], torch.Tensor | None, None]:
     """The planes are constants: gradients reach the input and the bias only."""
+    planes = ctx.saved_tensors  # with gradient checkpointing they can be read only once
     grad_x = grad_bias = None
     if ctx.needs_input_grad[0]:
-        grad_x = grad @ torch.ops.compress.unpack(list(ctx.saved_tensors), ctx.spec).to(grad.dtype)
+        grad_x = grad @ torch.ops.compress.unpack(list(planes), ctx.spec).to(grad.dtype)
     if ctx.needs_input_grad[2]:
         grad_bias = grad.reshape(math.prod(grad.shape[:-1]), -1).sum(0)
-    return grad_x, [None] * len(ctx.saved_tensors), grad_bias, None
+    return grad_x, [None] * len(planes), grad_bias, None
 
 
 define("unpack(Tensor[] planes, str spec) -> Tensor", _unpack, _like_unpacked)

@@ -14,7 +14,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from compress.format import manifest
 from compress.models import structure
-from compress.runtime import attention, head, skeleton
+from compress.runtime import adapters, attention, head, skeleton
 from compress.runtime.experts import PackedExperts
 
 
@@ -72,8 +72,13 @@ class CompressQuantizer(HfQuantizer):  # type: ignore[misc]
 
     @property
     def is_trainable(self) -> bool:
-        """The planes take no gradient."""
-        return False
+        """Adapters on packed linears can be trained: gradients pass through the planes, which stay as they are."""
+        return True
+
+    @property
+    def is_qat_trainable(self) -> bool:
+        """Dense tensors (norms, embeddings, the head) can be trained. The Trainer also asks before it evaluates."""
+        return True
 
     @property
     def is_compileable(self) -> bool:
@@ -86,3 +91,4 @@ def register() -> None:
     if manifest.QUANT_METHOD not in AUTO_QUANTIZER_MAPPING:
         register_quantization_config(manifest.QUANT_METHOD)(CompressConfig)
         register_quantizer(manifest.QUANT_METHOD)(CompressQuantizer)
+    adapters.refuse_merges()

@@ -43,7 +43,7 @@ class PackedLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         """Makes the layer with empty planes, to be filled by a loader; `dtype` is that of the bias."""
-        super().__init__()
+        nn.Module.__init__(self)  # that of nn.Linear, a base of AdaptableLinear, would make a dense weight
         self.scheme, (self.out_features, self.in_features) = scheme, shape
         for name, (plane_dtype, plane_shape) in layouts.plane_specs(scheme, shape).items():
             self.register_buffer(name, torch.empty(plane_shape, dtype=plane_dtype, device=device))
@@ -121,3 +121,17 @@ class PackedLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
             f"{self.scheme.layout}, {self.scheme.bits} bits, {self.packed.bits_per_weight:.2f} stored"
         )
+
+
+class AdaptableLinear(PackedLinear, nn.Linear):
+    """A PackedLinear for the place of an nn.Linear, which libraries that look for that class accept.
+
+    peft puts adapters on it. Its `weight` is a buffer of packed codes; the matrix is `layouts.unpack(layer.packed)`.
+    Experts are plain PackedLinear: peft knows linears by the last part of their path, which is a number there.
+    """
+
+    _is_hf_initialized = True
+    """Keeps transformers from drawing random values for the weight, as it does for a linear that it did not load."""
+
+    def _get_name(self) -> str:
+        return PackedLinear.__name__

@@ -25,7 +25,8 @@ def load(
 ) -> PreTrainedModel:
     """Returns the model in `folder`, in evaluation mode, its linears packed.
 
-    Where it would attend with `sdpa`, it does with `compress_sdpa`: the same, faster for one token on the CPU.
+    Its attention stays the one that transformers chose. With `sdpa`, single tokens with grouped queries are computed
+    faster on the CPU, by a function that `compress.runtime.attention` describes.
 
     Args:
         folder: what `compress run` wrote.

@@ -13,7 +13,7 @@ from compress.format import layouts, naming
 from compress.format.scheme import Scheme
 from compress.kernels import select
 from compress.runtime.experts import PackedExperts
-from compress.runtime.linear import PackedLinear
+from compress.runtime.linear import AdaptableLinear, PackedLinear
 
 KEEP_PREPARED_BYTES = 1 << 30
 """Models whose decoded weights take less than this keep them after the first use, unless told otherwise. What a kernel
@@ -28,12 +28,11 @@ def install(model: nn.Module, tensors: Mapping[str, Any]) -> None:
     _refuse_tied_head(model, tensors)
     experts: dict[str, dict[str, dict[int, PackedLinear]]] = {}
     for name, entry in tensors.items():
-        layer = _empty_layer(model, entry)
-        if found := naming.parse_expert(name):
-            path, projection, index = found
-            experts.setdefault(path, {}).setdefault(projection, {})[index] = layer
+        if expert := naming.parse_expert(name):
+            path, projection, index = expert
+            experts.setdefault(path, {}).setdefault(projection, {})[index] = _empty_layer(PackedLinear, model, entry)
         else:
-            path = _path(model, name)
+            layer, path = _empty_layer(AdaptableLinear, model, entry), _path(model, name)
             _refuse_mismatch(model.get_submodule(path), layer, name)
             model.set_submodule(path, layer)
     naming.check_experts(tensors)
@@ -86,10 +85,10 @@ def _stays_packed(layer: PackedLinear) -> bool:
     return isinstance(answer, select.Accepted) and answer.kernel in select.COMPACT
 
 
-def _empty_layer(model: nn.Module, entry: Mapping[str, Any]) -> PackedLinear:
+def _empty_layer(kind: type[PackedLinear], model: nn.Module, entry: Mapping[str, Any]) -> PackedLinear:
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     shape = (entry["shape"][0], entry["shape"][1])
-    return PackedLinear(Scheme.from_dict(entry["scheme"]), shape, bias=entry["bias"], device="meta", dtype=dtype)
+    return kind(Scheme.from_dict(entry["scheme"]), shape, bias=entry["bias"], device="meta", dtype=dtype)
 
 
 def _path(model: nn.Module, name: str) -> str:

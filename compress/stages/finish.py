@@ -16,7 +16,6 @@ from compress.methods import registry
 from compress.recipe import digest
 from compress.stages.budget import allocation
 from compress.stages.pack import shards
-from compress.stages.proof_reference import of_folder
 
 if TYPE_CHECKING:
     import torch
@@ -59,11 +58,14 @@ def with_defaults(recipe: Recipe) -> Recipe:
 
 
 def write_reference(workspace: Workspace, tokens_ST: torch.Tensor, logits_TV: torch.Tensor) -> None:
-    """Keeps the logits of the compressed path for the proof of load."""
+    """Keeps the logits [T, V] of the compressed path, of the first T tokens of the first sample, for the proof."""
+    import torch
+
     from compress.runtime import proof
 
-    path = workspace.work / _REFERENCE
-    proof.write_reference(path, tokens_ST[:1, : logits_TV.shape[0]], logits_TV[None])
+    positions_T = torch.arange(logits_TV.shape[0])
+    text = proof.Text(tokens_ST[0, : len(positions_T)], positions_T, logits_TV)
+    proof.write_reference(workspace.work / _REFERENCE, [text])
 
 
 def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, output: StageOutput) -> list[str]:
@@ -140,21 +142,28 @@ def _few(names: Sequence[str]) -> str:
 
 
 def prove(workspace: Workspace, progress: Progress) -> None:
-    """Has a fresh process load the folder and reproduce the reference logits; one that cannot loses its manifest."""
+    """Has a fresh process load the folder and reproduce the reference logits.
+
+    Raises FormatError where it cannot or they differ; the folder then loses its manifest.
+    """
     from compress.runtime import proof
+    from compress.stages import proof_reference
 
     reference = workspace.work / _REFERENCE
     if not workspace.records():
         return  # a finished run asked for again: proven when it was finished
-    if not reference.is_file():
-        write_reference(workspace, *of_folder(workspace.folder, progress))
+    texts = proof.read_reference(reference) if reference.is_file() else []
+    complete = proof_reference.complete(texts, workspace.folder, progress)
+    if len(complete) > len(texts):
+        proof.write_reference(reference, complete)
     with progress.stage("Proof of load", 1) as task:
         try:
-            found = proof.prove_in_fresh_process(workspace.folder, reference)
+            proven = proof.prove_in_fresh_process(workspace.folder, reference)
+            proven.require(workspace.folder)
         except CompressError:
             (workspace.folder / MANIFEST).rename(workspace.folder / f"{MANIFEST}.unproven")
             raise
-        task.advance(1, f"relative error {found.relative_error:.1e}")
+        task.advance(1, f"relative error {proven.relative_error:.1e}")
 
 
 def evaluate(

@@ -11,10 +11,7 @@ from compress.models.source import ModelSource
 from compress.runtime import load, proof
 from tests.support.models import save_tiny
 
-
-@pytest.fixture(autouse=True)
-def no_proof(monkeypatch):
-    monkeypatch.setattr(proof, "prove_in_fresh_process", lambda folder, reference: proof.prove(folder, reference))
+pytestmark = pytest.mark.usefixtures("proof_in_this_process")
 
 
 @pytest.fixture(params=["llama", "gpt2", "mixtral", "phi3"])

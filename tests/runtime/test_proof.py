@@ -10,7 +10,9 @@ import torch
 
 from compress.errors import FormatError
 from compress.runtime import proof
+from tests.support import packed_checkpoints
 from tests.support.packed_checkpoints import Packed
+from tests.support.proofs import texts
 
 
 @pytest.fixture
@@ -18,7 +20,7 @@ def reference(make: Callable[..., Packed], tokens: torch.Tensor, tmp_path: Path)
     packed = make("qwen2")
     path = tmp_path / "reference.safetensors"
     with torch.no_grad():
-        proof.write_reference(path, tokens, packed.dense(tokens).logits)
+        proof.write_reference(path, texts(tokens, packed.dense(tokens).logits))
     return packed, path
 
 
@@ -32,7 +34,7 @@ def test_other_logits_do_not_hold(reference: tuple[Packed, Path], tokens: torch.
     with torch.no_grad():
         logits = packed.dense(tokens).logits
     for wrong in (logits + logits.abs().max() * 1e-4, logits * torch.nan):
-        proof.write_reference(path, tokens, wrong)
+        proof.write_reference(path, texts(tokens, wrong))
         assert not proof.prove(packed.folder, path).holds
 
 
@@ -43,7 +45,7 @@ def test_a_nan_in_one_sequence_is_not_outvoted(reference: tuple[Packed, Path], t
     for sequence in (0, 1):
         wrong = logits.clone()
         wrong[sequence, 3, 5] = torch.nan
-        proof.write_reference(path, tokens, wrong)
+        proof.write_reference(path, texts(tokens, wrong))
         assert not proof.prove(packed.folder, path).holds
 
 
@@ -52,3 +54,48 @@ def test_a_folder_that_does_not_load_is_an_error_with_its_reason(reference: tupl
     (packed.folder / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(FormatError, match=r"a fresh process cannot load.*model-00002-of-00003.safetensors is missing"):
         proof.prove_in_fresh_process(packed.folder, path)
+
+
+def test_every_text_counts(reference: tuple[Packed, Path], tokens: torch.Tensor) -> None:
+    """Also one between the first and the last, and the tokens that are read one by one."""
+    packed, path = reference
+    three = torch.cat([tokens, tokens[:1]])
+    with torch.no_grad():
+        logits = packed.dense(three).logits
+    proof.write_reference(path, texts(three, logits))
+    held = proof.prove(packed.folder, path)
+    assert held.holds and held.tokens == 12 and held.cached_error is not None and held.cached_error <= 1e-5
+    for text, position in ((0, 3), (1, 11), (2, 2), (2, 11)):
+        wrong = logits.clone()
+        wrong[text, position, 5] += logits.abs().max() * 1e-3
+        proof.write_reference(path, texts(three, wrong))
+        assert proof.prove(packed.folder, path).holds == (position == 11 and text == 2), (text, position)
+
+
+def test_a_wrong_attention_of_one_token_fails(reference: tuple[Packed, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shows with a cache only, and not without our attention."""
+    packed, path = reference
+    attended = torch.nn.functional.scaled_dot_product_attention
+
+    def wrong(query: torch.Tensor, *arguments: object, **options: object) -> torch.Tensor:
+        factor = 1.001 if query.shape[2] == 2 and not options.get("enable_gqa") else 1.0
+        return attended(query, *arguments, **options) * factor
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", wrong)
+    found = proof.prove(packed.folder, path)
+    assert not found.holds and found.relative_error <= 1e-5 and found.cached_error > 1e-5
+    with pytest.raises(FormatError, match="does not reproduce its reference logits"):
+        found.require(packed.folder)
+
+
+def test_a_model_without_a_cache_is_proven_in_full(
+    make: Callable[..., Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mamba = {"model_type": "mamba", "vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
+    monkeypatch.setitem(packed_checkpoints.CONFIGS, "mamba", mamba)
+    packed, path = make("mamba", skip=r"dt_proj"), tmp_path / "reference.safetensors"
+    tokens = torch.arange(20)[None]
+    with torch.no_grad():
+        proof.write_reference(path, texts(tokens, packed.dense(tokens).logits))
+    found = proof.prove(packed.folder, path)
+    assert found.holds and found.cached_error is None

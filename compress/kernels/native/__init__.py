@@ -81,12 +81,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> N
 
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, list[None], torch.Tensor | None]:
     """The weight is a constant: gradients reach the input and the bias only."""
+    operands = ctx.saved_tensors  # with gradient checkpointing they can be read only once
     grad_x = grad_bias = None
     if ctx.needs_input_grad[0]:
-        grad_x = torch.ops.compress.native_transposed(grad, list(ctx.saved_tensors))
+        grad_x = torch.ops.compress.native_transposed(grad, list(operands))
     if ctx.needs_input_grad[2]:
         grad_bias = grad.reshape(-1, grad.shape[-1]).sum(0)
-    return grad_x, [None] * len(ctx.saved_tensors), grad_bias
+    return grad_x, [None] * len(operands), grad_bias
 
 
 def _linear_transposed(y: torch.Tensor, operands: Sequence[torch.Tensor]) -> torch.Tensor:
