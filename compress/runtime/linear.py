@@ -123,7 +123,7 @@ class PackedLinear(nn.Module):
         )
 
 
-class AdaptableLinear(PackedLinear, nn.Linear):
+class AdaptableLinear(PackedLinear, nn.Linear):  # type: ignore[misc]  # nn.Linear has no type for a missing bias
     """A PackedLinear for the place of an nn.Linear, which libraries that look for that class accept.
 
     peft puts adapters on it. Its `weight` is a buffer of packed codes; the matrix is `layouts.unpack(layer.packed)`.

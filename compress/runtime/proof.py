@@ -76,7 +76,7 @@ def write_reference(path: str | Path, texts: Sequence[Text]) -> None:
     """Writes the texts that `prove` reads, as safetensors: `<number>.tokens`, `.positions` and `.logits`."""
     from safetensors.torch import save_file
 
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for number, text in enumerate(texts):
         parts = {"tokens": text.tokens.long(), "positions": text.positions.long(), "logits": text.logits.float()}
         # safetensors refuses tensors that share memory, as rows of one batch do
