@@ -1,7 +1,7 @@
-"""The frontier: several methods at several bit widths on one model, and what each true bit buys.
+"""Runs several methods at several bit widths on one model, to plot quality against stored bits.
 
-Every point is an ordinary run in a folder of its own, so a frontier that was stopped goes on where it was: finished
-points are taken as they are. The dense model is evaluated once.
+Every point is an ordinary run in its own folder, so an interrupted frontier goes on where it stopped: finished points
+are not run again. The dense model is evaluated once.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ class Point:
     """One run of the frontier."""
 
     label: str
-    """The curve it belongs to: the method, and how it is tuned."""
+    """The curve it belongs to: the method, with its fine-tuning."""
     column: str
-    """What was asked for, such as `3 bits` or `≤ 3.25`."""
+    """The size that was asked for, such as `3 bits` or `≤ 3.25 bits`."""
     stage: StageSpec
 
     @property
     def folder(self) -> str:
-        """The name of its folder: readable, and another one for other options."""
+        """Name of its folder, different for different options."""
         name = f"{self.label}-{self.column}".replace("≤ ", "to-").replace(" ", "-").replace("+", "-")
         return f"{name}-{digest(self.stage.identity())[:8]}"
 
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """What a frontier found: `data` is the content of frontier.json."""
+    """The results of a frontier; `data` is the content of frontier.json."""
 
     folder: Path
     data: dict[str, Any]
@@ -80,29 +80,29 @@ def points(
     """Returns every method at every width.
 
     Args:
-        methods: names, each with `+block` or `+full` behind it to be tuned.
-        bits: nominal widths; what a method makes of one is its own to say (`nominal`).
-        target_bits: true bits per weight, reached by mixed precision.
-        extra: further points written as `spqr+block bits=2 group_size=32`.
+        methods: names; `+block` or `+full` after a name asks for fine-tuning.
+        bits: nominal widths; the method's hook `nominal` turns one into options.
+        target_bits: stored bits per weight, reached by mixed precision.
+        extra: further points, written as `spqr+block bits=2 group_size=32`.
     """
-    found = []
-    wanted, targets = list(bits), list(target_bits)
+    listed = []
+    widths, targets = list(bits), list(target_bits)
     for text in methods:
         method, tune = _named(text)
-        for width in wanted:
+        for width in widths:
             options = registry.nominal(method, width)
-            found.append(Point(text, f"{width} bits", StageSpec(method=method, options=options, tune=tune)))
+            listed.append(Point(text, f"{width} bits", StageSpec(method=method, options=options, tune=tune)))
         for target in targets:
             stage = StageSpec(method=method, tune=tune, target_bits=target)
-            found.append(Point(text, f"≤ {target:g} bits", stage))
+            listed.append(Point(text, f"≤ {target:g} bits", stage))
     for line in extra:
         name, *pairs = line.split()
         method, tune = _named(name)
         stage = StageSpec(method=method, options=_options(method, pairs), tune=tune)
-        found.append(Point(name, " ".join(pairs) or "defaults", stage))
-    if not found:
-        raise RecipeError("no point", do="Give --methods with --bits or --target-bits, or --point")
-    return found
+        listed.append(Point(name, " ".join(pairs) or "defaults", stage))
+    if not listed:
+        raise RecipeError("the frontier has no point", do="Give --methods with --bits or --target-bits, or --point")
+    return listed
 
 
 def run(
@@ -118,20 +118,20 @@ def run(
 
     Args:
         asked: see `points`.
-        folder: where the points and the outcome go.
-        base: model, calibration, suite and the like of all points; by default made from `model` and `options`.
+        folder: output folder of the points and of frontier.json.
+        base: recipe with the model, calibration and suite of all points; by default made from `model` and `options`.
         model: as in `compress.run`.
-        progress: where to report to.
+        progress: receives progress reports.
         options: of the recipe and the calibration, as in `compress.run`.
 
     Raises:
-        CompressError: what goes wrong in a point. One that its method refuses, or that has no choice within its budget,
-            stands in the outcome with the reason.
+        CompressError: a point failed. One whose options its method refuses, or whose target is too low, is recorded in
+            the result with the reason instead.
     """
     folder, progress = Path(folder), progress or watch()
     base = base or Recipe.from_options(model, asked[0].stage.method, options)
     if base.suite == "none":
-        raise RecipeError("a frontier without an evaluation", do="Name a suite")
+        raise RecipeError("a frontier needs an evaluation, but suite is none", do="Name a suite")
     rows: list[dict[str, Any]] = []
     dense: EvalResult | None = None
     for number, point in enumerate(asked, start=1):
@@ -149,7 +149,7 @@ def run(
         dense = result.evaluation.baseline
         rows.append({**row, "folder": point.folder, **_measured(result)})
     if dense is None:
-        raise RecipeError("no point could be run", do=f"See why: {rows[0]['refused']}")
+        raise RecipeError("no point could be run", do=f"The first was refused because: {rows[0]['refused']}")
     return _write(folder, _outcome(base, dense, rows))
 
 
@@ -165,23 +165,23 @@ def _outcome(base: Recipe, dense: EvalResult, rows: list[dict[str, Any]]) -> dic
 
 
 def _measured(result: Result) -> dict[str, Any]:
-    found = result.evaluation
-    assert found is not None and found.divergence is not None and found.comparison is not None
+    evaluation = result.evaluation
+    assert evaluation is not None and evaluation.divergence is not None and evaluation.comparison is not None
     return {
         "bits_per_weight": result.manifest["bits_per_weight"],
         "size_bytes": sum(shard["size_bytes"] for shard in result.manifest["shards"]),
-        "kl": {"mean": found.divergence.mean, "low": found.divergence.low, "high": found.divergence.high},
-        "perplexity": found.text.perplexity,
-        "scores": _scores(found),
+        "kl": {name: getattr(evaluation.divergence, name) for name in ("mean", "low", "high")},
+        "perplexity": evaluation.text.perplexity,
+        "scores": _scores(evaluation),
         "differences": {
             name: {"difference": paired.difference, "low": paired.low, "high": paired.high}
-            for name, paired in found.comparison.families.items()
+            for name, paired in evaluation.comparison.families.items()
         },
     }
 
 
-def _scores(found: EvalResult) -> dict[str, float]:
-    return {name: family.score for name, family in found.families.items()}
+def _scores(evaluation: EvalResult) -> dict[str, float]:
+    return {name: family.score for name, family in evaluation.families.items()}
 
 
 def _write(folder: Path, data: dict[str, Any]) -> Frontier:
@@ -195,14 +195,14 @@ def _write(folder: Path, data: dict[str, Any]) -> Frontier:
 
 
 def _named(text: str) -> tuple[str, str | None]:
-    """Returns method and tuning of `aqlm+block`, both checked."""
+    """Returns the method and the fine-tuning that `aqlm+block` names; an unknown method is an error."""
     method, _, tune = text.partition("+")
     registry.describe(method)
     return method, tune or None
 
 
 def _options(method: str, pairs: Sequence[str]) -> dict[str, Any]:
-    """Returns the options of `bits=2 group_size=32` with values of the types that the method declares."""
+    """Returns the options that `bits=2 group_size=32` gives, with values of the types that the method declares."""
     types = {option.name: option.type.__name__ for option in registry.describe(method).options}
     options: dict[str, Any] = {}
     for pair in pairs:

@@ -1,4 +1,4 @@
-"""Progress: how long work tells how far it is. Standard library only; the rich form is in `report.progress`."""
+"""Interface for progress reports. Standard library only; what draws them is in `report.progress_bars`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ class Task(Protocol):
     """One running bar."""
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Moves on by `steps`; `note` is what is being worked on now."""
+        """Moves the bar by `steps`; `note` names the current item, such as a layer."""
 
 
 class Progress(Protocol):
-    """What the pipeline and the evaluation report to."""
+    """Receives the progress of the pipeline and of evaluations."""
 
     def stage(self, title: str, total: int) -> AbstractContextManager[Task]:
-        """Returns a context manager whose value takes `advance` calls up to `total`."""
+        """Returns a context manager that yields the bar of a stage of `total` steps."""
 
     def note(self, text: str) -> None:
-        """Says one line that stays."""
+        """Prints a line that stays."""
 
 
 class _SilentTask:
@@ -30,7 +30,7 @@ class _SilentTask:
 
 
 class Silent:
-    """Progress that nobody watches."""
+    """Discards all progress reports."""
 
     @contextmanager
     def stage(self, title: str, total: int) -> Iterator[Task]:

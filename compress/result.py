@@ -1,4 +1,4 @@
-"""Result: what a run gives back, in Python and in a notebook."""
+"""The result of a run, with its tables for Python and for notebooks."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ REPORT = "report.md"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A finished checkpoint and what it cost."""
+    """A finished checkpoint with its manifest and its evaluation."""
 
     checkpoint: Path
     """Folder of the packed checkpoint."""
     evaluation: EvalResult | None = field(repr=False)
-    """The suite on the packed checkpoint read back from disk; `.baseline` is the same on the dense model. None when no
-    evaluation was asked for."""
+    """Evaluation of the packed checkpoint, read back from disk; `.baseline` is that of the dense model. None for a run
+    without evaluation."""
     manifest: dict[str, Any] = field(repr=False)
-    """compress.json: schemes, bits, errors, coverage, recipe, versions."""
+    """Content of compress.json: schemes, bits, errors, coverage, recipe, versions."""
 
     @classmethod
     def read(cls, folder: Path, evaluation: EvalResult | None) -> Result:
@@ -39,14 +39,14 @@ class Result:
         return markdown.render(self._overview())
 
     def write_report(self) -> None:
-        """Writes the table beside the checkpoint, the same wherever that lies."""
+        """Writes the table to report.md in the checkpoint's folder; the text does not depend on where the folder is."""
         from compress.report.table import markdown, overview
 
         text = markdown.render(overview.of_checkpoint(None, self.manifest, self.evaluation))
         (self.checkpoint / REPORT).write_text(text, encoding="utf-8")
 
     def page(self, items: int = 6) -> str:
-        """Returns the report as one self-contained HTML page, with `items` lost items of each family."""
+        """Returns the report as a self-contained HTML page that shows `items` lost items per family."""
         from compress.bench import speed
         from compress.report.page import content, page
         from compress.report.page.sources import Run, Sources

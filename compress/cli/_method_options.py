@@ -1,4 +1,4 @@
-"""Turns the documented fields of a method's Config into options of a command. Needs click and the registry alone."""
+"""Turns the documented fields of a method's Config into options of a command. Imports click and the registry only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class OrNone(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generi
 
 
 class MethodCommand(click.Command):
-    """A command that also takes the options of the method that its line, or its recipe, names."""
+    """A command with the options of the method that `--method` or the recipe names."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_METHOD] = _named_method(args)
@@ -56,7 +56,7 @@ def method_options(name: str) -> list[click.Option]:
 
 
 def given(ctx: click.Context) -> dict[str, Any]:
-    """Returns the parameters that stand on the command line, without those that took their default."""
+    """Returns the parameters given on the command line, without those that have their default."""
     return {
         name: value
         for name, value in ctx.params.items()
@@ -78,7 +78,7 @@ def _option(option: registry.Option) -> click.Option:
 
 
 def _named_method(args: list[str]) -> str:
-    """Returns the method that decides which options there are: that of --method, else of --recipe's only stage."""
+    """Returns the method whose options the command has: that of --method, else of the only stage of --recipe."""
     named = {}
     for flag, value in itertools.zip_longest(args, args[1:], fillvalue=""):
         for option in ("--method", "--recipe"):
@@ -93,7 +93,7 @@ def _named_method(args: list[str]) -> str:
 
 
 def _explained(error: click.NoSuchOption, method: str) -> click.UsageError:
-    """Returns the error with a suggestion over all flags, or with the methods that do have the option."""
+    """Returns the error with the methods that have the option, or with the nearest flag."""
     assert error.ctx is not None
     wanted = error.option_name.lstrip("-").replace("-", "_")
     owners = [

@@ -1,4 +1,4 @@
-"""`compress bench`: kernels against dense products and peers; a checkpoint against its dense model."""
+"""`compress bench`: times the kernels, or a checkpoint against its dense model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from compress.cli._output import write_text
+
 _KERNELS_ONLY = ("layouts", "shapes", "tokens", "kernel", "seconds", "full", "no_peers", "plot")
 _FOLDER_ONLY = ("dense", "no_dense", "prompt_tokens", "new_tokens", "no_save")
 
@@ -15,19 +17,30 @@ _FOLDER_ONLY = ("dense", "no_dense", "prompt_tokens", "new_tokens", "no_save")
 @click.command("bench")
 @click.argument("folder", required=False)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of torch and of the kernels.  [default: torch's]")
-@click.option("--rounds", type=click.IntRange(min=1), help="Turns of each contender.  [default: 5 for a FOLDER]")
+@click.option("--rounds", type=click.IntRange(min=1), help="Measurements of each candidate.  [default: 5 for a FOLDER]")
 @click.option("--dtype", help="float32, bfloat16 or float16.  [default: float32; with FOLDER: bfloat16,float32]")
-@click.option("--json", "json_path", metavar="FILE", type=click.Path(dir_okay=False), help="Write all figures there.")
-@click.option("--layout", "layouts", metavar="NAMES", help="Kernels: layouts, with commas.  [default: all]")
-@click.option("--shape", "shapes", metavar="NxK", help="Kernels: outputs x inputs, with commas.  [default: 4096x4096]")
-@click.option("--tokens", metavar="COUNTS", help="Kernels: tokens at a time, with commas.  [default: 1,16]")
-@click.option("--kernel", metavar="NAME", help="Kernels: native, triton or reference.  [default: what is selected]")
-@click.option("--seconds", type=click.FloatRange(min=0), help="Kernels: timing of each case.  [default: 20]")
+@click.option(
+    "--json",
+    "json_path",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Write all figures to FILE.",
+)
+@click.option("--layout", "layouts", metavar="NAMES", help="Kernels: layouts, separated by commas.  [default: all]")
+@click.option("--shape", "shapes", metavar="NxK", help="Kernels: outputs x inputs, by commas.  [default: 4096x4096]")
+@click.option("--tokens", metavar="COUNTS", help="Kernels: tokens per product, separated by commas.  [default: 1,16]")
+@click.option("--kernel", metavar="NAME", help="Kernels: native, triton or reference.  [default: the fastest]")
+@click.option("--seconds", type=click.FloatRange(min=0), help="Kernels: time for each case.  [default: 20]")
 @click.option("--full", is_flag=True, help="Kernels: every shape and number of tokens, about ten minutes.")
-@click.option("--no-peers", is_flag=True, help="Kernels: without what others install (torch's int4, torchao, …).")
-@click.option("--plot", metavar="FILE", type=click.Path(dir_okay=False), help="Kernels: draw them (.png, .svg, .pdf).")
-@click.option("--dense", metavar="MODEL", help="FOLDER: compare with it.  [default: the model it was made of]")
-@click.option("--no-dense", is_flag=True, help="FOLDER: measure it alone.")
+@click.option("--no-peers", is_flag=True, help="Kernels: leave out other libraries (torch's int4, torchao, …).")
+@click.option(
+    "--plot",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Kernels: draw a chart (.png, .svg, .pdf).",
+)
+@click.option("--dense", metavar="MODEL", help="FOLDER: dense model to compare with.  [default: its source]")
+@click.option("--no-dense", is_flag=True, help="FOLDER: measure it without the dense model.")
 @click.option("--prompt-tokens", type=click.IntRange(min=1), help="FOLDER: length of the prompt.  [default: 128]")
 @click.option("--new-tokens", type=click.IntRange(min=2), help="FOLDER: tokens to generate.  [default: 33]")
 @click.option("--no-save", is_flag=True, help="FOLDER: do not write speed.json into it.")
@@ -35,8 +48,8 @@ _FOLDER_ONLY = ("dense", "no_dense", "prompt_tokens", "new_tokens", "no_save")
 def command(ctx: click.Context, /, folder: str | None, **options: Any) -> None:
     """Time the kernels of every layout, or the checkpoint in FOLDER as a whole.
 
-    Kernels run against torch's dense products and against peers that are installed. A checkpoint generates text, as
-    does its dense model; what was measured is written into FOLDER as speed.json, which `compress report` shows.
+    Kernels are compared with torch's dense products and with other libraries that are installed. A checkpoint is
+    compared with its dense model while both generate text; FOLDER/speed.json keeps the figures for `compress report`.
     """
     from compress.errors import CompressError
 
@@ -44,7 +57,7 @@ def command(ctx: click.Context, /, folder: str | None, **options: Any) -> None:
     flags = [param.opts[0] for param in ctx.command.params if param.name in wrong and options[str(param.name)]]
     if flags:
         raise CompressError(
-            f"{flags[0]} is about {'kernels' if folder else 'a checkpoint'}",
+            f"{flags[0]} applies to {'kernels' if folder else 'a checkpoint'} only",
             do="Leave out FOLDER, or the option" if folder else "Name the folder of one: compress bench FOLDER",
         )
     given = {name: value for name, value in options.items() if value is not None}
@@ -108,4 +121,4 @@ def _checkpoint(folder: str, given: dict[str, Any]) -> None:
 
 def _write(path: str | None, content: dict[str, Any]) -> None:
     if path:
-        Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(content, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""`compress doctor`: what this machine and this environment can do."""
+"""`compress doctor`: shows versions, hardware, settings, and which kernels can run on this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ISA = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asi
 
 @click.command("doctor")
 def command() -> None:
-    """Show versions, hardware and which kernels can run here, and why not where they cannot."""
+    """Show versions, hardware, and which kernels can run here (or why they cannot)."""
     import torch
     from rich.table import Table
 

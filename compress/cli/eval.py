@@ -1,13 +1,14 @@
-"""`compress eval`: the knowledge suite on any model, alone or paired with a baseline."""
+"""`compress eval`: evaluates any model on the knowledge suite, alone or paired with a baseline."""
 
 from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from compress.cli._output import write_text
 
 if TYPE_CHECKING:
     from compress.evaluation.judge import Judge
@@ -18,16 +19,16 @@ _KEY = "COMPRESS_JUDGE_KEY"
 @click.command("eval")
 @click.argument("model", default="atlas")
 @click.option("--suite", metavar="NAME", default="kick-atlas", show_default=True, help="Evaluation suite.")
-@click.option("--data-dir", metavar="DIR", help="Folder with the data of `--suite kick`.  [default: the hub]")
-@click.option("--tasks", metavar="NAMES", default="", help="lm-eval tasks to ask too, with commas between them.")
-@click.option("--baseline", metavar="MODEL", help="Model to pair every item with, or the eval.json of one.")
+@click.option("--data-dir", metavar="DIR", help="Data of the suite kick.  [default: the hub]")
+@click.option("--tasks", metavar="NAMES", default="", help="lm-eval tasks to run as well, separated by commas.")
+@click.option("--baseline", metavar="MODEL", help="Model to compare with item by item, or its eval.json.")
 @click.option("--tier", metavar="NAME", help="`pr` (400 items per family) or `release` (all), instead of --limit.")
 @click.option("--limit", type=click.IntRange(min=1), help="Items per family of the suite.  [default: all]")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, help="Sequences at a time.")
-@click.option("--no-cache", is_flag=True, help="Ask the baseline again even if its answers are known.")
-@click.option("--judge", metavar="URL", help=f"OpenAI-compatible endpoint that compares answers; key in ${_KEY}.")
-@click.option("--judge-model", metavar="NAME", help="Model of the judge, with its version.")
-@click.option("-o", "--output", metavar="FILE", type=click.Path(dir_okay=False), help="Write eval.json there too.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, help="Sequences per batch.")
+@click.option("--no-cache", is_flag=True, help="Evaluate the baseline again, even if its result is cached.")
+@click.option("--judge", metavar="URL", help=f"OpenAI-compatible endpoint that grades answers; its key in ${_KEY}.")
+@click.option("--judge-model", metavar="NAME", help="Model name for --judge.")
+@click.option("-o", "--output", metavar="FILE", type=click.Path(dir_okay=False), help="Write eval.json to FILE.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON instead of a table.")
 def command(
     model: str,
@@ -44,7 +45,7 @@ def command(
     output: str | None,
     as_json: bool,
 ) -> None:
-    """Ask MODEL (a folder, compressed or not, or a hub id; atlas when none is given) the knowledge suite."""
+    """Evaluate MODEL (a folder, compressed or not, or a hub id; default atlas) on the knowledge suite."""
     from compress.evaluation import evaluate
     from compress.evaluation.cache import default_folder
     from compress.report.progress_bars import watch
@@ -63,7 +64,7 @@ def command(
         progress=watch(),
     )
     if output:
-        Path(output).write_text(result.to_json() + "\n", encoding="utf-8")
+        write_text(output, result.to_json() + "\n")
     if as_json:
         from compress.report import json_output
 
@@ -81,7 +82,7 @@ def _judge(endpoint: str | None, model: str | None) -> Judge | None:
     if endpoint is None and model is None:
         return None
     if endpoint is None or model is None:
-        raise EvaluationError("--judge and --judge-model belong together", do="Give both")
+        raise EvaluationError("--judge without --judge-model, or the other way round", do="Give both")
     from compress.evaluation.judge import Judge
 
     return Judge(endpoint, model, key=os.environ.get(_KEY))

@@ -1,4 +1,4 @@
-"""`compress frontier`: several methods at several bit widths on one model, as a table and a picture."""
+"""`compress frontier`: runs several methods at several bit widths; prints a table and draws a chart."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ METHODS = "rtn,gptq,easyquant,finequant,spqr,aqlm"
     "--model", metavar="MODEL", default=recipe_defaults["model"], help="atlas (bundled), a folder, or a hub id."
 )
 @click.option(
-    "--methods", metavar="NAMES", default=METHODS, help="Methods, with commas; `aqlm+block` is tuned by blocks."
+    "--methods",
+    metavar="NAMES",
+    default=METHODS,
+    help="Methods, separated by commas; +block fine-tunes each block.",
 )
-@click.option("--bits", metavar="WIDTHS", help="Nominal widths, with commas.  [default: 2,3,4]")
-@click.option("--target-bits", metavar="BITS", help="True bits per weight, with commas, reached by mixed precision.")
+@click.option("--bits", metavar="WIDTHS", help="Nominal bit widths, separated by commas.  [default: 2,3,4]")
+@click.option("--target-bits", metavar="BITS", help="Stored bits per weight, by mixed precision.")
 @click.option(
-    "--point", metavar="POINT", multiple=True, help="A further point, e.g. 'spqr bits=2 group_size=32'; repeatable."
+    "--point", metavar="POINT", multiple=True, help="Another run, e.g. 'spqr bits=2 group_size=32'; repeatable."
 )
-@click.option("-o", "--output", metavar="FOLDER", help="Where all goes.  [default: runs/<model>-frontier]")
+@click.option("-o", "--output", metavar="FOLDER", help="Output folder.  [default: runs/<model>-frontier]")
 @click.option(
     "--suite", metavar="NAME", default=recipe_defaults["suite"], help="Evaluation suite, or a .jsonl of questions."
 )
@@ -34,8 +37,8 @@ METHODS = "rtn,gptq,easyquant,finequant,spqr,aqlm"
 @click.option("--calibration", metavar="SOURCE", help="Calibration text, as in `compress run`.  [default: bundled]")
 @click.option("--samples", type=int, default=recipe_defaults["samples"], help="Calibration sequences.")
 @click.option("--seq-len", type=int, default=recipe_defaults["seq_len"], help="Tokens per sequence.")
-@click.option("--seed", type=int, default=recipe_defaults["seed"], help="Seed of the draw of the sequences.")
-@click.option("--max-memory", metavar="SIZE", help="Ceiling of the resident memory of every run, e.g. 2.5GB.")
+@click.option("--seed", type=int, default=recipe_defaults["seed"], help="Seed for drawing the sequences.")
+@click.option("--max-memory", metavar="SIZE", help="Limit on resident memory of every run, e.g. 2.5GB.")
 def command(
     model: str,
     methods: str,
@@ -45,9 +48,9 @@ def command(
     output: str | None,
     **given: Any,
 ) -> None:
-    """Run methods at several widths on one model and draw what each true bit buys.
+    """Run methods at several widths on one model and plot quality against stored bits.
 
-    Points that are finished are taken as they are: the same command goes on where it was interrupted.
+    Finished runs are not repeated: give the same command again to continue an interrupted one.
     """
     widths = _numbers(bits, int) if bits or target_bits or point else [2, 3, 4]
     settings = {name: value for name, value in given.items() if value is not None}
@@ -62,16 +65,16 @@ def command(
 
     targets = _numbers(target_bits, float)
     names = [name.strip() for name in methods.split(",") if name.strip()]
-    asked = frontier.points(names if widths or targets else [], widths, targets, point)
+    points = frontier.points(names if widths or targets else [], widths, targets, point)
     folder = Path(output or f"runs/{Path(base.model_name).name}-frontier")
     try:
-        found = frontier.run(asked, folder=folder, base=base, progress=progress)
+        result = frontier.run(points, folder=folder, base=base, progress=progress)
     except KeyboardInterrupt as stop:
-        stop.add_note(". Run the same command again: finished points are not run again.")
+        stop.add_note(". Run the same command again: finished runs are not repeated.")
         raise
     on = console()
-    on.print(drawing.table(found.data))
-    for line in [*drawing.remarks(found.data), f"picture: {folder / 'frontier.png'}, {folder / 'frontier.svg'}"]:
+    on.print(drawing.table(result.data))
+    for line in [*drawing.remarks(result.data), f"chart: {folder / 'frontier.png'}, {folder / 'frontier.svg'}"]:
         on.print(line, markup=False)
 
 
@@ -79,4 +82,4 @@ def _numbers(text: str | None, kind: type[int] | type[float]) -> list[Any]:
     try:
         return [kind(part) for part in (text or "").split(",") if part.strip()]
     except ValueError as error:
-        raise RecipeError(f"widths {text!r}", allowed="numbers with commas, such as 2,3,4") from error
+        raise RecipeError(f"bit widths {text!r}", allowed="numbers separated by commas, such as 2,3,4") from error

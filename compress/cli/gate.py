@@ -1,4 +1,7 @@
-"""`compress gate`: may the candidate stand in for the dense model? Exit code 0 yes, 1 no, 2 unusable input, 3 open."""
+"""`compress gate`: tests that a candidate is not worse than the dense model by more than a margin.
+
+Exit codes: 0 pass, 1 fail, 2 unusable input, 3 inconclusive.
+"""
 
 from __future__ import annotations
 
@@ -15,44 +18,44 @@ if TYPE_CHECKING:
     from compress.evaluation.gate.settings import GateJob
 
 _ASKED = ("suite", "data_dir", "tier", "limit", "batch_size")
-"""How models are asked; none of it is of use where both were."""
+"""Settings of the evaluation; not used where both arguments are an eval.json."""
 
 
 @click.command("gate")
 @click.argument("dense", required=False)
 @click.argument("candidate", required=False)
-@click.option("--config", metavar="FILE", help="Where the rest stands.  [default: compress.toml, if it is there]")
+@click.option("--config", metavar="FILE", help="File with the settings.  [default: compress.toml, if there is one]")
 @click.option("--suite", metavar="NAME", help="Evaluation suite.  [default: kick-atlas]")
-@click.option("--data-dir", metavar="DIR", help="Data of a public suite.  [default: the hub]")
+@click.option("--data-dir", metavar="DIR", help="Data of the suite kick.  [default: the hub]")
 @click.option("--tier", metavar="NAME", help="`pr` or `release`, instead of --limit.")
 @click.option("--limit", type=click.IntRange(min=1), help="Items per family.  [default: all]")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Sequences at a time.  [default: 32]")
-@click.option("--no-cache", is_flag=True, help="Ask the dense model again even if its answers are known.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Sequences per batch.  [default: 32]")
+@click.option("--no-cache", is_flag=True, help="Evaluate the dense model again, even if its result is cached.")
 @click.option(
     "--margin", metavar="[FAMILY=]POINTS", multiple=True,
-    help="Loss that is tolerated; repeatable.  [default: 5, from 1,500 items on 2, from 4,000 on 1]",
+    help="Tolerated loss; repeatable.  [default: 5, from 1,500 items 2, from 4,000 items 1]",
 )  # fmt: skip
 @click.option(
     "--floor", metavar="FAMILY=POINTS", multiple=True,
-    help="What the dense model must score; repeatable.  [default: chance and the margin]",
+    help="Minimum score of the dense model; repeatable.  [default: chance plus the margin]",
 )  # fmt: skip
-@click.option("--report-only", metavar="FAMILY", multiple=True, help="Show a family, do not judge it; repeatable.")
-@click.option("--confidence", type=float, help="Of each one-sided bound.  [default: 0.95]")
-@click.option("--max-empty", type=float, metavar="POINTS", help="Tolerated rise of empty answers.  [default: 5]")
-@click.option("--max-kl", type=float, metavar="NATS", help="Tolerated mean divergence.  [default: not judged]")
-@click.option("--inconclusive-ok", is_flag=True, default=None, help="Exit with 0 when the verdict is open.")
+@click.option("--report-only", metavar="FAMILY", multiple=True, help="Show this family without judging it; repeatable.")
+@click.option("--confidence", type=float, help="Confidence of each one-sided bound.  [default: 0.95]")
+@click.option("--max-empty", type=float, metavar="POINTS", help="Tolerated rise in empty answers.  [default: 5]")
+@click.option("--max-kl", type=float, metavar="NATS", help="Tolerated mean KL divergence.  [default: not judged]")
+@click.option("--inconclusive-ok", is_flag=True, default=None, help="Exit with 0 when the verdict is inconclusive.")
 @click.option("-o", "--output", metavar="FOLDER", help="Write gate.md, gate.json and junit.xml there.")
 @click.option("--json", "as_json", is_flag=True, help="Print gate.json instead of a table.")
 def command(config: str | None, no_cache: bool, as_json: bool, **given: Any) -> int:
     """Judge CANDIDATE against DENSE: two models, two eval.json, or one of each.
 
-    One argument is an eval.json that carries its baseline. Without arguments compress.toml names both. Flags go before
-    what stands there.
+    A single argument is an eval.json that contains its baseline. Without arguments, compress.toml names both. Flags
+    override compress.toml.
     """
     job = _job(config, given)
     report: GateReport
     try:
-        report = _hold(job, {name: getattr(job, name) for name in _ASKED}, no_cache)
+        report = _gate(job, {name: getattr(job, name) for name in _ASKED}, no_cache)
     except CompressError as error:
         if job.output is not None:
             from compress.evaluation.gate.result import unusable
@@ -78,27 +81,27 @@ def command(config: str | None, no_cache: bool, as_json: bool, **given: Any) -> 
 
 
 def _job(config: str | None, given: dict[str, Any]) -> GateJob:
-    """What compress.toml says, and what flags say instead of it."""
+    """Returns the settings of compress.toml with the flags over them."""
     from compress.evaluation.gate.settings import FILE, GateJob, points
 
-    stated = GateJob.from_toml(config or FILE) if config is not None or Path(FILE).is_file() else GateJob()
+    in_file = GateJob.from_toml(config or FILE) if config is not None or Path(FILE).is_file() else GateJob()
     if given["dense"] is not None and given["candidate"] is None:  # one argument is the candidate, with its baseline
         given |= {"dense": None, "candidate": given["dense"]}
-        stated = dataclasses.replace(stated, dense=None)
+        in_file = dataclasses.replace(in_file, dense=None)
     models = [given[name] for name in ("dense", "candidate") if given[name] is not None]
-    if models and all(name.endswith(".json") for name in models):  # how the file would ask models is of no matter here
-        stated = dataclasses.replace(stated, suite=None, data_dir=None, tier=None, limit=None, batch_size=None)
+    if models and all(name.endswith(".json") for name in models):  # no model is evaluated
+        in_file = dataclasses.replace(in_file, suite=None, data_dir=None, tier=None, limit=None, batch_size=None)
     settings = {
-        "margin": {**stated.settings.margin, **points(given.pop("margin"), "margin")},
-        "floor": {**stated.settings.floor, **points(given.pop("floor"), "floor")},
-        "report_only": given.pop("report_only") or stated.settings.report_only,
+        "margin": {**in_file.settings.margin, **points(given.pop("margin"), "margin")},
+        "floor": {**in_file.settings.floor, **points(given.pop("floor"), "floor")},
+        "report_only": given.pop("report_only") or in_file.settings.report_only,
         **{name: given.pop(name) for name in ("confidence", "max_empty", "max_kl") if given[name] is not None},
     }
     own = {field.name for field in dataclasses.fields(GateJob)} - {"settings"}
-    told = {name: value for name, value in given.items() if value is not None and name in own}
-    if "tier" in told or "limit" in told:  # one of them: the other one of the file does not hold
-        stated = dataclasses.replace(stated, tier=None, limit=None)
-    job = dataclasses.replace(stated, settings=dataclasses.replace(stated.settings, **settings), **told)
+    changes = {name: value for name, value in given.items() if value is not None and name in own}
+    if "tier" in changes or "limit" in changes:  # the flags give one of them: drop the other one of the file
+        in_file = dataclasses.replace(in_file, tier=None, limit=None)
+    job = dataclasses.replace(in_file, settings=dataclasses.replace(in_file.settings, **settings), **changes)
     if job.candidate is None:
         raise EvaluationError(
             "nothing to judge", do=f"Give DENSE and CANDIDATE, or write both under [gate] into {FILE}"
@@ -106,7 +109,7 @@ def _job(config: str | None, given: dict[str, Any]) -> GateJob:
     return job
 
 
-def _hold(job: GateJob, asked: dict[str, Any], no_cache: bool) -> GateReport:
+def _gate(job: GateJob, asked: dict[str, Any], no_cache: bool) -> GateReport:
     from compress.evaluation.cache import default_folder
     from compress.evaluation.gate.decide import gate
     from compress.report.progress_bars import watch

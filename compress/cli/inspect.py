@@ -1,4 +1,4 @@
-"""`compress inspect`: what stands in compress.json, without loading a weight."""
+"""`compress inspect`: prints what compress.json records about every layer. No weight is read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 @click.argument("folder", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print the layers and the coverage as JSON.")
 def command(folder: str, as_json: bool) -> None:
-    """Show bits, outliers, error and size of every layer of the checkpoint in FOLDER, and what left it or is dense."""
+    """Show bits, outliers, error and size of every layer of the checkpoint in FOLDER, and what is dense or removed."""
     from compress.format.manifest import read_manifest
     from compress.report.table.layers import layer_rows
 

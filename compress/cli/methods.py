@@ -1,4 +1,4 @@
-"""`compress methods`: what there is, read from the sources without importing any of them."""
+"""`compress methods`: lists the methods, read from their source files without importing them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`compress report`: a page, or markdown or JSON, about one run, several, or a frontier."""
+"""`compress report`: writes a page, markdown or JSON about one or more runs, or a frontier."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from compress.errors import OutputError, RecipeError, unknown
+from compress.cli._output import write_text
+from compress.errors import RecipeError, unknown
 
 FORMATS = ("html", "md", "json")
 _ITEMS = 6
@@ -14,7 +15,7 @@ _ITEMS = 6
 
 @click.command("report")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
-@click.option("--format", "formats", metavar="LIST", default="html", help="html, md and json, with commas between.")
+@click.option("--format", "formats", metavar="LIST", default="html", help="html, md, json; separated by commas.")
 @click.option(
     "-o",
     "--output",
@@ -22,13 +23,13 @@ _ITEMS = 6
     help="Folder, or file whose ending is replaced by that of each format; - for stdout.  "
     "[default: report.* in the folder of the only RUN, else here]",
 )
-@click.option("--items", type=click.IntRange(min=1), default=_ITEMS, help="Lost items to show of each family.")
-@click.option("--data-dir", metavar="FOLDER", help="Public data that the suite asked, to show its questions.")
+@click.option("--items", type=click.IntRange(min=1), default=_ITEMS, help="Lost items to show per family.")
+@click.option("--data-dir", metavar="FOLDER", help="Data of the suite kick, to show its questions.")
 def command(runs: tuple[str, ...], formats: str, output: str | None, items: int, data_dir: str | None) -> None:
     """Report on finished runs as one self-contained page.
 
-    RUN is the folder of a run or of a frontier, or an eval.json. The page needs no network; it shows what was done,
-    what it cost with intervals, every layer, and the items that were lost.
+    RUN is the folder of a run or of a frontier, or an eval.json. The page needs no network. It shows the recipe, the
+    scores with their intervals, every layer, and the items that the compressed model lost.
     """
     wanted = _formats(formats)
     if output == "-" and len(wanted) > 1:
@@ -37,21 +38,17 @@ def command(runs: tuple[str, ...], formats: str, output: str | None, items: int,
 
     data = content.build(sources.read(runs), items, data_dir)
     for form in wanted:
-        made = _rendered(form, data)
+        text = _rendered(form, data)
         if output == "-":
-            click.echo(made, nl=False)
+            click.echo(text, nl=False)
             continue
         target = _target(output, runs, form)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(made, encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"{target} cannot be written: {error.strerror}") from error
+        write_text(target, text)
         click.echo(target)
 
 
 def _formats(text: str) -> list[str]:
-    """The formats asked for, each once."""
+    """Returns the formats in `text`, each once."""
     names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     for name in names:
         if name not in FORMATS:
@@ -62,7 +59,7 @@ def _formats(text: str) -> list[str]:
 
 
 def _target(output: str | None, runs: tuple[str, ...], form: str) -> Path:
-    """Where the report of a format goes."""
+    """Returns the file for the report in one format."""
     if output is None:
         only = Path(runs[0])
         beside = only if only.is_dir() else only.parent

@@ -1,4 +1,4 @@
-"""`compress run`: flags or a recipe file in, a checkpoint and a table out."""
+"""`compress run`: compresses a model as flags or a recipe file say, and prints what it cost."""
 
 from __future__ import annotations
 
@@ -23,46 +23,49 @@ recipe_defaults = {
     "--model", metavar="MODEL", default=recipe_defaults["model"], help="atlas (bundled), a folder, or a hub id."
 )
 @click.option("--revision", metavar="REV", help="Revision of a hub id.")
-@click.option("--method", metavar="NAME", default=DEFAULT_METHOD, help="How to compress; see `compress methods`.")
+@click.option("--method", metavar="NAME", default=DEFAULT_METHOD, help="Method; `compress methods` lists them.")
 @click.option(
     "--recipe",
     metavar="FILE",
     type=click.Path(dir_okay=False),
-    help="TOML file with the same keys. Flags given beside it override them: --method replaces the stages, "
-    "the options of a method those of the only stage.",
+    help="TOML file with the same settings. Flags override it: --method replaces its stages, options of the method "
+    "those of its only stage.",
 )
-@click.option("--tune", metavar="HOW", help="Fit scales, codebooks, outliers and norms after packing: block, or full.")
-@click.option("--target-bits", type=float, help="Stored bits per weight on average; each linear gets its own bits.")
-@click.option("-o", "--output", metavar="FOLDER", help="Where the result goes.  [default: runs/<model>-<method>]")
+@click.option("--tune", metavar="HOW", help="Fine-tune after packing: block, or full (blocks, then the whole model).")
+@click.option("--target-bits", type=float, help="Average stored bits per weight; each linear gets its own options.")
+@click.option("-o", "--output", metavar="FOLDER", help="Output folder.  [default: runs/<model>-<method>]")
 @click.option(
     "--calibration",
     metavar="SOURCE",
     default=recipe_defaults["source"],
-    help="bundled, a text or .jsonl file, a token file (.safetensors), or hub:NAME[:SPLIT[:COLUMN]].",
+    help="Calibration text: bundled, a text or .jsonl file, a token file (.safetensors), or hub:NAME[:SPLIT[:COLUMN]].",
 )
 @click.option("--samples", type=int, default=recipe_defaults["samples"], help="Calibration sequences.")
 @click.option("--seq-len", type=int, default=recipe_defaults["seq_len"], help="Tokens per sequence.")
-@click.option("--seed", type=int, default=recipe_defaults["seed"], help="Seed of the draw of the sequences.")
+@click.option("--seed", type=int, default=recipe_defaults["seed"], help="Seed for drawing the sequences.")
 @click.option("--skip", metavar="GLOB", multiple=True, help="Linears to leave dense, e.g. '*.down_proj'; repeatable.")
 @click.option("--suite", metavar="NAME", default=recipe_defaults["suite"], help="Evaluation suite.")
-@click.option("--data-dir", metavar="FOLDER", help="Public data of the suite kick.  [default: from the hub]")
-@click.option("--tier", metavar="TIER", help="How much of the suite is asked: pr or release.")
+@click.option("--data-dir", metavar="FOLDER", help="Data of the suite kick.  [default: the hub]")
+@click.option("--tier", metavar="TIER", help="Part of the suite: pr (400 items per family) or release (all).")
 @click.option("--limit", type=int, help="Items per family of the suite.  [default: all]")
-@click.option("--no-eval", is_flag=True, help="Do not evaluate.")
+@click.option("--no-eval", is_flag=True, help="Skip the evaluation.")
 @click.option(
-    "--workers", type=int, default=recipe_defaults["workers"], help="Processes, for methods that need no data."
+    "--workers", type=int, default=recipe_defaults["workers"], help="Worker processes, for methods that need no data."
 )
-@click.option("--max-memory", metavar="SIZE", help="Ceiling of the resident memory, e.g. 2.5GB; planned for, enforced.")
+@click.option("--max-memory", metavar="SIZE", help="Limit on resident memory, e.g. 2.5GB.")
 @click.option(
-    "--min-coverage", type=float, default=recipe_defaults["min_coverage"], help="Least share to compress, 0 to 1."
+    "--min-coverage",
+    type=float,
+    default=recipe_defaults["min_coverage"],
+    help="Minimum share of matrices to compress.",
 )
-@click.option("--fresh", is_flag=True, help="Start over, also where an interrupted run could go on.")
-@click.option("--dry-run", is_flag=True, help="Show the plan with its memory, size and time, and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON instead of a table.")
+@click.option("--fresh", is_flag=True, help="Start over, even if an interrupted run could go on.")
+@click.option("--dry-run", is_flag=True, help="Show the plan (linears, size, memory, time) and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON instead of a table.")
 def command(**_: Any) -> None:
     """Compress a model, load the packed result back, and show what the compression cost.
 
-    An interrupted run goes on where it stopped when the same command is given again.
+    To continue an interrupted run, give the same command again.
     """
     flags = given(click.get_current_context())
     recipe = recipe_from(flags)

@@ -1,1 +1,1 @@
-"""What the pipeline is made of: output folder and resume state, block loop, memory plan, account, proof."""
+"""The stages of a recipe: `pack/`, `rewrite/` and `train`, with their plan, budget, workspace, memory and proof."""

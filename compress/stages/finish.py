@@ -1,4 +1,4 @@
-"""The end of a run: the manifest, the proof that a fresh process can load the folder, and the evaluation."""
+"""Finishes a stage: writes the manifest, proves the load in a fresh process, evaluates the result."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ _LIBRARIES = ("torch", "transformers", "safetensors")
 
 
 def identity(recipe: Recipe, source: ModelSource, teacher: ModelSource | None = None) -> dict[str, Any]:
-    """Returns what makes a run another one: its recipe with defaults written out, its source, its teacher."""
+    """Returns hashes of everything that the output bytes depend on: the recipe, the source model and the teacher.
+
+    A folder is resumed, or taken as finished, only by a run of the same identity.
+    """
     return {
         "recipe_hash": digest(recipe_identity(recipe)),
         "source": source.fingerprint,
@@ -42,14 +45,14 @@ def identity(recipe: Recipe, source: ModelSource, teacher: ModelSource | None = 
 
 
 def recipe_identity(recipe: Recipe) -> dict[str, Any]:
-    """Returns what determines the bytes; of methods that are not in this package their source belongs to it."""
+    """Returns everything the output bytes depend on; for user methods this includes their source code."""
     sources = {stage.method: registry.own_source(stage.method) for stage in recipe.stages}
     own = {name: source for name, source in sources.items() if source is not None}
     return {**with_defaults(recipe).identity(), **({"own_methods": own} if own else {})}
 
 
 def with_defaults(recipe: Recipe) -> Recipe:
-    """Returns the recipe with every option of its methods written out: defaults may change, a manifest must not."""
+    """Returns the recipe with every option of its methods, so that a manifest stays true when defaults change."""
     stages = tuple(
         dataclasses.replace(stage, options=registry.defaults(stage.method) | dict(stage.options))
         for stage in recipe.stages
@@ -69,7 +72,14 @@ def write_reference(workspace: Workspace, tokens_ST: torch.Tensor, logits_TV: to
 
 
 def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, output: StageOutput) -> list[str]:
-    """Finishes the folder, which is complete from here on; returns the warnings that stand in the manifest."""
+    """Writes the manifest, which completes the folder, and returns the warnings in it.
+
+    Args:
+        recipe: recipe of one stage.
+        source: the stage's input.
+        workspace: the folder, with all shards.
+        output: what the stage returned.
+    """
     entries = shards.entries(workspace)
     unseen = [name for name, entry in entries.items() if entry["tokens"] == 0]
     warnings = list(source.warnings)
@@ -116,7 +126,7 @@ def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, ou
 
 
 def history(source: ModelSource) -> list[dict[str, Any]]:
-    """Returns what the stages before this one did, first to last: of each its source and its recipe."""
+    """Returns source and recipe of every earlier stage, first to last."""
     if not (source.path / MANIFEST).is_file():
         return []
     before = read_manifest(source.path)
@@ -124,7 +134,7 @@ def history(source: ModelSource) -> list[dict[str, Any]]:
 
 
 def _tuning(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
-    """Returns with which settings the result was fitted to the dense model, and what that did, block by block."""
+    """Returns the settings of the fine-tuning, and its errors before and after for each block; empty without one."""
     from compress.tuning.settings import FullSettings, Settings
 
     tune = recipe.stages[-1].tune
@@ -171,8 +181,8 @@ def evaluate(
 ) -> EvalResult | None:
     """Returns the evaluation of the packed folder, read back from disk, paired with that of the dense model.
 
-    An `eval.json` of the same suite and limit is taken as it is, and so is `known`, an evaluation of the dense model;
-    None when the recipe asks for no evaluation.
+    An `eval.json` in the folder, and `known` for the dense model, are used instead of a new evaluation if they are of
+    the same model, suite and limit. None for a recipe without evaluation.
     """
     from compress import evaluation
     from compress.evaluation import suites, tiers

@@ -1,12 +1,12 @@
-"""Workspace: the output folder of a run, its lock, and what lets a killed run go on at the block where it stopped.
+"""The output folder of a run, with its lock and the state from which a killed run goes on.
 
-    <output>/.work/lock             held while a process works here; the kernel frees it when that process dies
-    <output>/.work/run.json         identity of the run: another recipe or another source may not go on here
-    <output>/.work/block-003.json   block 3 is finished: its shard record and the entries of its linears
-    <output>/.work/hidden-004.safetensors   inputs of block 4 on the compressed path
+    <output>/.work/lock             locked while a process works here; the kernel unlocks it when that process dies
+    <output>/.work/run.json         identity of the run; a run with another recipe or source is refused
+    <output>/.work/block-003.json   block 3 is finished: record of its shard, entries of its linears
+    <output>/.work/hidden-004.safetensors   inputs of block 4: outputs of the packed blocks before it
 
-A block counts as finished when its json file is there; it is written last, after the shard and the hidden states.
-The folder `.work` goes away when the run is done.
+A block is finished when its json file exists, which is written after its shard and the hidden states. The folder
+`.work` is removed at the end of the run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _RUN = "run.json"
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """An output folder that belongs to this run, locked."""
+    """A locked output folder."""
 
     folder: Path
     identity: dict[str, Any]
@@ -46,7 +46,7 @@ class Workspace:
         return (self.folder / MANIFEST).is_file()
 
     def records(self) -> list[dict[str, Any]]:
-        """Returns the records of the finished blocks, without a gap from the first on."""
+        """Returns the records of the finished blocks, from the first to the last before a gap."""
         records: list[dict[str, Any]] = []
         while (path := self._block(len(records))).is_file():
             records.append(read_object(path))
@@ -57,12 +57,12 @@ class Workspace:
         return self.work / f"hidden-{block:03d}.safetensors"
 
     def finish_block(self, block: int, record: dict[str, Any]) -> None:
-        """Marks `block` as finished and drops the inputs that are not needed any more."""
+        """Marks `block` as finished and deletes its inputs."""
         write_json(self._block(block), record)
         self.hidden_path(block).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Removes the resume state: the run is done."""
+        """Removes the resume state at the end of the run."""
         shutil.rmtree(self.work)
 
     def _block(self, block: int) -> Path:
@@ -70,16 +70,22 @@ class Workspace:
 
 
 def work_folder(folder: Path) -> Path:
-    """Returns where the resume state of the run in `folder` lies."""
+    """Returns the folder of the resume state of the run in `folder`."""
     return folder / _WORK
 
 
 @contextmanager
 def open_workspace(folder: Path, identity: dict[str, Any], *, fresh: bool = False) -> Iterator[Workspace]:
-    """Yields the locked workspace of a run in `folder`, new or to go on with.
+    """Yields the locked workspace of a run in `folder`, new or with the state of an earlier run.
 
-    Raises OutputError for a folder that another run is working in, that holds another run or another recipe's
-    checkpoint, or that holds something else. `fresh` removes what an earlier run left there, nothing else.
+    Args:
+        folder: output folder.
+        identity: see `finish.identity`.
+        fresh: remove what an earlier run left there.
+
+    Raises:
+        OutputError: another process is working in the folder, or it holds a run of another identity, or files that no
+            run wrote; or it cannot be made.
     """
     _refuse_foreign(folder)
     try:
@@ -100,7 +106,7 @@ def open_workspace(folder: Path, identity: dict[str, Any], *, fresh: bool = Fals
 
 
 def identity_of(folder: Path) -> dict[str, Any] | None:
-    """Returns the identity of the run that `folder` holds, finished or not; None when there is none."""
+    """Returns the identity of the run in `folder`, finished or not; None when there is none."""
     if (folder / _WORK / _RUN).is_file():
         return read_object(folder / _WORK / _RUN)
     if (folder / MANIFEST).is_file():
@@ -120,7 +126,7 @@ def _refuse_foreign(folder: Path) -> None:
         and not (folder / MANIFEST).is_file()
     ):
         raise OutputError(
-            f"{folder} holds something else than a result of compress", do="Give an empty or new folder with --output"
+            f"{folder} holds files that compress did not write", do="Give an empty or new folder with --output"
         )
 
 
@@ -138,7 +144,7 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
 
 
 def _anything_done(folder: Path) -> bool:
-    """Returns whether an earlier run has left anything but its name: one that was refused at once has not."""
+    """Returns whether an earlier run got further than to write its identity; a run that was refused did not."""
     beside = any(path.name != _WORK for path in folder.iterdir())
     return beside or any(path.name not in (_RUN, "lock") for path in (folder / _WORK).iterdir())
 

@@ -1,7 +1,9 @@
-"""One decoder block of a method that treats one linear at a time: statistics, solve, pack, fit what was packed.
+"""Packs one decoder block: collects statistics, solves its linears, and fits the packed block if asked.
 
-Within a block a linear sees its predecessors packed (true-sequential): errors are compensated where they arise. Shape
-letters: S samples, T tokens, H hidden, N out, K in.
+The statistics of a linear are those of a block in which the linears before it are packed already (GPTQ's
+"true-sequential"), so each linear compensates the errors before it.
+
+Shape letters: S samples, T tokens, H hidden, N out, K in.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LinearStage:
-    """All that the block loop works with."""
+    """Everything that a pack stage works with."""
 
     walker: BlockWalker
     writer: CheckpointWriter
@@ -45,11 +47,11 @@ class LinearStage:
     memory_plan: memory.MemoryPlan
     memory_limit: int | None
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Linear -> the options in which it differs from `config`: what mixed precision has allotted to it."""
+    """Linear -> options that differ from `config`, chosen by mixed precision or by the method's `allot`."""
     tuning: Settings | None = None
-    """How each block is fitted after packing; None: not at all."""
+    """Settings for fitting each block after packing; None: no fitting."""
     workers: int = 1
-    """Processes that solve at the same time, this one among them."""
+    """Processes that solve at the same time, this process included."""
 
     def config_of(self, name: str) -> Any:
         """Returns the method's Config for one linear."""
@@ -58,18 +60,18 @@ class LinearStage:
 
 @dataclass(frozen=True, slots=True)
 class CompressedBlock:
-    """What one block gives to its shard and to its record."""
+    """The tensors of one packed block, and its record."""
 
     tensors: dict[str, torch.Tensor]
     """Planes of the packed linears, and dense tensors that were fitted, by their names in the checkpoint."""
     record: dict[str, Any]
-    """`linears`: the manifest entries; `tuning`: what fitting did, where it was asked for."""
+    """`linears`: the manifest entries by name; `tuning`: errors before and after fitting, if it was asked for."""
 
 
 def compress_block(stage: LinearStage, block: Block, hidden_STH: torch.Tensor, task: Task) -> CompressedBlock:
-    """Packs the linears of one block in the order they are called; the block computes with the packed values after."""
+    """Packs the linears of one block in the order of their calls, and puts the packed values into the block."""
     micro_batch = stage.memory_plan.micro_batch
-    # what the dense block makes of the packed path's inputs is what the packed block is fitted to
+    # the packed block is fitted to the outputs of the dense block on the same inputs, those of the packed model
     wanted_STH = stage.walker.forward(block, hidden_STH, micro_batch=micro_batch) if stage.tuning else None
     packed: dict[str, PackedTensor] = {}
     record: dict[str, Any] = {"linears": {}}
@@ -77,7 +79,7 @@ def compress_block(stage: LinearStage, block: Block, hidden_STH: torch.Tensor, t
         source = stage.walker.source
         weights = {ref.name: partial(linears.weight, block, ref) for ref in refs}
         configs = {name: stage.config_of(name) for name in weights}
-        # what stands in parts has widths of its own: nothing is decided for it together with others
+        # composite linears have parts of other widths, so no option is decided for them together with others
         whole = {name: weight for name, weight in weights.items() if source.scheme(name) is None}
         configs |= solve_linear.shared_configs(stage.method, {name: configs[name] for name in whole}, whole)
         for ref in refs:
@@ -105,7 +107,7 @@ def compress_block(stage: LinearStage, block: Block, hidden_STH: torch.Tensor, t
 def _statistics(
     stage: LinearStage, block: Block, hidden_STH: torch.Tensor
 ) -> Iterator[tuple[list[LinearRef], dict[str, LayerStats]]]:
-    """Yields linears with the statistics of their inputs; each yield sees what was packed before it."""
+    """Yields linears with the statistics of their inputs, collected after the linears before them were packed."""
     for group in collecting.input_groups(stage.walker, block, hidden_STH):
         wanted = [ref for ref in group if ref.name not in stage.skipped]
         if not stage.method.NEEDS:

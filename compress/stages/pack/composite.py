@@ -1,7 +1,7 @@
-"""A stage that follows one which made composite tensors: the method packs the parts, not the weight they mean.
+"""Packs the parts of composite linears (low rank, n:m sparse), which an earlier stage made.
 
-A low-rank linear y = L(Rx) is two linears: R sees the inputs x, L sees what the packed R makes of them. The kept
-weights of a sparse one stand for other inputs in every row, so only methods that need no data can pack them.
+A low-rank linear y = L(Rx) is two linears: the inputs of R are x, those of L the outputs of the packed R. In an n:m
+sparse linear the kept weights of each row belong to different inputs, so only methods without data can pack them.
 
 Shape letters: N out features, K in features, r rank.
 """
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from compress.methods.protocol import PackMethod
 
 _DAMPING = 1e-6
-"""Keeps the refit of L from answering directions that the calibration inputs lack."""
+"""Damping of the refit of L, so that it stays bounded in directions that the calibration inputs do not have."""
 
 
 def is_composite(packed: PackedTensor | None) -> bool:
-    """Returns whether a linear of the source is packed in parts; None is one that is dense there."""
+    """Returns whether a linear is composite; `packed` is its form in the source, None for a dense one."""
     return packed is not None and layouts.is_composite(packed.scheme.layout)
 
 
@@ -57,8 +57,8 @@ def check(method: PackMethod, scheme: Scheme, shape: tuple[int, int], config: An
 def solve(method: PackMethod, packed: PackedTensor, stats: LayerStats | None, config: Any) -> PackedTensor:
     """Returns the composite tensor with its parts packed by `method`.
 
-    `stats` are those of the linear's inputs. With them L is first fitted to the packed R, where that lowers the error
-    of the outputs, and solved on the statistics of what R gives.
+    With `stats` (of the linear's inputs), L is fitted to the packed R if that lowers the output error, and is solved
+    with the statistics of the outputs of R.
     """
     parts = layouts.parts(packed)
     if packed.scheme.layout == sparse_nm.LAYOUT:
@@ -77,7 +77,7 @@ def solve(method: PackMethod, packed: PackedTensor, stats: LayerStats | None, co
 
 
 def _fitted(left_Nr: torch.Tensor, right_rK: torch.Tensor, packed_rK: torch.Tensor, stats: LayerStats) -> torch.Tensor:
-    """Returns the L that makes the most of the packed R, or the L there was where that is better."""
+    """Returns the L that gives the least output error with the packed R; the original L if that is better."""
     if stats.num_tokens == 0:
         return left_Nr
     w_NK = left_Nr.double() @ right_rK.double()
@@ -89,7 +89,7 @@ def _fitted(left_Nr: torch.Tensor, right_rK: torch.Tensor, packed_rK: torch.Tens
 
 
 def _shapes(scheme: Scheme, shape: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """Returns the shapes of the parts; none for a plain layout, whose linear is solved as the dense weight it means."""
+    """Returns the shapes of the parts by name; empty for a plain layout, which is solved as a dense weight."""
     options = scheme.options
     if scheme.layout == low_rank.LAYOUT:
         return {"right": (options["rank"], shape[1]), "left": (shape[0], options["rank"])}

@@ -1,12 +1,12 @@
-"""End-to-end tuning of a run whose shards are written: fitted once, then every shard is put in place of its forerunner.
+"""Fits the whole packed model end to end after all its shards are written, and replaces the shards.
 
     .work/full-tuning.safetensors        checkpoint of the fitting, while it runs
-    .work/tuned-003.safetensors          shard 3 as it will be; moves to its place once all are there
-    .work/tuned-logits.safetensors       what the fitted model says of the proof's tokens
-    .work/tuned.json                     says that the fitting is done and what the new shards are
+    .work/tuned-003.safetensors          new shard 3; replaces the old one once all new shards are written
+    .work/tuned-logits.safetensors       logits of the fitted model for the proof of load
+    .work/tuned.json                     the fitting is done; records of the new shards
 
-`tuned.json` is written last. Whatever a killed run leaves, either all shards are still those from before or `settle`
-puts all new ones in their places.
+`tuned.json` is written last. After a kill at any time, either all shards are the old ones, or `settle` replaces all of
+them with the new ones.
 
 Shape letters: S samples, T tokens, V vocabulary.
 """
@@ -41,7 +41,7 @@ _LOGITS = "tuned-logits.safetensors"
 
 
 def settle(workspace: Workspace) -> None:
-    """Puts the fitted shards in their places, where an earlier run had them ready; call it before resuming a run."""
+    """Moves the fitted shards into their places if an earlier run had finished them; call it before resuming a run."""
     path = workspace.work / _DONE
     if not path.is_file():
         return
@@ -51,18 +51,18 @@ def settle(workspace: Workspace) -> None:
         tuned = _tuned_path(workspace, step)
         if tuned.is_file():
             files.move(tuned, workspace.folder / shard["file"])
-        # the first record is that of what stands outside the blocks: what concerns all of them is said there
-        said = {"tuning": {"model": content["tuning"]}} if step == 0 else {}
-        record = records[step] | said | {"shard": shard}
+        # record 0 is that of the tensors outside the blocks; it holds what concerns the whole model
+        report = {"tuning": {"model": content["tuning"]}} if step == 0 else {}
+        record = records[step] | report | {"shard": shard}
         if record != records[step]:
             workspace.finish_block(step, record)
 
 
 def run(stage: LinearStage, tokens_ST: torch.Tensor, settings: FullSettings, progress: Progress) -> torch.Tensor:
-    """Fits the packed model to the dense one, rewrites the shards and returns the logits [T, V] of the proof's tokens.
+    """Fits the packed model to the dense one, replaces the shards and returns the reference logits, float32 [T, V].
 
-    Call it when all blocks have their shards, before the manifest; a second call after it is done fits nothing. The
-    dense model and the packed one are in memory together, in float32 and as planes.
+    Call it after all shards are written and before the manifest; a call after it has finished fits nothing. The dense
+    model in float32 and the packed model are in memory at the same time.
     """
     from safetensors.torch import load_file
 
@@ -95,7 +95,7 @@ def _fit(
 
 
 def _student(teacher: Any, workspace: Workspace) -> Any:
-    """Returns the model of the shards: linears packed, other tensors in the dtypes of the checkpoint."""
+    """Returns the model in the shards, with packed linears and other tensors in the dtypes of the checkpoint."""
     from safetensors.torch import load_file
 
     from compress.runtime import skeleton
@@ -119,7 +119,7 @@ def _put(model: nn.Module, dense: dict[str, torch.Tensor]) -> None:
 
 
 def _write(workspace: Workspace, tuned: TunedModel) -> None:
-    """Writes every shard as it will be, then the file that says so."""
+    """Writes every new shard, then `tuned.json`."""
     from safetensors.torch import load_file
 
     changed = naming.plane_tensors(tuned.packed) | tuned.dense

@@ -1,4 +1,4 @@
-"""One linear: its options, its solve, its manifest entry. Whatever way the weights and the statistics came.
+"""Solves one linear and describes it for the manifest; used by the block loop and by workers.
 
 Shape letters: N out features, K in features.
 """
@@ -22,15 +22,20 @@ if TYPE_CHECKING:
     from compress.models.linears import LinearRef
 
 _SLICE_ELEMENTS = 1 << 20
+"""Elements of the float64 copies while norms are summed: 8 MiB each."""
 
 
 def shared_configs(
     method: PackMethod, configs: Mapping[str, Any], weights: Mapping[str, Callable[[], torch.Tensor]]
 ) -> dict[str, Any]:
-    """Returns the Config of every linear of a fused set; a method may decide an option for all of them at once.
+    """Returns the Config of every linear of an input group, after the method's hook `shared`.
 
-    Engines fuse linears that share an input into one product, so what a method has to keep equal among them, it decides
-    here. `weights` gives each weight when it is called for, so that the method need hold no more than one.
+    Engines fuse linears that share an input into one product; the hook decides options that must be equal among them.
+
+    Args:
+        method: the method.
+        configs: Config by linear.
+        weights: functions by linear that read its weight [N, K], so that no more than one need be in memory.
     """
     decided = dict(configs)
     for config in dict.fromkeys(configs.values()):
@@ -42,7 +47,7 @@ def shared_configs(
 
 
 class _Weights(Sequence[torch.Tensor]):
-    """Weights that are read anew each time they are asked for."""
+    """A sequence of weights; each is read when it is indexed."""
 
     def __init__(self, weights: list[Callable[[], torch.Tensor]]) -> None:
         self._weights = weights
@@ -62,9 +67,9 @@ def solve(
     config: Any,
     part: PackedTensor | None = None,
 ) -> tuple[PackedTensor, torch.Tensor, dict[str, Any]]:
-    """Returns the packed linear, the weight [N, K] that it means, and its manifest entry.
+    """Returns the packed linear, its decoded weight [N, K], and its manifest entry.
 
-    `part` is how the source has it packed, if it does: what is made of parts stays so.
+    `part` is its packed form in the source, if it has one; of a composite linear the parts are packed.
     """
     with naming_the_layer(ref.name):
         if part is not None and composite.is_composite(part):
@@ -83,8 +88,10 @@ def describe(
     restored_NK: torch.Tensor,
     stats: LayerStats | None,
 ) -> dict[str, Any]:
-    """Returns the manifest entry of a linear. The error is ‖(W−Ŵ)X‖²/‖WX‖² on the calibration inputs where there are
-    any, else ‖W−Ŵ‖²/‖W‖²."""
+    """Returns the manifest entry of a linear.
+
+    `relative_error` is ‖(W−Ŵ)X‖²/‖WX‖² on the calibration inputs; without any, ‖W−Ŵ‖²/‖W‖².
+    """
     seen = stats is not None and stats.num_tokens > 0
     if seen:
         assert stats is not None
@@ -121,7 +128,7 @@ def _squares(a_NK: torch.Tensor, b_NK: torch.Tensor | None) -> float:
 
 @contextmanager
 def naming_the_layer(name: str) -> Iterator[None]:
-    """Adds the layer's path to an error that does not say where it arose."""
+    """Adds the layer's path to an error that names no layer."""
     try:
         yield
     except CompressError as error:
