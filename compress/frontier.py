@@ -131,7 +131,7 @@ def run(
     folder, progress = Path(folder), progress or watch()
     base = base or Recipe.from_options(model, asked[0].stage.method, options)
     if base.suite == "none":
-        raise RecipeError("a frontier needs an evaluation, but suite is none", do="Name a suite")
+        raise RecipeError("a frontier without an evaluation (suite is none)", do="Name a suite")
     rows: list[dict[str, Any]] = []
     dense: EvalResult | None = None
     for number, point in enumerate(asked, start=1):

@@ -84,7 +84,7 @@ def test_a_second_call_takes_what_is_finished(options, monkeypatch):
     def never(*_, **__):
         raise AssertionError("a finished point was done again")
 
-    monkeypatch.setattr(pipeline, "make", never)
+    monkeypatch.setattr(pipeline, "make_checkpoint", never)
     monkeypatch.setattr(evaluator._Run, "ask", never)
     frontier.run(asked, **options)
     assert before == {path.name: path.read_bytes() for path in options["folder"].glob("frontier.*")}

@@ -19,9 +19,9 @@ from compress.errors import CompressError, unknown
 # The short help lives here, so that `compress --help` imports no command.
 COMMANDS = {
     "run": "Compress a model, load the result back and show what it cost.",
-    "eval": "Evaluate a model on the knowledge suite, alone or against a baseline.",
+    "eval": "Evaluate a model on the knowledge suite, or compare two.",
     "gate": "Pass or fail a candidate against the dense model.",
-    "frontier": "Compare methods at several bit widths: quality against stored bits.",
+    "frontier": "Compare methods by quality and stored bits per weight.",
     "report": "Write a page about runs: scores, layers, lost items.",
     "inspect": "Show the layers of a compressed checkpoint.",
     "methods": "List the methods, or the options of one.",

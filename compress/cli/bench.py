@@ -57,7 +57,7 @@ def command(ctx: click.Context, /, folder: str | None, **options: Any) -> None:
     flags = [param.opts[0] for param in ctx.command.params if param.name in wrong and options[str(param.name)]]
     if flags:
         raise CompressError(
-            f"{flags[0]} applies to {'kernels' if folder else 'a checkpoint'} only",
+            f"{flags[0]} is about {'kernels' if folder else 'a checkpoint'}",
             do="Leave out FOLDER, or the option" if folder else "Name the folder of one: compress bench FOLDER",
         )
     given = {name: value for name, value in options.items() if value is not None}

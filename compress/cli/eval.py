@@ -82,7 +82,7 @@ def _judge(endpoint: str | None, model: str | None) -> Judge | None:
     if endpoint is None and model is None:
         return None
     if endpoint is None or model is None:
-        raise EvaluationError("--judge without --judge-model, or the other way round", do="Give both")
+        raise EvaluationError("--judge and --judge-model belong together", do="Give both")
     from compress.evaluation.judge import Judge
 
     return Judge(endpoint, model, key=os.environ.get(_KEY))

@@ -126,7 +126,8 @@ def _refuse_foreign(folder: Path) -> None:
         and not (folder / MANIFEST).is_file()
     ):
         raise OutputError(
-            f"{folder} holds files that compress did not write", do="Give an empty or new folder with --output"
+            f"{folder} holds something else: files that compress did not write",
+            do="Give an empty or new folder with --output",
         )
 
 
