@@ -9,6 +9,7 @@ Differs from the paper in:
   −2^(b−1) to 2^(b−1) − 1 (the bounds printed in the paper do not fit in b bits);
 - an outlier is stored as its difference from its dequantised code, so that the dense part can be read alone; where
   float16 cannot hold the difference exactly, the outlier takes the code of zero and the weight itself is stored;
+  outliers out of the range of float16 make all of them float32;
 - besides the number of sigmas, the share of outliers or the bits that they may take can be given.
 
 Shape letters: N out features, K in features, G groups of g columns.
@@ -91,7 +92,10 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
     out_features, in_features = w_NK.shape
     width = grid.group_width(in_features, config.group_size)
     w_NK = w_NK.float()
-    outlier_NK = _outliers(w_NK, config)
+    outlier_NK = _outliers(w_NK, config, torch.float16)
+    dtype = _delta_dtype(w_NK[outlier_NK])
+    if dtype != torch.float16 and config.outlier_bits is not None:  # each takes more of the given bits
+        outlier_NK = _outliers(w_NK, config, dtype)
     # for the fit an outlier is zero: it takes the code of zero and adds nothing to ⟨q, w⟩ or ⟨q, q⟩
     inner_NGg = w_NK.masked_fill(outlier_NK, 0).view(out_features, in_features // width, width)
     if config.fit == "scan":
@@ -102,7 +106,7 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
         fitted = ranges.extremes(inner_NGg, config.bits, config.symmetric)
     del inner_NGg
     codes_NK = ranges.codes(w_NK.view(out_features, -1, width), fitted, config.bits)
-    delta_NK = _exact_deltas(w_NK, codes_NK, outlier_NK, fitted, config.bits)
+    delta_NK = _exact_deltas(w_NK, codes_NK, outlier_NK, fitted, config.bits, dtype)
     return int_group.pack(
         codes_NK,
         fitted.scale_NG,
@@ -110,16 +114,29 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
         bits=config.bits,
         outlier_NK=outlier_NK,
         delta_NK=delta_NK,
+        delta_dtype=dtype,
     )
 
 
-def _outliers(w_NK: torch.Tensor, config: Config) -> torch.Tensor:
-    """Returns which weights are outliers: bool [N, K]."""
+def _delta_dtype(w_Z: torch.Tensor) -> torch.dtype:
+    """Returns float16 where it holds these weights in its normal range, as it does those of usual models; else float32.
+
+    A difference is at most about as large as its weight. Where it is too small for float16, the weight itself is
+    stored, see `_exact_deltas`.
+    """
+    half = torch.finfo(torch.float16)
+    size_Z = w_Z.abs()
+    fits = ((size_Z >= half.tiny) & (size_Z <= half.max / 2)) | (size_Z == 0)
+    return torch.float16 if bool(fits.all()) else torch.float32
+
+
+def _outliers(w_NK: torch.Tensor, config: Config, dtype: torch.dtype) -> torch.Tensor:
+    """Returns which weights are outliers, bool [N, K], when deltas are stored in `dtype`."""
     far_NK = (w_NK - _sum(w_NK) / w_NK.numel()).abs_()
     share = config.outlier_share
     if config.outlier_bits is not None:
         rowptr_bits = 32 * (w_NK.shape[0] + 1) / w_NK.numel()
-        share = max(0.0, config.outlier_bits - rowptr_bits) / delta.entry_bits(w_NK.shape[1])
+        share = max(0.0, config.outlier_bits - rowptr_bits) / delta.entry_bits(w_NK.shape[1], dtype)
     if share is None:
         sigma = math.sqrt(_sum(far_NK, squared=True) / w_NK.numel())
         return far_NK >= config.sigma * sigma if sigma > 0 else torch.zeros_like(far_NK, dtype=torch.bool)
@@ -144,18 +161,26 @@ def _sum(value_NK: torch.Tensor, *, squared: bool = False) -> float:
 
 
 def _exact_deltas(
-    w_NK: torch.Tensor, codes_NK: torch.Tensor, outlier_NK: torch.Tensor, fitted: ranges.Range, bits: int
+    w_NK: torch.Tensor,
+    codes_NK: torch.Tensor,
+    outlier_NK: torch.Tensor,
+    fitted: ranges.Range,
+    bits: int,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Returns the deltas float16 [N, K]; codes of outliers that would not come back exactly become the code of zero."""
+    """Returns the deltas [N, K] in `dtype`; an outlier that would not come back exactly gets the code of zero instead.
+
+    Shape letter: Z outliers.
+    """
     row_Z, col_Z = outlier_NK.nonzero(as_tuple=True)
     group_Z = col_Z // (w_NK.shape[1] // fitted.scale_NG.shape[1])
     middle_Z = torch.full_like(row_Z, 2 ** (bits - 1)).float()
     zero_Z = middle_Z if fitted.zero_NG is None else fitted.zero_NG[row_Z, group_Z]
     dense_Z = (codes_NK[row_Z, col_Z].float() - zero_Z) * fitted.scale_NG[row_Z, group_Z].float()
     w_Z = w_NK[row_Z, col_Z]
-    delta_Z = (w_Z - dense_Z).to(torch.float16)
+    delta_Z = (w_Z - dense_Z).to(dtype)
     inexact_Z = dense_Z + delta_Z.float() != w_Z
     codes_NK[row_Z, col_Z] = torch.where(inexact_Z, zero_Z, codes_NK[row_Z, col_Z].float()).to(torch.uint8)
-    delta_NK = torch.zeros(w_NK.shape, dtype=torch.float16, device=w_NK.device)
-    delta_NK[row_Z, col_Z] = torch.where(inexact_Z, w_Z.to(torch.float16), delta_Z)
+    delta_NK = torch.zeros(w_NK.shape, dtype=dtype, device=w_NK.device)
+    delta_NK[row_Z, col_Z] = torch.where(inexact_Z, w_Z.to(dtype), delta_Z)
     return delta_NK

@@ -34,6 +34,11 @@ KIND = "pack"
 NEEDS: frozenset[str] = frozenset({"gram_KK"})
 _THRESHOLDS, _START = (1e-4, 64.0), 0.2
 """Range of the search for a threshold, and its start where the given one lies outside."""
+_SHIFT = 12
+"""Octaves by which the unit of scales and deltas is lowered below the greatest weight where small scales need it;
+float16 still holds eight times that weight."""
+_GREATEST_ZERO = 2048.0
+"""Greatest distance of a zero from the codes: beyond it, float16 has no whole steps of a code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,10 +153,7 @@ class _Rounder:
         variance_K = w_KN.var(1, unbiased=rows > 1)
         mean_sensitivity = float((variance_K / upper_KK.diagonal().square()).mean())
         self.price = config.threshold * mean_sensitivity if mean_sensitivity > 0 else math.inf
-        # scales and deltas are stored in units of the power of two below the greatest weight, so that float16 holds
-        # them whatever the magnitude of the layer is
-        peak = float(w_KN.abs().max())
-        self.exponent = max(-120, math.floor(math.log2(peak))) if peak > 0 else 0
+        self.exponent, self.flat = self._unit_of(w_KN)
         self.unit = 2.0**self.exponent
         self.codes_KN = torch.empty(width, rows, dtype=torch.uint8, device=w_KN.device)
         self.outlier_KN = torch.zeros(width, rows, dtype=torch.bool, device=w_KN.device)
@@ -165,20 +167,36 @@ class _Rounder:
         self.run_N = torch.arange(rows, device=w_KN.device) // config.stats_group
         self.scale_N = self.zero_N = w_KN[0]
 
+    def _unit_of(self, w_KN: torch.Tensor) -> tuple[int, float]:
+        """Returns the exponent of the unit that scales and deltas are stored in, and a range for constant groups.
+
+        The unit is the power of two below the greatest weight, whatever the magnitude of the layer is. One huge weight
+        would leave the scales of all other rows below what float16 holds; then the unit is lowered by `_SHIFT` octaves.
+        """
+        peak = float(w_KN.abs().max())
+        exponent = math.floor(math.log2(peak)) if peak > 0 else 0
+        w_GgN = w_KN.unflatten(0, (-1, self.config.group_size))
+        range_GN = w_GgN.amax(1) - w_GgN.amin(1)
+        least = float(range_GN[range_GN > 0].min()) / self.top if range_GN.any() else math.inf
+        shifted = exponent - _SHIFT if least < 2.0 ** (exponent - _SHIFT) else exponent
+        return max(-120, shifted), 2.0 ** max(-120, exponent)
+
     def start_group(self, group: int, w_gN: torch.Tensor, d_g: torch.Tensor) -> None:
         """Fits scale and zero of every row to the group's weights: range, scale, then the zero for that scale."""
         low_N, high_N = self._range_without_outliers(w_gN, d_g)
         # a constant group has no range: with any scale, code 0 and the zero −low/scale give its value
         flat_N = high_N <= low_N
-        high_N = torch.where(flat_N, low_N + self.unit, high_N)
+        high_N = torch.where(flat_N, low_N + self.flat, high_N)
 
         def zero_for(scale: torch.Tensor) -> torch.Tensor:
             # the stored scale is not quite the ideal one: the middle of the codes meets the middle of the range
-            return torch.where(flat_N, -low_N / scale, self.top / 2 - (low_N + high_N) / (2 * scale))
+            zero = torch.where(flat_N, -low_N / scale, self.top / 2 - (low_N + high_N) / (2 * scale))
+            return zero.clamp_(-_GREATEST_ZERO, _GREATEST_ZERO)
 
         weight_g1 = d_g.square().reciprocal()[:, None]  # what a squared error of each column costs
         # the scale first: of the levels that its run can express, the one with the least error at the ideal zero
-        wanted_N = (high_N - low_N) / self.top
+        # a group far from zero for its range gets a coarser scale, with which its zero can be stored
+        wanted_N = torch.maximum((high_N - low_N) / self.top, (low_N + high_N).abs() / (2 * _GREATEST_ZERO))
         level_LN = self._levels("scale", group, wanted_N / self.unit) * self.unit
         if self.config.search_stats:
             code_N = self._best(w_gN, weight_g1, level_LN, zero_for(level_LN))

@@ -7,8 +7,10 @@ import torch
 
 from compress.errors import MethodError
 from compress.format import layouts
+from compress.kernels import select
 from compress.methods import easyquant, rtn
 from compress.numerics import ranges
+from compress.runtime.linear import PackedLinear
 from tests.support.correlated import correlated_layer, output_error
 
 
@@ -173,3 +175,44 @@ def test_bad_input_is_refused():
     w_NK[1, 3] = torch.nan
     with pytest.raises(MethodError, match="1 of 16 weights are NaN"):
         easyquant.solve(w_NK, None, easyquant.Config())
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1e-6, 1.0, 1e6, 1e12])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_outliers_of_any_magnitude_are_held(factor, symmetric):
+    """float16 holds weights from 6e-5 to 65504; others make the deltas float32."""
+    w_NK = (heavy() * factor).bfloat16().float()
+    packed = easyquant.solve(w_NK, None, easyquant.Config(symmetric=symmetric))
+    layouts.check(packed)
+    far_NK = (w_NK - w_NK.mean()).abs() >= 3 * w_NK.std(unbiased=False)
+    assert torch.equal(layouts.unpack(packed)[far_NK], w_NK[far_NK]) and packed.scheme.outliers == int(far_NK.sum())
+    assert packed.planes["delta_val"].dtype == (torch.float16 if factor == 1.0 else torch.float32)
+    assert packed.scheme.options.get("delta_dtype", "float16") == str(packed.planes["delta_val"].dtype)[6:]
+    assert weight_error(w_NK, packed) == pytest.approx(weight_error(heavy(), packed_heavy(symmetric)), rel=0.05)
+
+
+def packed_heavy(symmetric):
+    return easyquant.solve(heavy(), None, easyquant.Config(symmetric=symmetric))
+
+
+def test_one_outlier_out_of_range_is_held():
+    w_NK = heavy()
+    w_NK[3, 5] = 1e5
+    packed = easyquant.solve(w_NK, None, easyquant.Config())
+    assert layouts.unpack(packed)[3, 5] == 1e5 and packed.planes["delta_val"].dtype == torch.float32
+
+
+def test_wide_outliers_keep_within_their_bits():
+    packed = easyquant.solve(heavy() * 1e6, None, easyquant.Config(bits=4, outlier_bits=0.5))
+    plain = easyquant.solve(heavy() * 1e6, None, easyquant.Config(bits=4, sigma=math.inf))
+    assert packed.scheme.outliers > 0
+    assert packed.bits_per_weight <= plain.bits_per_weight + 0.5
+
+
+def test_kernels_compute_with_wide_deltas():
+    packed = easyquant.solve(heavy() * 1e6, None, easyquant.Config())
+    x_TK = torch.randn(3, packed.shape[1], generator=torch.Generator().manual_seed(0))
+    y_TN = PackedLinear.from_packed(packed, None)(x_TK)
+    torch.testing.assert_close(y_TN, x_TK @ layouts.unpack(packed).T, rtol=1e-4, atol=1e-4 * float(y_TN.abs().max()))
+    answer = select.select(packed.scheme, packed.shape, "cpu")
+    assert answer == select.Accepted("reference")

@@ -1,11 +1,17 @@
 """Methods of the caller's own, in folders that COMPRESS_METHODS names."""
 
+import re
+from pathlib import Path
+
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import compress
 from compress.cli import invoke
 from compress.errors import OutputError, RecipeError
 from compress.methods import registry
+from tests.support.models import save_tiny, tiny_tokens
 
 SOURCE = '''"""Round to nearest under another name."""
 
@@ -90,3 +96,43 @@ def test_a_folder_that_is_not_there(mine, monkeypatch):
     monkeypatch.setenv(registry.OWN, str(mine / "nothing"))
     with pytest.raises(RecipeError, match=r"nothing, which is no folder"):
         registry.names()
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "ADDING_A_METHOD.md"
+
+
+@pytest.fixture
+def documented(tmp_path, monkeypatch):
+    """The methods of other kinds that the document shows, in a folder of the caller's own."""
+    folder = tmp_path / "my_methods"
+    folder.mkdir()
+    blocks = re.findall(r'^```python title="my_methods/(\w+\.py)"\n(.*?)^```$', DOCUMENT.read_text(), re.M | re.S)
+    for name, source in blocks:
+        (folder / name).write_text(source, encoding="utf-8")
+    monkeypatch.setenv(registry.OWN, str(folder))
+    monkeypatch.setattr("compress.methods.__path__", list(compress.methods.__path__))
+    return {name.removesuffix(".py") for name, _ in blocks}
+
+
+def test_the_documents_methods_of_other_kinds_work(documented, tmp_path):
+    assert documented == {"zeros", "norms"}
+    save_file({"tokens": tiny_tokens(1, 400)[0].contiguous()}, tmp_path / "tokens.safetensors")
+    data = {"calibration": str(tmp_path / "tokens.safetensors"), "samples": 8, "seq_len": 16, "suite": "none"}
+    dense = save_tiny(tmp_path / "model")
+    thin = compress.run(dense, "zeros", share=0.25, output=tmp_path / "thin", **data)
+    before, after = weights(dense), weights(thin.checkpoint)
+    assert thin.manifest["zeros"] == {"share": 0.25} and after.keys() == before.keys()
+    for name, weight in after.items():
+        assert (weight == 0).float().mean() == pytest.approx(0.25 if "layers" in name and weight.dim() == 2 else 0)
+        assert torch.equal(weight[weight != 0], before[name][weight != 0])
+    trained = compress.run(
+        thin.checkpoint, "norms", teacher=str(dense), steps=6, batch=4, rate=0.02, held_out=0.25,
+        output=tmp_path / "trained", **data,
+    )  # fmt: skip
+    assert trained.manifest["training"]["after"] < trained.manifest["training"]["before"]
+    changed = {name for name, weight in weights(trained.checkpoint).items() if not torch.equal(weight, after[name])}
+    assert changed and all("norm" in name for name in changed)
+
+
+def weights(folder):
+    return {name: value for path in Path(folder).glob("*.safetensors") for name, value in load_file(path).items()}

@@ -162,3 +162,53 @@ def test_bad_options():
             spqr.Config(**options)
     with pytest.raises(MethodError, match="does not divide in_features=96"):
         spqr.solve(correlated_layer()[0], LayerStats.empty(96), spqr.Config(group_size=10))
+
+
+def _with_huge_weight(w_NK):
+    w_NK[3, 5] = 1e5
+
+
+def _with_huge_row(w_NK):
+    w_NK[4] *= 1e7
+
+
+def _with_huge_group(w_NK):
+    w_NK[4, :16] *= 1e5
+
+
+def _with_tiny_row(w_NK):
+    w_NK[4] *= 1e-6
+
+
+def _with_a_row_far_from_zero(w_NK):
+    w_NK[4] = 1000 + 0.02 * w_NK[4]
+
+
+@pytest.mark.parametrize(
+    "change", [_with_huge_weight, _with_huge_row, _with_huge_group, _with_tiny_row, _with_a_row_far_from_zero]
+)
+def test_scales_far_below_the_greatest_weight_are_held(change):
+    """float16 in units of the greatest weight holds scales down to 6e-5 of it, in the normal range."""
+    w_NK, x_TK = correlated_layer(64, 128)
+    usual = _row_errors(w_NK, x_TK).median()
+    change(w_NK)
+    errors_N = _row_errors(w_NK, x_TK)
+    assert errors_N.isfinite().all() and errors_N.median() < 1.3 * usual and errors_N[4] < 0.3
+
+
+def _row_errors(w_NK, x_TK):
+    packed = spqr.solve(w_NK, statistics(x_TK), spqr.Config())
+    layouts.check(packed)
+    wrong_NK = layouts.unpack(packed) - w_NK
+    return (wrong_NK.square().sum(1) / w_NK.square().sum(1)).sqrt()
+
+
+def test_the_unit_is_lowered_only_where_it_must_be():
+    w_NK, x_TK = correlated_layer(64, 128)
+    exponents = []
+    for factor in (1.0, 1e4):
+        w_NK[4] *= factor
+        exponents.append(spqr.solve(w_NK, statistics(x_TK), spqr.Config()).scheme.options["exponent"])
+        peak = math.floor(math.log2(float(w_NK.abs().max())))
+        exponents[-1] -= peak
+    assert exponents == [0, -12]

@@ -25,26 +25,26 @@ def column_dtype(in_features: int) -> torch.dtype:
     return torch.uint16 if in_features <= _UINT16_COLUMNS else torch.int32
 
 
-def entry_bits(in_features: int) -> int:
-    """Returns the stored bits of one entry: its column and its float16 value."""
-    return 32 if in_features <= _UINT16_COLUMNS else 48
+def entry_bits(in_features: int, dtype: torch.dtype = torch.float16) -> int:
+    """Returns the stored bits of one entry: its column and its value."""
+    return 8 * (column_dtype(in_features).itemsize + dtype.itemsize)
 
 
-def specs(entries: int, shape: tuple[int, int]) -> Specs:
-    """Returns the planes of a delta part; none at all for no entries."""
+def specs(entries: int, shape: tuple[int, int], dtype: torch.dtype = torch.float16) -> Specs:
+    """Returns the planes of a delta part with values of `dtype`; none at all for no entries."""
     if entries == 0:
         return {}
     return {
         "delta_rowptr": (torch.int32, (shape[0] + 1,)),
         "delta_col": (column_dtype(shape[1]), (entries,)),
-        "delta_val": (torch.float16, (entries,)),
+        "delta_val": (dtype, (entries,)),
     }
 
 
-def pack(mask_NK: torch.Tensor, value_NK: torch.Tensor) -> Planes:
+def pack(mask_NK: torch.Tensor, value_NK: torch.Tensor, dtype: torch.dtype = torch.float16) -> Planes:
     """Returns the planes for the entries where `mask_NK` is true, sorted by row and column; {} for no entry.
 
-    `value_NK` must already be exact in float16.
+    `value_NK` must already be exact in `dtype`.
     """
     row_Z, col_Z = mask_NK.nonzero(as_tuple=True)
     if row_Z.numel() == 0:
@@ -54,7 +54,7 @@ def pack(mask_NK: torch.Tensor, value_NK: torch.Tensor) -> Planes:
     return {
         "delta_rowptr": rowptr.to(torch.int32),
         "delta_col": col_Z.to(column_dtype(mask_NK.shape[1])),
-        "delta_val": value_NK[row_Z, col_Z].to(torch.float16),
+        "delta_val": value_NK[row_Z, col_Z].to(dtype),
     }
 
 

@@ -5,7 +5,7 @@ The planes are those of `pack-quantized` of compressed-tensors ≥ 0.18, so an e
     weight      int32 [N, ceil(K·b/32)]   bit stream along the row of unsigned codes q + 2^(b−1)
     scale       [N, G]                    float16, bfloat16 or float32 (`scale_dtype` of the scheme)
     zero_point  int32 [ceil(N·b/32), G]   bit stream along dimension 0, same convention; only if not symmetric
-    delta_*                               optional sparse part
+    delta_*                               optional sparse part; values of `delta_dtype`, float16 if not given
 
 Shape letters: N out features, K in features, G groups.
 """
@@ -25,6 +25,7 @@ from compress.format.scheme import Scheme
 
 LAYOUT = "int_group.v1"
 CONTINUOUS = ("scale", "delta_val")
+_DELTA_DTYPES = {"float16": torch.float16, "float32": torch.float32}
 _SCALE_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -36,6 +37,7 @@ def pack(
     bits: int,
     outlier_NK: torch.Tensor | None = None,
     delta_NK: torch.Tensor | None = None,
+    delta_dtype: torch.dtype = torch.float16,
 ) -> PackedTensor:
     """Returns the packed tensor for unsigned codes 0 ≤ q < 2^b and unsigned zero points of the same range.
 
@@ -43,18 +45,21 @@ def pack(
         codes_NK: integer codes.
         scale_NG: scales in the dtype they are stored in.
         zero_NG: integer zero points; None means the middle code 2^(b−1) everywhere (symmetric).
-        outlier_NK, delta_NK: where and what to add after dequantisation, exact in float16.
+        outlier_NK, delta_NK: where and what to add after dequantisation, exact in `delta_dtype`.
+        delta_dtype: float16, or float32 for values out of its range.
     """
     planes = {"weight": bitstream.pack_rows(codes_NK, bits), "scale": scale_NG.contiguous()}
     if zero_NG is not None:
         planes["zero_point"] = bitstream.pack_rows(zero_NG.T, bits).T.contiguous()
     if outlier_NK is not None and delta_NK is not None:
-        planes |= delta.pack(outlier_NK, delta_NK)
+        planes |= delta.pack(outlier_NK, delta_NK, delta_dtype)
     options: dict[str, object] = {
         "symmetric": zero_NG is None,
         "scale_dtype": str(scale_NG.dtype).removeprefix("torch."),
         "outliers": planes["delta_val"].numel() if "delta_val" in planes else 0,
     }
+    if "delta_val" in planes and delta_dtype != torch.float16:
+        options["delta_dtype"] = str(delta_dtype).removeprefix("torch.")
     shape = (codes_NK.shape[0], codes_NK.shape[1])
     group_size = shape[1] // scale_NG.shape[1]
     return PackedTensor(shape, Scheme(layout=LAYOUT, bits=bits, group_size=group_size, options=options), planes)
@@ -67,6 +72,9 @@ def plane_specs(scheme: Scheme, shape: tuple[int, int]) -> delta.Specs:
         raise FormatError(f"int_group.v1 with bits={scheme.bits} and group_size={scheme.group_size} for shape {shape}")
     if scheme.options.get("scale_dtype") not in _SCALE_DTYPES:
         raise FormatError(f"scale_dtype {scheme.options.get('scale_dtype')!r}", allowed=", ".join(_SCALE_DTYPES))
+    delta_dtype = scheme.options.get("delta_dtype", "float16")
+    if delta_dtype not in _DELTA_DTYPES:
+        raise FormatError(f"delta_dtype {delta_dtype!r}", allowed=", ".join(_DELTA_DTYPES))
     groups = in_features // scheme.group_size
     specs: delta.Specs = {
         "weight": (torch.int32, (out_features, bitstream.words_for(in_features, scheme.bits))),
@@ -74,7 +82,7 @@ def plane_specs(scheme: Scheme, shape: tuple[int, int]) -> delta.Specs:
     }
     if not scheme.options.get("symmetric"):
         specs["zero_point"] = (torch.int32, (bitstream.words_for(out_features, scheme.bits), groups))
-    return specs | delta.specs(scheme.outliers, shape)
+    return specs | delta.specs(scheme.outliers, shape, _DELTA_DTYPES[delta_dtype])
 
 
 class Expanded(NamedTuple):
