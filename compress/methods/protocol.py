@@ -158,7 +158,7 @@ class RewriteMethod(RewriteFile, Loaded, Protocol):
     REWRITER: str = ""
     """Module whose function `rewrite` does the work, for a file that does not define it itself.
 
-    The files of this package see tensors only; what walks a model stands in a package above this one.
+    Files of this package see tensors only, so code that walks a model belongs in a package above this one.
     """
 
     def rewrite(
@@ -375,14 +375,14 @@ def _refuse_missing(module: ModuleType, name: str, protocol: Any, own: frozenset
 def _refuse_misspelt(module: ModuleType, name: str, hooks: frozenset[str]) -> None:
     """Raises RecipeError for a public function or constant that nearly has the name of a hook that is not there."""
     absent = sorted(hooks - vars(module).keys())
-    for given, value in vars(module).items():
+    for written, value in vars(module).items():
         function = inspect.isfunction(value) and value.__module__ == module.__name__
-        if given.startswith("_") or given in hooks or not (function or given.isupper()):
+        if written.startswith("_") or written in hooks or not (function or written.isupper()):
             continue
-        if alike := difflib.get_close_matches(given, absent, n=1, cutoff=_ALIKE):
+        if alike := difflib.get_close_matches(written, absent, n=1, cutoff=_ALIKE):
             raise RecipeError(
-                f"{name}.py defines {given!r}, which is no hook of kind {module.KIND}; did you mean {alike[0]!r}?",
-                do=f"Rename it, or call it _{given} if it is a helper",
+                f"{name}.py defines {written!r}, which is no hook of kind {module.KIND}; did you mean {alike[0]!r}?",
+                do=f"Rename it, or call it _{written} if it is a helper",
             )
 
 

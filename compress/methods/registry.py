@@ -1,6 +1,6 @@
-"""What methods there are and which options they take, read from the source so that help needs no torch.
+"""Lists the methods with their options, read from the source files so that help needs no torch, and loads them.
 
-The files of this package are methods, and those in the folders that COMPRESS_METHODS names (several as in PATH).
+Methods are the files of this package, and those in the folders that COMPRESS_METHODS names (several as in PATH).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from compress.methods import protocol
 from compress.methods.protocol import Method, PackMethod, RewriteMethod, TrainMethod
 
 OWN = "COMPRESS_METHODS"
-"""Environment variable with folders of methods that are not part of the package."""
+"""Environment variable that names folders of methods outside of the package."""
 _PACKAGE = "compress.methods"
 _NOT_METHODS = {"__init__", "protocol", "registry"}
 _loaded: dict[str, str] = {}
-"""Methods of the caller's own that were imported, with the sha256 of their source."""
+"""Imported methods from outside of the package, with the sha256 of their source."""
 _TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
 
 
@@ -36,14 +36,14 @@ class Option:
     name: str
     type: type
     optional: bool
-    """True when the field also takes None (not given)."""
+    """True when the field also takes None."""
     default: Any
     help: str
 
 
 @dataclass(frozen=True, slots=True)
 class MethodInfo:
-    """A method as its source describes it."""
+    """Name, kind and options of a method, read from its source."""
 
     name: str
     summary: str
@@ -53,19 +53,19 @@ class MethodInfo:
 
 
 def names() -> list[str]:
-    """Returns the names of all methods, sorted. A file whose name starts with `_` is shared code, not a method."""
+    """Returns the names of all methods, sorted. Files whose names start with `_` are helpers, not methods."""
     return sorted(_files())
 
 
 def describe(name: str) -> MethodInfo:
-    """Returns what the source of method `name` says of itself; an unknown name is a RecipeError with a suggestion."""
+    """Returns kind and options of the method `name`; an unknown name is a RecipeError with a suggestion."""
     return _described(name, _source(name))
 
 
 def own_source(name: str) -> str | None:
-    """Returns the sha256 of the source of a method of the caller's own, None for one of the package.
+    """Returns the sha256 of a method's source file, or None for a method of the package.
 
-    The version of the package says what its methods do; of others only their source does.
+    It is part of a run's identity: the version of the package identifies the package's methods, but not others.
     """
     if _files().get(name, Path(__file__)).parent == Path(__file__).parent:
         return None
@@ -73,29 +73,29 @@ def own_source(name: str) -> str | None:
 
 
 def extend(path: MutableSequence[str]) -> None:
-    """Adds the folders of COMPRESS_METHODS to `path`, where Python looks for the modules of this package."""
-    path.extend(folder for one in _own_folders() if (folder := str(one)) not in path)
+    """Adds the folders of COMPRESS_METHODS to `path`, the places where Python finds modules of this package."""
+    path.extend(str(folder) for folder in _own_folders() if str(folder) not in path)
 
 
 def _own_folders() -> list[Path]:
     folders = [Path(folder).absolute() for folder in os.environ.get(OWN, "").split(os.pathsep) if folder]
     for folder in folders:
         if not folder.is_dir():
-            raise RecipeError(f"{OWN} names {folder}, which is no folder", do="Make it, or correct the variable")
+            raise RecipeError(f"{OWN} names {folder}, which is no folder", do="Create it, or correct the variable")
     return folders
 
 
 def _files() -> dict[str, Path]:
-    """Returns the file of every method; a name that is there twice is an error, since only one could be meant."""
-    found: dict[str, Path] = {}
+    """Returns the file of every method; two files of one name are a RecipeError."""
+    files: dict[str, Path] = {}
     for folder in (Path(__file__).parent, *_own_folders()):
         for path in sorted(folder.glob("*.py")):
             if path.stem in _NOT_METHODS or path.stem.startswith("_"):
                 continue
-            if path.stem in found:
-                raise RecipeError(f"two methods {path.stem}: {found[path.stem]} and {path}", do=f"Rename {path}")
-            found[path.stem] = path
-    return found
+            if path.stem in files:
+                raise RecipeError(f"two methods {path.stem}: {files[path.stem]} and {path}", do=f"Rename {path}")
+            files[path.stem] = path
+    return files
 
 
 def _source(name: str) -> str:
@@ -110,7 +110,7 @@ def _described(name: str, source: str) -> MethodInfo:
     try:
         tree = ast.parse(source)
     except SyntaxError as error:
-        raise RecipeError(f"the file of method {name} is not Python: {error}") from error
+        raise RecipeError(f"{name}.py is not Python: {error}") from error
     constants = {
         target.id: node.value
         for node in tree.body
@@ -121,7 +121,8 @@ def _described(name: str, source: str) -> MethodInfo:
     config = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config"), None)
     if config is None or not {"KIND", "NEEDS"} <= constants.keys():
         raise RecipeError(
-            f"{name}.py is no method", allowed="a file with KIND, NEEDS and a class Config", do=f"Or call it _{name}.py"
+            f"{name}.py is no method: it lacks KIND, NEEDS or a class Config",
+            do=f"Add them, or rename a helper to _{name}.py",
         )
     needs, kind = constants["NEEDS"], _literal(name, "KIND", constants["KIND"])
     protocol.check_kind(name, kind)
@@ -212,7 +213,7 @@ def load(name: str) -> Method:
     if (source := own_source(name)) is not None:
         extend(sys.modules[_PACKAGE].__path__)
         importlib.invalidate_caches()
-        if _loaded.get(name, source) != source:  # written anew, by a cell of a notebook for instance
+        if _loaded.get(name, source) != source:  # the file has changed, for instance in a notebook
             sys.modules.pop(module, None)
         _loaded[name] = source
     return protocol.method_of(importlib.import_module(module))
@@ -268,5 +269,5 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def configure(name: str, options: Mapping[str, Any]) -> Any:
-    """Returns the method's Config with `options` over its defaults; the Config checks ranges itself."""
+    """Returns the method's Config with `options`; a value out of range is a MethodError."""
     return load(name).Config(**check_options(name, options))

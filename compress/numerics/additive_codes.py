@@ -69,16 +69,16 @@ def start(
     rows = max(1, _CHUNK // (beam * books_MVg.shape[1]))
     eye_gg = torch.eye(width, device=w_NK.device)
     for first in range(0, w_NK.shape[0], rows):
-        left_NK, scale_N1 = w_NK[first : first + rows].clone(), scale_N[first : first + rows, None]
+        residual_NK, scale_N1 = w_NK[first : first + rows].clone(), scale_N[first : first + rows, None]
         for place, j in enumerate(order_J):
             here = slice(place * width, (place + 1) * width)
             inverse_gg = torch.linalg.solve_triangular(upper_KK[here, here], eye_gg, upper=True)
             metric_gg = inverse_gg @ inverse_gg.T
-            pull_Ng = left_NK[:, here] / scale_N1 @ metric_gg
+            pull_Ng = residual_NK[:, here] / scale_N1 @ metric_gg
             code_NM = _beam(pull_Ng, metric_gg, books_MVg, beam, list(range(books_MVg.shape[0])))[0]
             codes_NJM[first : first + rows, j] = code_NM
-            error_Ng = left_NK[:, here] - scale_N1 * sums(books_MVg, code_NM)
-            left_NK[:, here.stop :] -= error_Ng @ inverse_gg @ upper_KK[here, here.stop :]
+            error_Ng = residual_NK[:, here] - scale_N1 * sums(books_MVg, code_NM)
+            residual_NK[:, here.stop :] -= error_Ng @ inverse_gg @ upper_KK[here, here.stop :]
     return codes_NJM
 
 

@@ -42,5 +42,5 @@ def recode(
     codes_PM = codes_NJM.view(rows * groups, -1)
     changed_P = nearer_P & (codes_PM[chosen_P] != code_PM).any(1)
     codes_PM[chosen_P[changed_P]] = code_PM[changed_P]
-    made = additive.pack(codes_NJM, packed.planes["codebooks"], packed.planes["scale"])
-    return made, int(changed_P.sum())
+    recoded = additive.pack(codes_NJM, packed.planes["codebooks"], packed.planes["scale"])
+    return recoded, int(changed_P.sum())

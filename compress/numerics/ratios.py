@@ -37,12 +37,12 @@ def allot(
 
 
 def rank_of(shape: tuple[int, int], ratio: float, multiple: int) -> int:
-    """Returns the rank that removes `ratio` of the parameters: the nearest multiple that saves something, if there is.
+    """Returns the rank that removes `ratio` of the parameters: the nearest multiple that is smaller than the weight.
 
-    It is 0 where not even one rank is left.
+    It is 0 where the ratio leaves less than rank 1.
     """
     exact, most = (1 - ratio) * shape[0] * shape[1] / sum(shape), low_rank.break_even(shape)
-    # a share that was computed from a rank must give that rank back
+    # 1e-6: a ratio that was computed from a rank must give that rank again
     rank = math.floor(exact + 1e-6) if exact < multiple - 1e-6 else round(exact / multiple) * multiple
     return rank if rank <= most else most // multiple * multiple or most
 
@@ -61,7 +61,7 @@ def _shares(losses: Mapping[str, float], shapes: Mapping[str, tuple[int, int]], 
     """Returns shares in proportion to 1 / log(loss), within bounds, with `ratio` as their mean over parameters."""
     least = min((loss for loss in losses.values() if loss > 0), default=1.0)
     scale = max(1.0, math.e / least)
-    # what loses nothing gives as much as the one that loses least
+    # a linear without loss counts as the one with the least
     weight = {name: 1 / math.log(max(loss, least) * scale) for name, loss in losses.items()}
     size = {name: math.prod(shapes[name]) for name in losses}
     most = {name: max(min(MOST, ratio_of(shapes[name], 1)), 0.0) for name in losses}
@@ -84,11 +84,11 @@ def _rounded(
         most = low_rank.break_even(shapes[name])
         step[name] = multiple if value >= multiple and most >= multiple else 1
         rank[name] = max(1, min(int(value + 1e-9), most) // step[name] * step[name])
-    left = (1 - ratio) * sum(math.prod(shapes[name]) for name in wanted)
-    left -= sum(rank[name] * sum(shapes[name]) for name in wanted)
+    budget = (1 - ratio) * sum(math.prod(shapes[name]) for name in wanted)
+    budget -= sum(rank[name] * sum(shapes[name]) for name in wanted)
     for name in sorted(wanted, key=lambda name: (rank[name] - exact[name]) / step[name]):
         more = rank[name] + step[name]
-        if more <= low_rank.break_even(shapes[name]) and step[name] * sum(shapes[name]) <= left:
-            left -= step[name] * sum(shapes[name])
+        if more <= low_rank.break_even(shapes[name]) and step[name] * sum(shapes[name]) <= budget:
+            budget -= step[name] * sum(shapes[name])
             rank[name] = more
     return {name: ratio_of(shapes[name], rank[name]) for name in wanted}

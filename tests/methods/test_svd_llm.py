@@ -130,7 +130,9 @@ def test_what_cannot_be_is_refused() -> None:
     for options in ({"ratio": 0.0}, {"ratio": 1.0}, {"multiple": 0}, {"damping": -1.0}, {"dtype": "int8"}):
         with pytest.raises(MethodError, match=next(iter(options))):
             Config(**options)
-    with pytest.raises(MethodError, match=r"ratio=0\.99 leaves no rank of a weight of 16 × 16.*Allowed: up to 0\.8750"):
+    with pytest.raises(
+        MethodError, match=r"ratio=0\.99 leaves no rank for a weight of 16 × 16.*Allowed: up to 0\.8750"
+    ):
         svd_llm.check((16, 16), Config(ratio=0.99))
     with pytest.raises(MethodError, match=r"1 × 9 is smaller than its factors of rank 1.*--skip"):
         svd_llm.check((1, 9), Config())
