@@ -27,12 +27,11 @@ if TYPE_CHECKING:
         svd_llm,
         wanda,
     )
-    from compress.methods.protocol import PackFile, PackMethod, RewriteFile, RewriteMethod, TrainFile, TrainMethod
+    from compress.methods.protocol import MethodFile, PackFile, PackMethod, RewriteMethod, TrainMethod
 
     # What the type checker holds the bundled files to: what is required, and the signature of every hook they define.
     _PACK: tuple[PackFile, ...] = (aqlm, easyquant, finequant, gptq, magnitude, rtn, sparsegpt, spqr, svd_llm, wanda)
-    _REWRITE: tuple[RewriteFile, ...] = (llm_pruner,)
-    _TRAIN: tuple[TrainFile, ...] = (ast, distill)
+    _OTHERS: tuple[MethodFile, ...] = (ast, distill, llm_pruner)
 
     class _Aqlm(PackMethod):
         candidates = staticmethod(aqlm.candidates)

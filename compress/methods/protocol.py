@@ -147,11 +147,7 @@ class Rewritten:
     """Yields the tensors outside the blocks, then those of each block, by their names in the result."""
 
 
-class RewriteFile(MethodFile, Protocol):
-    """What a file of kind `rewrite` must define, beside `rewrite` or REWRITER."""
-
-
-class RewriteMethod(RewriteFile, Loaded, Protocol):
+class RewriteMethod(MethodFile, Loaded, Protocol):
     """A method that makes a dense model of another shape."""
 
     KIND: Literal["rewrite"]
@@ -242,12 +238,8 @@ class TrainingOptions:
     """Seed of the order of the sequences and of random starts, 0 or more; --seed is that of the calibration."""
 
 
-class TrainFile(MethodFile, Protocol):
-    """What a file of kind `train` must define, beside `train` or TRAINER; its Config extends TrainingOptions."""
-
-
-class TrainMethod(TrainFile, Loaded, Protocol):
-    """A method that trains a whole model towards a dense teacher."""
+class TrainMethod(MethodFile, Loaded, Protocol):
+    """A method that trains a whole model towards a dense teacher; its Config extends TrainingOptions."""
 
     KIND: Literal["train"]
     TRAINER: str = ""
@@ -294,8 +286,8 @@ _FORMERLY = {"linear": "pack", "layer": "pack", "prune": "rewrite", "model": "tr
 """Words of earlier versions, by the word that took their place."""
 _GIVEN = frozenset({"name", "module", "provided"})
 """Members that the file does not define."""
-_TOGETHER = (("pack", "allot", "measure"), ("pack", "measure", "allot"))
-"""Kind, a hook, and the one that it needs beside it."""
+_TOGETHER = frozenset({"measure", "allot"})
+"""Hooks of which a file has both or none."""
 _WORK = {"rewrite": ("rewrite", "REWRITER"), "train": ("train", "TRAINER")}
 """The function that does the work, and the constant that may name its module instead."""
 
@@ -313,10 +305,10 @@ def method_of(module: ModuleType) -> Method:
     hooks = frozenset(_members(protocol)) - _GIVEN
     own = {hook: vars(module)[hook] for hook in hooks if hook in vars(module)}
     _refuse_misspelt(module, name, hooks)
-    _refuse_missing(module, name, protocol, frozenset(own))
+    _refuse_incomplete(module, name, protocol, frozenset(own))
     for hook, value in own.items():
         if callable(value) and not isinstance(value, type):
-            _refuse_other_parameters(name, hook, value, vars(protocol).get(hook) or _members(protocol)[hook])
+            _refuse_other_parameters(name, hook, value, _members(protocol)[hook])
             own[hook] = staticmethod(value)
     members = own | {"name": name, "module": module.__name__, "provided": frozenset(own), "__doc__": module.__doc__}
     method: Method = type(protocol)(name, (protocol,), members)()
@@ -350,7 +342,9 @@ def _members(protocol: type) -> dict[str, Any]:
     return members
 
 
-def _refuse_missing(module: ModuleType, name: str, protocol: Any, own: frozenset[str]) -> None:
+def _refuse_incomplete(module: ModuleType, name: str, protocol: Any, own: frozenset[str]) -> None:
+    from compress.calibration.stats import LayerStats  # loads torch, as the method's own file has by now
+
     kind = module.KIND
     missing = sorted(protocol.__abstractmethods__ - own)
     if kind in _WORK and not own & set(_WORK[kind]):
@@ -359,12 +353,15 @@ def _refuse_missing(module: ModuleType, name: str, protocol: Any, own: frozenset
             f"{name}.py is of kind {kind} and has no function {function!r}",
             do=f"Define it, or name the module that does in {constant}; docs/ADDING_A_METHOD.md shows one",
         )
-    missing += [beside for of_kind, hook, beside in _TOGETHER if of_kind == kind and hook in own and beside not in own]
+    missing += sorted(_TOGETHER - own) if own & _TOGETHER else []
     if kind == "train" and not issubclass(module.Config, TrainingOptions):
         raise RecipeError(
             f"{name}.py is of kind train and its Config does not extend TrainingOptions",
             do="Write: from compress.methods.protocol import TrainingOptions, and class Config(TrainingOptions)",
         )
+    readable = tuple(option.name for option in fields(LayerStats)) if kind == "pack" else ("tokens",)
+    if unreadable := sorted(set(module.NEEDS) - set(readable)):
+        raise RecipeError(f"{name}.py: NEEDS names {', '.join(unreadable)}", allowed=", ".join(readable))
     if missing:
         raise RecipeError(
             f"{name}.py is of kind {kind} and has no {', '.join(missing)}",

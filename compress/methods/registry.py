@@ -130,7 +130,7 @@ def _described(name: str, source: str) -> MethodInfo:
         name=name,
         summary=(ast.get_docstring(tree) or f"{name} (no docstring).").splitlines()[0],
         kind=kind,
-        needs_data=isinstance(needs, ast.Call) and bool(needs.args),
+        needs_data=bool(needs.args if isinstance(needs, ast.Call) else _literal(name, "NEEDS", needs)),
         options=tuple(_options(name, config, tree).values()),
     )
 
@@ -169,10 +169,16 @@ def _option(name: str, field: ast.AnnAssign, after: ast.stmt | None) -> Option:
     if field.value is None:
         raise RecipeError(f"{name}.py: the field {field.target.id} of Config has no default", do="Give it a literal")
     parts = [part.strip() for part in ast.unparse(field.annotation).split("|")]
+    types = [part for part in parts if part != "None"]
+    if len(types) != 1 or types[0] not in _TYPES:
+        raise RecipeError(
+            f"{name}.py: the field {field.target.id} of Config is of type {ast.unparse(field.annotation)}",
+            allowed=f"{', '.join(_TYPES)}, each also with | None",
+        )
     documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
     return Option(
         name=field.target.id,
-        type=_TYPES[next(part for part in parts if part != "None")],
+        type=_TYPES[types[0]],
         optional="None" in parts,
         default=_literal(name, f"{field.target.id} of Config", field.value),
         help=" ".join(str(after.value.value).split()) if documented else "",  # type: ignore[union-attr]

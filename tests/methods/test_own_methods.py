@@ -84,6 +84,9 @@ def test_a_method_that_was_changed_is_another_one(mine, tmp_path):
         ("rtn", SOURCE, "two methods rtn"),
         ("notes", "x = 1\n", "notes.py is no method"),
         ("broken", "def\n", "is not Python"),
+        ("old", SOURCE.replace('"pack"', '"linear"'), 'KIND = .linear.*Write KIND = "pack"'),
+        ("typed", SOURCE.replace("bits: int", "bits: list[int]"), r"bits of Config is of type list\[int\].*int, float"),
+        ("bare", SOURCE.replace("bits: int = 4", "bits: int"), "field bits of Config has no default"),
     ],
 )
 def test_what_is_no_method_is_refused(mine, name, source, message):

@@ -83,6 +83,8 @@ def test_the_work_of_a_rewrite_or_a_training_stands_in_the_file_or_in_the_module
         (written("linear", check=check, solve=solve), "KIND = 'linear'.*pack, rewrite, train.*Write KIND = \"pack\""),
         (written("prune"), 'Write KIND = "rewrite"'),
         (written("quantize"), "KIND = 'quantize'"),
+        (written(check=check, solve=solve, NEEDS={"gram"}), "NEEDS names gram.*num_tokens, gram_KK"),
+        (written("rewrite", REWRITER="x", NEEDS={"gram_KK"}), "NEEDS names gram_KK.*tokens"),
         (written(check=check), "mine.py is of kind pack and has no solve"),
         (written(solve=solve), "has no check"),
         (written(check=check, solve=solve, allot=lambda losses, shapes, config: {}), "has no measure"),
