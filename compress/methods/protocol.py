@@ -147,7 +147,7 @@ class Rewritten:
     """Yields the tensors outside the blocks, then those of each block, by their names in the result."""
 
 
-class RewriteMethod(MethodFile, Loaded, Protocol):
+class RewriteMethod(Loaded, Protocol):
     """A method that makes a dense model of another shape."""
 
     KIND: Literal["rewrite"]
@@ -238,7 +238,7 @@ class TrainingOptions:
     """Seed of the order of the sequences and of random starts, 0 or more; --seed is that of the calibration."""
 
 
-class TrainMethod(MethodFile, Loaded, Protocol):
+class TrainMethod(Loaded, Protocol):
     """A method that trains a whole model towards a dense teacher; its Config extends TrainingOptions."""
 
     KIND: Literal["train"]
