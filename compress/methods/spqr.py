@@ -175,7 +175,7 @@ class _Rounder:
         """
         peak = float(w_KN.abs().max())
         exponent = math.floor(math.log2(peak)) if peak > 0 else 0
-        w_GgN = w_KN.unflatten(0, (-1, self.config.group_size))
+        w_GgN = w_KN.reshape(-1, self.config.group_size, w_KN.shape[1])
         range_GN = w_GgN.amax(1) - w_GgN.amin(1)
         least = float(range_GN[range_GN > 0].min()) / self.top if range_GN.any() else math.inf
         shifted = exponent - _SHIFT if least < 2.0 ** (exponent - _SHIFT) else exponent
