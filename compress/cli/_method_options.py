@@ -55,7 +55,7 @@ def method_options(name: str) -> list[click.Option]:
     return [_option(option) for option in registry.describe(name).options]
 
 
-def given(ctx: click.Context) -> dict[str, Any]:
+def given_flags(ctx: click.Context) -> dict[str, Any]:
     """Returns the parameters given on the command line, without those that have their default."""
     return {
         name: value

@@ -54,47 +54,47 @@ def command(ctx: click.Context, /, folder: str | None, **options: Any) -> None:
     from compress.errors import CompressError
 
     wrong = _KERNELS_ONLY if folder else _FOLDER_ONLY
-    flags = [param.opts[0] for param in ctx.command.params if param.name in wrong and options[str(param.name)]]
-    if flags:
+    misplaced = [param.opts[0] for param in ctx.command.params if param.name in wrong and options[str(param.name)]]
+    if misplaced:
         raise CompressError(
-            f"{flags[0]} is about {'kernels' if folder else 'a checkpoint'}",
+            f"{misplaced[0]} is about {'kernels' if folder else 'a checkpoint'}",
             do="Leave out FOLDER, or the option" if folder else "Name the folder of one: compress bench FOLDER",
         )
-    given = {name: value for name, value in options.items() if value is not None}
+    flags = {name: value for name, value in options.items() if value is not None}
     if folder:
-        _checkpoint(folder, given)
+        _checkpoint(folder, flags)
     else:
-        _kernels(given)
+        _kernels(flags)
 
 
-def _kernels(given: dict[str, Any]) -> None:
+def _kernels(flags: dict[str, Any]) -> None:
     import torch
 
     from compress.bench import kernels
     from compress.report import bench as shown
     from compress.report.console import console
 
-    if "threads" in given:
-        torch.set_num_threads(given["threads"])
-    chosen: dict[str, Any] = {"shapes": kernels.SHAPES, "tokens": kernels.TOKENS} if given["full"] else {}
+    if "threads" in flags:
+        torch.set_num_threads(flags["threads"])
+    chosen: dict[str, Any] = {"shapes": kernels.SHAPES, "tokens": kernels.TOKENS} if flags["full"] else {}
     for name, parse in (("layouts", kernels.names), ("shapes", kernels.shapes), ("tokens", kernels.counts)):
-        if name in given:
-            chosen[name] = parse(given[name])
-    chosen |= {name: given[name] for name in ("dtype", "seconds", "rounds", "kernel") if name in given}
+        if name in flags:
+            chosen[name] = parse(flags[name])
+    chosen |= {name: flags[name] for name in ("dtype", "seconds", "rounds", "kernel") if name in flags}
     errors, on = console(stderr=True), console()
-    settings = kernels.Settings(**chosen, peers=not given["no_peers"])
+    settings = kernels.Settings(**chosen, peers=not flags["no_peers"])
     result = kernels.run(settings, lambda text: errors.print(text, style="dim"))
     for case in result["cases"]:
         on.print(shown.table(case))
         for name, reason in case["left_out"].items():
             on.print(f"left out: {name}: {reason}", markup=False)
         on.print()
-    _write(given.get("json_path"), result)
-    if "plot" in given:
-        shown.plot(result, Path(given["plot"]))
+    _write(flags.get("json_path"), result)
+    if "plot" in flags:
+        shown.plot(result, Path(flags["plot"]))
 
 
-def _checkpoint(folder: str, given: dict[str, Any]) -> None:
+def _checkpoint(folder: str, flags: dict[str, Any]) -> None:
     import torch
 
     from compress.bench import checkpoint, models
@@ -102,20 +102,20 @@ def _checkpoint(folder: str, given: dict[str, Any]) -> None:
     from compress.report import bench as shown
     from compress.report.console import console
 
-    chosen = {name: given[name] for name in ("prompt_tokens", "new_tokens", "rounds") if name in given}
-    settings = models.Settings(**chosen, threads=given.get("threads", torch.get_num_threads()))
+    chosen = {name: flags[name] for name in ("prompt_tokens", "new_tokens", "rounds") if name in flags}
+    settings = models.Settings(**chosen, threads=flags.get("threads", torch.get_num_threads()))
     errors, on = console(stderr=True), console()
     speed = checkpoint.measure(
         folder,
-        dense=given.get("dense"),
-        with_dense=not given["no_dense"],
-        dtypes=names(given["dtype"]) if "dtype" in given else models.DTYPES,
+        dense=flags.get("dense"),
+        with_dense=not flags["no_dense"],
+        dtypes=names(flags["dtype"]) if "dtype" in flags else models.DTYPES,
         settings=settings,
         progress=lambda text: errors.print(text, style="dim", markup=False),
     )
     on.print(shown.speed_table(speed))
-    _write(given.get("json_path"), speed.to_dict())
-    if not given["no_save"]:
+    _write(flags.get("json_path"), speed.to_dict())
+    if not flags["no_save"]:
         on.print(f"written: {speed.write(folder)}", markup=False)
 
 

@@ -46,14 +46,14 @@ def command(
     target_bits: str | None,
     point: tuple[str, ...],
     output: str | None,
-    **given: Any,
+    **flags: Any,
 ) -> None:
     """Run methods at several widths on one model and plot quality against stored bits.
 
     Finished runs are not repeated: give the same command again to continue an interrupted one.
     """
     widths = _numbers(bits, int) if bits or target_bits or point else [2, 3, 4]
-    settings = {name: value for name, value in given.items() if value is not None}
+    settings = {name: value for name, value in flags.items() if value is not None}
     base = Recipe.from_options(model, "rtn", settings)  # the stage is replaced by that of each point
     from compress.report.progress_bars import watch
 

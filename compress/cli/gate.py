@@ -46,13 +46,13 @@ _ASKED = ("suite", "data_dir", "tier", "limit", "batch_size")
 @click.option("--inconclusive-ok", is_flag=True, default=None, help="Exit with 0 when the verdict is inconclusive.")
 @click.option("-o", "--output", metavar="FOLDER", help="Write gate.md, gate.json and junit.xml there.")
 @click.option("--json", "as_json", is_flag=True, help="Print gate.json instead of a table.")
-def command(config: str | None, no_cache: bool, as_json: bool, **given: Any) -> int:
+def command(config: str | None, no_cache: bool, as_json: bool, **flags: Any) -> int:
     """Judge CANDIDATE against DENSE: two models, two eval.json, or one of each.
 
     A single argument is an eval.json that contains its baseline. Without arguments, compress.toml names both. Flags
     override compress.toml.
     """
-    job = _job(config, given)
+    job = _job(config, flags)
     report: GateReport
     try:
         report = _gate(job, {name: getattr(job, name) for name in _ASKED}, no_cache)
@@ -80,25 +80,25 @@ def command(config: str | None, no_cache: bool, as_json: bool, **given: Any) -> 
     return report.exit_code(inconclusive_ok=job.inconclusive_ok)
 
 
-def _job(config: str | None, given: dict[str, Any]) -> GateJob:
+def _job(config: str | None, flags: dict[str, Any]) -> GateJob:
     """Returns the settings of compress.toml with the flags over them."""
     from compress.evaluation.gate.settings import FILE, GateJob, points
 
     in_file = GateJob.from_toml(config or FILE) if config is not None or Path(FILE).is_file() else GateJob()
-    if given["dense"] is not None and given["candidate"] is None:  # one argument is the candidate, with its baseline
-        given |= {"dense": None, "candidate": given["dense"]}
+    if flags["dense"] is not None and flags["candidate"] is None:  # one argument is the candidate, with its baseline
+        flags |= {"dense": None, "candidate": flags["dense"]}
         in_file = dataclasses.replace(in_file, dense=None)
-    models = [given[name] for name in ("dense", "candidate") if given[name] is not None]
+    models = [flags[name] for name in ("dense", "candidate") if flags[name] is not None]
     if models and all(name.endswith(".json") for name in models):  # no model is evaluated
         in_file = dataclasses.replace(in_file, suite=None, data_dir=None, tier=None, limit=None, batch_size=None)
     settings = {
-        "margin": {**in_file.settings.margin, **points(given.pop("margin"), "margin")},
-        "floor": {**in_file.settings.floor, **points(given.pop("floor"), "floor")},
-        "report_only": given.pop("report_only") or in_file.settings.report_only,
-        **{name: given.pop(name) for name in ("confidence", "max_empty", "max_kl") if given[name] is not None},
+        "margin": {**in_file.settings.margin, **points(flags.pop("margin"), "margin")},
+        "floor": {**in_file.settings.floor, **points(flags.pop("floor"), "floor")},
+        "report_only": flags.pop("report_only") or in_file.settings.report_only,
+        **{name: flags.pop(name) for name in ("confidence", "max_empty", "max_kl") if flags[name] is not None},
     }
     own = {field.name for field in dataclasses.fields(GateJob)} - {"settings"}
-    changes = {name: value for name, value in given.items() if value is not None and name in own}
+    changes = {name: value for name, value in flags.items() if value is not None and name in own}
     if "tier" in changes or "limit" in changes:  # the flags give one of them: drop the other one of the file
         in_file = dataclasses.replace(in_file, tier=None, limit=None)
     job = dataclasses.replace(in_file, settings=dataclasses.replace(in_file.settings, **settings), **changes)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from compress.cli._method_options import DEFAULT_METHOD, MethodCommand, given
+from compress.cli._method_options import DEFAULT_METHOD, MethodCommand, given_flags
 from compress.methods import registry
 from compress.recipe import CALIBRATION_OPTIONS, RECIPE_OPTIONS, STAGE_OPTIONS, CalibrationSpec, Recipe, StageSpec
 
@@ -67,7 +67,7 @@ def command(**_: Any) -> None:
 
     To continue an interrupted run, give the same command again.
     """
-    flags = given(click.get_current_context())
+    flags = given_flags(click.get_current_context())
     recipe = recipe_from(flags)
     if "dry_run" in flags:
         _show_plan(recipe, as_json="as_json" in flags)

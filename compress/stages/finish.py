@@ -130,7 +130,11 @@ def history(source: ModelSource) -> list[dict[str, Any]]:
     if not (source.path / MANIFEST).is_file():
         return []
     before = read_manifest(source.path)
-    return [*before.get("history", []), {"source": before.get("source"), "recipe": before.get("recipe")}]
+    earlier = before.get("history", [])  # informational, so any reader must take a manifest in which it is damaged
+    return [
+        *(earlier if isinstance(earlier, list) else []),
+        {"source": before.get("source"), "recipe": before.get("recipe")},
+    ]
 
 
 def _tuning(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
@@ -193,23 +197,28 @@ def evaluate(
     items = suites.load(recipe.suite, recipe.data_dir).items_sha256
     limit = tiers.resolve(recipe.tier, recipe.limit).items
 
-    def answers(found: EvalResult, model: str) -> bool:
-        settings = found.settings
-        asked = (found.suite["items_sha256"], settings["limit"], settings.get("tier"), found.model["fingerprint"])
-        return asked == (items, limit, recipe.tier, model)
+    def matches(result: EvalResult, model: str) -> bool:
+        settings = result.settings
+        evaluated = (
+            result.suite.get("items_sha256"),
+            settings.get("limit"),
+            settings.get("tier"),
+            result.model.get("fingerprint"),
+        )
+        return evaluated == (items, limit, recipe.tier, model)
 
     path = workspace.folder / EVALUATION
-    if path.is_file() and answers(found := EvalResult.read(path), fingerprint(workspace.folder)):
-        return found
-    made = evaluation.evaluate(
+    if path.is_file() and matches(stored := EvalResult.read(path), fingerprint(workspace.folder)):
+        return stored
+    result = evaluation.evaluate(
         workspace.folder,
         suite=recipe.suite,
         data_dir=recipe.data_dir,
         tier=recipe.tier,
-        baseline=known if known is not None and answers(known, source.fingerprint) else source,
+        baseline=known if known is not None and matches(known, source.fingerprint) else source,
         reference=source,
         limit=recipe.limit,
         progress=progress,
     )
-    write_json(path, made.to_dict())
-    return made
+    write_json(path, result.to_dict())
+    return result

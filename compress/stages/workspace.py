@@ -49,7 +49,7 @@ class Workspace:
         """Returns the records of the finished blocks, from the first to the last before a gap."""
         records: list[dict[str, Any]] = []
         while (path := self._block(len(records))).is_file():
-            records.append(read_object(path))
+            records.append(read_object(path, error=OutputError, do="Start over with --fresh"))
         return records
 
     def hidden_path(self, block: int) -> Path:
@@ -87,22 +87,34 @@ def open_workspace(folder: Path, identity: dict[str, Any], *, fresh: bool = Fals
         OutputError: another process is working in the folder, or it holds a run of another identity, or files that no
             run wrote; or it cannot be made.
     """
-    _refuse_foreign(folder)
-    try:
+    with _file_errors(folder):
+        _refuse_foreign(folder)
         (folder / _WORK).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
-    with (folder / _WORK / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(
-                f"another run is working in {folder}", do="Wait for it to end, or give another folder with --output"
-            ) from error
-        if fresh:
-            _empty(folder)
-        _claim(folder, identity)
+        lock = (folder / _WORK / "lock").open("a")
+    with lock:
+        with _file_errors(folder):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise OutputError(
+                    f"another run is working in {folder}",
+                    do="Wait for it to end, or give another folder with --output",
+                ) from error
+            if fresh:
+                _empty(folder)
+            _claim(folder, identity)
         yield Workspace(folder, identity)
+
+
+@contextmanager
+def _file_errors(folder: Path) -> Iterator[None]:
+    """Turns errors of the file system into an OutputError."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"the folder {folder} cannot be used: {error.strerror or error}", do="Give another folder with --output"
+        ) from error
 
 
 def identity_of(folder: Path) -> dict[str, Any] | None:
@@ -111,8 +123,10 @@ def identity_of(folder: Path) -> dict[str, Any] | None:
         return read_object(folder / _WORK / _RUN)
     if (folder / MANIFEST).is_file():
         manifest = read_object(folder / MANIFEST)
-        found = {"recipe_hash": manifest.get("recipe_hash"), "source": manifest.get("source", {}).get("fingerprint")}
-        return found | ({"teacher": manifest["teacher"]} if "teacher" in manifest else {})
+        source = manifest.get("source")
+        fingerprint = source.get("fingerprint") if isinstance(source, dict) else None
+        identity = {"recipe_hash": manifest.get("recipe_hash"), "source": fingerprint}
+        return identity | ({"teacher": manifest["teacher"]} if "teacher" in manifest else {})
     return None
 
 
@@ -132,14 +146,14 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _claim(folder: Path, identity: dict[str, Any]) -> None:
-    found = identity_of(folder)
-    if found is None or not _anything_done(folder):
+    earlier = identity_of(folder)
+    if earlier is None or not _anything_done(folder):
         write_json(folder / _WORK / _RUN, identity)
-    elif found != identity:
-        differs = [key for key in ("recipe_hash", "source", "teacher") if found.get(key) != identity.get(key)]
-        what = {"recipe_hash": "recipe", "source": "source model", "teacher": "teacher"}[differs[0]]
+    elif earlier != identity:
+        labels = {"recipe_hash": "recipe", "source": "source model", "teacher": "teacher"}
+        differing = [label for key, label in labels.items() if earlier.get(key) != identity.get(key)]
         raise OutputError(
-            f"{folder} holds a run with another {what}",
+            f"{folder} holds a run with another {differing[0] if differing else 'identity'}",
             do="Give another folder with --output, or --fresh to replace what is there",
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from compress.cli import run
-from compress.cli._method_options import given, method_options
+from compress.cli._method_options import given_flags, method_options
 from compress.errors import RecipeError
 from compress.methods import registry
 from compress.recipe import CalibrationSpec, Recipe, StageSpec
@@ -30,7 +30,7 @@ threshold = 0.5
 
 def recipe_of(*args: str) -> Recipe:
     with run.command.make_context("run", list(args)) as ctx:
-        return run.recipe_from(given(ctx))
+        return run.recipe_from(given_flags(ctx))
 
 
 @pytest.fixture

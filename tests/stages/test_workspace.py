@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from compress.errors import OutputError
+from compress.stages.pack import shards
 from compress.stages.workspace import identity_of, open_workspace
 
 ME = {"recipe_hash": "a", "source": "s"}
@@ -92,3 +93,31 @@ def test_a_run_that_was_refused_at_once_does_not_stand_in_the_way(tmp_path):
     ):
         pass
     assert identity_of(tmp_path / "out") == other
+
+
+def test_a_damaged_resume_state_is_an_error(tmp_path):
+    with open_workspace(tmp_path / "out", ME) as workspace:
+        workspace.finish_block(0, {"linears": {}, "shard": {}})
+        for content in ("[]", "{"):
+            (workspace.work / "block-000.json").write_text(content)
+            with pytest.raises(OutputError, match=r"block-000\.json.*--fresh"):
+                workspace.records()
+        for content in ('{"linears": {}}', '{"linears": [], "shard": {}}'):
+            (workspace.work / "block-000.json").write_text(content)
+            with pytest.raises(OutputError, match=r"record of step 0 .* is damaged.*--fresh"):
+                shards.records(workspace)
+
+
+@pytest.mark.parametrize("source", ['"x"', "[]", "null", "5"])
+def test_a_manifest_with_a_damaged_source_is_another_run(source, tmp_path):
+    (tmp_path / "compress.json").write_text(f'{{"recipe_hash": "{ME["recipe_hash"]}", "source": {source}}}')
+    with pytest.raises(OutputError, match="another source model"), open_workspace(tmp_path, ME):
+        pass
+
+
+def test_a_folder_that_cannot_be_used_is_an_error(tmp_path):
+    (tmp_path / "out" / ".work" / "lock").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "out", tmp_path / "file" / "out", tmp_path / ("x" * 300)):
+        with pytest.raises(OutputError, match="cannot be used"), open_workspace(folder, ME):
+            pass

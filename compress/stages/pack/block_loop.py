@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from compress.errors import ModelError, OutputError
@@ -64,6 +65,6 @@ def _finish_step(
 def _load_hidden(path: Path) -> torch.Tensor:
     try:
         hidden_STH: torch.Tensor = load_file(path)["hidden"]
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, SafetensorError) as error:
         raise OutputError(f"the resume state {path} is damaged", do="Start over with --fresh") from error
     return hidden_STH

@@ -123,16 +123,16 @@ def _write(workspace: Workspace, tuned: TunedModel) -> None:
     from safetensors.torch import load_file
 
     changed = naming.plane_tensors(tuned.packed) | tuned.dense
-    made: list[dict[str, Any]] = []
+    new_shards: list[dict[str, Any]] = []
     for step, shard in enumerate(shards.records(workspace)):
         tensors = load_file(workspace.folder / shard.file)
         tensors |= {name: value for name, value in changed.items() if name in tensors}
         size_bytes, sha256, described = files.write_tensors(_tuned_path(workspace, step), tensors)
-        made.append(ShardRecord(shard.file, size_bytes, sha256, described).to_dict())
-    written = {name for shard in made for name in shard["tensors"]}
+        new_shards.append(ShardRecord(shard.file, size_bytes, sha256, described).to_dict())
+    written = {name for shard in new_shards for name in shard["tensors"]}
     assert changed.keys() <= written, f"no shard holds {sorted(changed.keys() - written)}"
     report = {name: getattr(tuned, name) for name in ("before", "after", "steps", "recoded", "diverged")}
-    files.write_json(workspace.work / _DONE, {"shards": made, "tuning": report})
+    files.write_json(workspace.work / _DONE, {"shards": new_shards, "tuning": report})
 
 
 def _tuned_path(workspace: Workspace, step: int) -> Path:

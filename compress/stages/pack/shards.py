@@ -45,12 +45,21 @@ def resumed(stage: LinearStage, progress: Progress) -> Iterator[tuple[Task, int]
 
 def records(workspace: Workspace) -> list[ShardRecord]:
     """Returns the records of all shards that are written, in order."""
-    return [ShardRecord.from_dict(record["shard"]) for record in workspace.records()]
+    return [ShardRecord.from_dict(record["shard"]) for record in _records(workspace)]
 
 
 def entries(workspace: Workspace) -> dict[str, Any]:
     """Returns the manifest entries of all packed linears, in the order of the blocks."""
-    return {name: entry for record in workspace.records() for name, entry in record["linears"].items()}
+    return {name: entry for record in _records(workspace) for name, entry in record["linears"].items()}
+
+
+def _records(workspace: Workspace) -> list[dict[str, Any]]:
+    """Returns the records of all finished steps; one that is damaged is an OutputError."""
+    finished = workspace.records()
+    for step, record in enumerate(finished):
+        if not all(isinstance(record.get(key), dict) for key in ("linears", "shard")):
+            raise OutputError(f"the record of step {step} in {workspace.work} is damaged", do="Start over with --fresh")
+    return finished
 
 
 def dense_tensors(stage: LinearStage, block: int | None) -> dict[str, torch.Tensor]:
