@@ -47,12 +47,10 @@ class Result:
 
     def page(self, items: int = 6) -> str:
         """Returns the report as a self-contained HTML page that shows `items` lost items per family."""
-        from compress.bench import speed
-        from compress.report.page import content, page
-        from compress.report.page.sources import Run, Sources
+        from compress.report.page import content, page, sources
 
-        run = Run(self.checkpoint.name, self.manifest, self.evaluation, speed=speed.read(self.checkpoint))
-        return page.render(content.build(Sources((run,)), items))
+        run = sources.of_checkpoint(self.checkpoint, self.manifest, self.evaluation)
+        return page.render(content.build(sources.Sources((run,)), items))
 
     def _repr_html_(self) -> str:
         from compress.report.table import notebook

@@ -13,9 +13,10 @@ import click
 def command(folder: str, as_json: bool) -> None:
     """Show bits, outliers, error and size of every layer of the checkpoint in FOLDER, and what is dense or removed."""
     from compress.format.manifest import read_manifest
+    from compress.report.manifest import checked
     from compress.report.table.layers import layer_rows
 
-    manifest = read_manifest(folder)
+    manifest = checked(read_manifest(folder))
     if as_json:
         kept = {key: manifest.get(key) for key in ("source", "history", "coverage", "pruning", "training", "warnings")}
         click.echo(json.dumps({"layers": layer_rows(manifest), **kept}, indent=2))

@@ -14,6 +14,8 @@ from compress.errors import EvaluationError
 from compress.json_files import parse
 
 SCHEMA_VERSION = 1
+_ROUNDING = 1e-12
+"""Differences of scores up to this size are rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,12 @@ class FamilyResult:
     def metrics(self) -> dict[str, float]:
         """The mean of every metric."""
         return {name: fmean(item.metrics[name] for item in self.items) for name in self.items[0].metrics}
+
+
+def recovery(dense: FamilyResult, candidate: FamilyResult) -> float | None:
+    """Returns (candidate − chance) / (dense − chance) of the scores; None where the dense model is not above chance."""
+    room = dense.score - dense.chance
+    return (candidate.score - dense.chance) / room if room > _ROUNDING else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""How results and progress are shown: terminal, markdown, notebook. Everything here renders; nothing measures."""
+"""Shows results and progress: on the terminal, as markdown, HTML and JSON. Renders only; nothing is measured here."""

@@ -1,4 +1,4 @@
-"""A bench of kernels as tables and as a picture."""
+"""Shows the results of `compress bench`: tables of kernels and of models, and a figure of the kernels."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from rich.table import Table
 
 from compress.bench.speed import Speed
-from compress.report.formatting import percent, size
+from compress.report.formatting import duration, percent, size
 
 
 def table(case: Mapping[str, Any]) -> Table:
-    """Returns one case of the bench, all contenders, the fastest first."""
+    """Returns the table of one case with all contenders, the fastest first."""
     title = f"{_name(case)}; memory is read at {case['read_gigabytes_per_s']:.1f} GB/s"
     figures = ("time", "10 % to 90 %", "bytes", "GB/s", "of bandwidth", "× fp32", "× bf16")
-    found = _plain(title, "kernel", figures)
+    table = _empty_table(title, "kernel", figures)
     for row in sorted(case["rows"], key=lambda row: row["seconds"]):
-        found.add_row(
+        table.add_row(
             row["name"],
             row["kernel"],
             duration(row["seconds"]),
@@ -28,52 +28,45 @@ def table(case: Mapping[str, Any]) -> Table:
             percent(row["bandwidth_share"]),
             *(f"{row['times_faster'][name]:.2f}" for name in ("float32", "bfloat16")),
         )
-    return found
-
-
-def duration(seconds: float) -> str:
-    """Returns seconds with three digits: `412 µs`, `1.54 ms`."""
-    for factor, unit in ((1e6, "µs"), (1e3, "ms")):
-        if seconds * factor < 999.5:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds:.3g} s"
+    return table
 
 
 def speed_table(speed: Speed) -> Table:
-    """Returns what was measured of a checkpoint and its dense model."""
+    """Returns the table of the speed of a checkpoint and its dense model."""
     title = (
         f"{speed.machine}, {speed.threads} threads, batch 1, prompt of {speed.prompt_tokens} tokens, "
         f"{speed.new_tokens} new; medians of {speed.rounds} rounds"
     )
-    found = _plain(title, "dtype", ("prefill tokens/s", "decode tokens/s", "load s", "resident", "peak"))
+    table = _empty_table(title, "dtype", ("prefill tokens/s", "decode tokens/s", "load s", "resident", "peak"))
     for kind, entries in (("compressed", speed.compressed), ("dense", speed.dense)):
-        for dtype, one in entries.items():
-            rates = f"{one.prefill_tokens_per_s:.4g}", f"{one.decode_tokens_per_s:.3g}", f"{one.load_seconds:.2f}"
-            peak = "" if one.peak_bytes is None else size(one.peak_bytes)
-            found.add_row(kind, dtype, *rates, size(one.resident_bytes), peak)
+        for dtype, figures in entries.items():
+            rates = f"{figures.prefill_tokens_per_s:.4g}", f"{figures.decode_tokens_per_s:.3g}"
+            peak = "" if figures.peak_bytes is None else size(figures.peak_bytes)
+            load = f"{figures.load_seconds:.2f}"
+            table.add_row(kind, dtype, *rates, load, size(figures.resident_bytes), peak)
     best = speed.fastest()[0]
     ratios = [f"{speed.times_faster(dtype, best):.2f}× dense {dtype}" for dtype in speed.dense]
     if ratios:
-        found.caption, found.caption_justify = f"decoding, compressed in {best}: {', '.join(ratios)}", "left"
-    return found
+        table.caption, table.caption_justify = f"decoding, compressed in {best}: {', '.join(ratios)}", "left"
+    return table
 
 
-def _plain(title: str, kind: str, figures: Sequence[str]) -> Table:
-    """Returns an empty table: a name, its kind, and columns of figures."""
-    found = Table("", kind, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False,
+def _empty_table(title: str, kind: str, figures: Sequence[str]) -> Table:
+    """Returns a table without rows: a name, its kind, and columns of figures."""
+    table = Table("", kind, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False,
                   padding=(0, 2, 0, 0))  # fmt: skip
     for name in figures:
-        found.add_column(name, justify="right")
-    return found
+        table.add_column(name, justify="right")
+    return table
 
 
 _COLOURS = {"ours": "#0f766e", "torch": "#94a3b8", "peer": "#c2703d"}
 _BOUND_BY_MEMORY = 4
-"""Tokens up to which a share of the bandwidth says something."""
+"""Largest number of tokens at which memory bandwidth bounds a product, so that the share of it is shown."""
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
-    """Draws how many times faster than torch's dense float32 product everything is, one panel per case."""
+    """Draws the speed of all contenders relative to torch's dense float32 product, one panel per case."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -83,9 +76,9 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     cases = result["cases"]
     columns = min(2, len(cases))
     lines = -(-len(cases) // columns)
-    most = max(len(case["rows"]) for case in cases)
+    most_rows = max(len(case["rows"]) for case in cases)
     figure, panels = pyplot.subplots(
-        lines, columns, figsize=(6.2 * columns, (0.24 * most + 0.8) * lines), squeeze=False, layout="constrained"
+        lines, columns, figsize=(6.2 * columns, (0.24 * most_rows + 0.8) * lines), squeeze=False, layout="constrained"
     )
     for panel, case in zip(panels.flat, cases, strict=False):
         _panel(panel, case)

@@ -1,4 +1,4 @@
-"""The rich consoles that everything is printed with."""
+"""Makes the rich consoles for all printed output."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 from rich.console import Console
 
 PIPE_WIDTH = 120
-"""Columns when the output is no terminal, so that tables in logs and files are not cut at 80."""
+"""Columns when the output is not a terminal: wide enough that tables in logs and files are not cut."""
 
 
 def console(*, stderr: bool = False) -> Console:

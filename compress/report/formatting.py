@@ -1,8 +1,14 @@
-"""How figures are written, the same everywhere. Standard library only."""
+"""Writes numbers, names and intervals in the same form everywhere. Standard library only."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from compress.sizes import format_size
+
+NOTHING = "–"
+"""A cell without a value."""
+
 
 size = format_size
 
@@ -19,11 +25,50 @@ def signed(value: float, digits: int = 1) -> str:
     return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
-def span(seconds: float) -> str:
-    """Returns `m:ss`, or `h:mm:ss` from an hour on."""
+def points(share: float) -> str:
+    """Returns a difference of shares in percentage points: `−20.0`."""
+    return signed(100 * share)
+
+
+def interval(low: float, high: float) -> str:
+    """Returns the bounds of a difference of shares in percentage points: `[−55.1, +21.7]`."""
+    return f"[{points(low)}, {points(high)}]"
+
+
+def difference(value: float, low: float, high: float) -> str:
+    """Returns a difference of shares with its interval, in percentage points: `−20.0 [−55.1, +21.7]`."""
+    return f"{points(value)} {interval(low, high)}"
+
+
+def clock(seconds: float) -> str:
+    """Returns a time as `m:ss`, or `h:mm:ss` from an hour on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def duration(seconds: float) -> str:
+    """Returns a short time with three digits: `412 µs`, `1.54 ms`, `2.5 s`."""
+    for factor, unit in ((1e6, "µs"), (1e3, "ms")):
+        if seconds * factor < 999.5:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def label(name: str) -> str:
+    """Returns the name of a family or metric as people write it: `multiple choice`."""
+    return name.replace("_", " ")
+
+
+def option(name: str, value: object) -> str:
+    """Returns an option as the command line takes it: `bits=3`, `symmetric=true`, `rate=none`."""
+    shown = str(value).lower() if isinstance(value, bool) else "none" if value is None else str(value)
+    return f"{name}={shown}"
+
+
+def stage(method: str, options: Mapping[str, object]) -> str:
+    """Returns a stage with its options: `spqr bits=4 threshold=0.5`."""
+    return " ".join([method, *(option(name, value) for name, value in options.items())])
 
 
 _SHARES = frozenset({
@@ -35,12 +80,12 @@ _SHARES = frozenset({
 
 
 def perplexity(value: float) -> str:
-    """Returns a perplexity with three digits behind the point; one of a broken model, or a broken match, with none."""
+    """Returns a perplexity with three decimals; from 1000 on, where a model is broken, without any."""
     return f"{value:.3f}" if value < 1000 else f"{value:,.0f}"
 
 
 def growth(ratio: float) -> str:
-    """Returns by how much something grew: `+5.1 %`, or from ten times on `255×`."""
+    """Returns a ratio as a change, `+5.1 %`, or from ten times on as a factor, `255×`."""
     if ratio < 10:
         return f"{signed(100 * (ratio - 1))} %"
     return f"{ratio:.3g}×" if ratio < 1000 else f"{ratio:,.0f}×"
@@ -51,8 +96,8 @@ def metric(name: str, value: float) -> str:
     return percent(value) if name in _SHARES else f"{value:.4g}".replace("-", "−")
 
 
-def metric_change(name: str, value: float, interval: tuple[float, float] | None) -> str:
-    """Returns the difference of a metric with its interval where there is one: shares in points."""
+def metric_change(name: str, value: float, bounds: tuple[float, float] | None) -> str:
+    """Returns the difference of a metric, with its interval if there is one: shares in percentage points."""
     factor, digits = (100, 1) if name in _SHARES else (1, 3)
-    ends = "" if interval is None else " [{}, {}]".format(*(signed(factor * end, digits) for end in interval))
+    ends = "" if bounds is None else " [{}, {}]".format(*(signed(factor * end, digits) for end in bounds))
     return f"{signed(factor * value, digits)}{ends}"

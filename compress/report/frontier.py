@@ -1,6 +1,6 @@
-"""A frontier as a table and as a picture: true bits per weight against divergence, perplexity and facts.
+"""Shows a frontier as a table and a figure: true bits per weight against divergence, perplexity and facts.
 
-All of it is made from the content of frontier.json alone.
+Everything is computed from the content of frontier.json.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from compress.report.formatting import percent, signed, size
+from compress.report import formatting
+from compress.report.formatting import NOTHING, percent, points, size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,19 +18,19 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F", "#000000")
-"""Okabe and Ito's palette: told apart by eyes that do not see all colours."""
+"""Okabe and Ito's palette, which colour-blind readers can distinguish."""
 _MARKERS = "osD^vPX*"
 _LINES = {"": "solid", "block": "dashed", "full": "dotted"}
-"""By how the points were tuned."""
+"""Line style by the kind of tuning."""
 _HEADER = ("method", "asked", "bits/weight", "KL to dense", "95 %", "perplexity", "", "size")
 
 
-def best(points: Sequence[Mapping[str, Any]]) -> set[int]:
-    """Returns the places of the points that no other point beats: with as few bits or fewer, and less divergence."""
-    measured = [(place, point) for place, point in enumerate(points) if "kl" in point]
+def best(measurements: Sequence[Mapping[str, Any]]) -> set[int]:
+    """Returns the indices of the points that no other beats with as few bits or fewer and less divergence."""
+    measured = [(index, point) for index, point in enumerate(measurements) if "kl" in point]
     return {
-        place
-        for place, point in measured
+        index
+        for index, point in measured
         if not any(
             other is not point
             and other["bits_per_weight"] <= point["bits_per_weight"]
@@ -40,32 +41,32 @@ def best(points: Sequence[Mapping[str, Any]]) -> set[int]:
 
 
 def rows(data: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Returns the header and the cells of the table, by what was asked for and then by divergence."""
+    """Returns the header and the rows of the table, sorted by the size that was asked for, then by divergence."""
     family = _family(data)
-    header = tuple(name or family.replace("_", " ") for name in _HEADER)
-    points, unbeaten = data["points"], best(data["points"])
-    columns = list(dict.fromkeys(point["column"] for point in points))
+    header = tuple(name or formatting.label(family) for name in _HEADER)
+    measurements, unbeaten = data["points"], best(data["points"])
+    columns = list(dict.fromkeys(point["column"] for point in measurements))
 
-    def order(place: int) -> tuple[int, float]:
-        point = points[place]
+    def order(index: int) -> tuple[int, float]:
+        point = measurements[index]
         return columns.index(point["column"]), point["kl"]["mean"] if "kl" in point else float("inf")
 
     cells: list[tuple[str, ...]] = []
-    for place in sorted(range(len(points)), key=order):
-        point = points[place]
+    for index in sorted(range(len(measurements)), key=order):
+        point = measurements[index]
         if "refused" in point:
-            cells.append((point["label"], point["column"], "–", "refused", "", "", "", ""))
+            cells.append((point["label"], point["column"], NOTHING, "refused", "", "", "", ""))
             continue
         kl, lost = point["kl"], point["differences"][family]
         cells.append(
             (
-                f"{point['label']} *" if place in unbeaten else point["label"],
+                f"{point['label']} *" if index in unbeaten else point["label"],
                 point["column"],
                 f"{point['bits_per_weight']:.2f}",
                 f"{kl['mean']:.4f}",
                 f"{kl['low']:.4f} to {kl['high']:.4f}",
                 f"{point['perplexity']:.3f}",
-                f"{percent(point['scores'][family])} ({signed(100 * lost['difference'])})",
+                f"{percent(point['scores'][family])} ({points(lost['difference'])})",
                 size(point["size_bytes"]),
             )
         )
@@ -75,29 +76,29 @@ def rows(data: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]
 
 
 def remarks(data: Mapping[str, Any]) -> list[str]:
-    """Returns what must be known beside the table."""
-    lines = ["* no other point has less divergence with as few bits; bits are those stored, everything counted"]
+    """Returns the lines below the table: what * means, and why points were refused."""
+    lines = ["* no other point has less divergence with as few bits; bits are counted from everything stored"]
     lines += [f"{p['label']}, {p['column']}: refused. {p['refused']}" for p in data["points"] if "refused" in p]
     return lines
 
 
 def table(data: Mapping[str, Any]) -> Table:
-    """Returns the table that rich prints."""
+    """Returns the table for rich to print."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     header, cells = rows(data)
-    made = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title=_title(data), title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title=_title(data), title_justify="left")
     for index, name in enumerate(header):
-        made.add_column(name, justify="left" if index < 2 else "right", no_wrap=index != 1, overflow="fold")
+        table.add_column(name, justify="left" if index < 2 else "right", no_wrap=index != 1, overflow="fold")
     for row, after in zip(cells, [*cells[1:], None], strict=True):
-        made.add_row(*(Text(cell) for cell in row), end_section=after is not None and after[1] != row[1])
-    return made
+        table.add_row(*(Text(cell) for cell in row), end_section=after is not None and after[1] != row[1])
+    return table
 
 
 def markdown(data: Mapping[str, Any]) -> str:
-    """Returns the table as a markdown document beside the picture."""
+    """Returns the table as a markdown document, which shows the figure `frontier.svg` beside it."""
     header, cells = rows(data)
     lines = [f"# {_title(data)}", "", "![true bits per weight against divergence](frontier.svg)", ""]
     lines += ["| " + " | ".join(header) + " |", "|" + " :-- |" * 2 + " --: |" * (len(header) - 2)]
@@ -106,32 +107,32 @@ def markdown(data: Mapping[str, Any]) -> str:
 
 
 def pictures(data: Mapping[str, Any]) -> dict[str, bytes]:
-    """Returns the picture as PNG and SVG, the same bytes for the same data."""
+    """Returns the figure as PNG and SVG, by ending; the same data give the same bytes."""
     import matplotlib
 
-    made = {}
+    files = {}
     with matplotlib.rc_context({"svg.hashsalt": "compress"}):
-        drawn = figure(data)
+        picture = figure(data)
         for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             stream = io.BytesIO()
-            drawn.savefig(stream, format=ending, dpi=160, metadata=metadata)
-            made[ending] = stream.getvalue()
-    return made
+            picture.savefig(stream, format=ending, dpi=160, metadata=metadata)
+            files[ending] = stream.getvalue()
+    return files
 
 
 def figure(data: Mapping[str, Any]) -> Figure:
-    """Returns the figure of three panels, drawn without touching the caller's matplotlib."""
+    """Returns the figure of three panels; the global state of matplotlib is not changed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     family = _family(data)
-    drawn = Figure(figsize=(12, 4.2), layout="constrained")
-    FigureCanvasAgg(drawn)
-    panels: Sequence[Axes] = drawn.subplots(1, 3)
+    picture = Figure(figsize=(12, 4.2), layout="constrained")
+    FigureCanvasAgg(picture)
+    panels: Sequence[Axes] = picture.subplots(1, 3)
     dense = data["dense"]
     measured = [point for point in data["points"] if "kl" in point]
     panels[0].set_yscale("log")
-    facts = f"{family.replace('_', ' ')} accuracy, %"
+    facts = f"{formatting.label(family)} accuracy, %"
     quantities: tuple[tuple[str, Callable[[Any], float], float | None], ...] = (
         ("KL to the dense model, nats per token", lambda p: p["kl"]["mean"], None),
         ("perplexity", lambda p: p["perplexity"], dense["perplexity"]),
@@ -164,15 +165,15 @@ def figure(data: Mapping[str, Any]) -> Figure:
         axes.set_xlabel("true bits per weight")
         axes.grid(True, which="major", color="#DDDDDD", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    _calm(panels[1], [p["perplexity"] for p in measured], dense["perplexity"])
+    _scale_perplexity(panels[1], [p["perplexity"] for p in measured], dense["perplexity"])
     handles, labels = panels[0].get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside lower center", ncols=min(8, len(labels)), frameon=False, fontsize=9)
-    drawn.suptitle(_title(data), fontsize=11, x=0.01, ha="left")
-    return drawn
+    picture.legend(handles, labels, loc="outside lower center", ncols=min(8, len(labels)), frameon=False, fontsize=9)
+    picture.suptitle(_title(data), fontsize=11, x=0.01, ha="left")
+    return picture
 
 
-def _calm(axes: Axes, values: Sequence[float], dense: float) -> None:
-    """A broken model's perplexity must not flatten all others: the axis is logarithmic when values lie far apart."""
+def _scale_perplexity(axes: Axes, values: Sequence[float], dense: float) -> None:
+    """Makes the axis logarithmic where values are far apart, so that a broken model does not flatten all others."""
     if max(values, default=dense) > 4 * dense:
         axes.set_yscale("log")
 
@@ -183,6 +184,6 @@ def _title(data: Mapping[str, Any]) -> str:
 
 
 def _family(data: Mapping[str, Any]) -> str:
-    """The family that is drawn: facts where they were asked for, else the first."""
+    """Returns the family to show: `factoid` if the suite has it, else the first."""
     names = list(data["dense"]["scores"])
     return "factoid" if "factoid" in names else names[0]

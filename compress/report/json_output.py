@@ -1,4 +1,4 @@
-"""The outcome of a run as plain data: what `compress run --json` prints. The items are in eval.json."""
+"""Returns the results of a run as plain data, which `compress run --json` prints. The items are in eval.json."""
 
 from __future__ import annotations
 
@@ -7,25 +7,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress.report import manifest as manifests
+
 if TYPE_CHECKING:
     from compress.evaluation.result import EvalResult
 
 
 def of_checkpoint(checkpoint: Path, manifest: Mapping[str, Any], evaluation: EvalResult | None) -> dict[str, Any]:
-    """Returns the figures of the table unrounded; without an evaluation `evaluation` is None."""
+    """Returns the figures of the table unrounded; those that are not known are None.
+
+    Without an evaluation `evaluation` is None.
+    """
+    manifest = manifests.checked(manifest)
     return {
         "checkpoint": str(checkpoint),
         "size_bytes": sum(shard["size_bytes"] for shard in manifest["shards"]),
-        "source_size_bytes": manifest["source"].get("size_bytes"),
-        "bits_per_weight": manifest["bits_per_weight"],
-        "coverage": manifest["coverage"],
-        "warnings": manifest["warnings"],
+        "source_size_bytes": manifest.get("source", {}).get("size_bytes"),
+        "bits_per_weight": manifest.get("bits_per_weight"),
+        "coverage": manifest.get("coverage"),
+        "warnings": manifest.get("warnings", []),
         "evaluation": None if evaluation is None else of_evaluation(evaluation),
     }
 
 
 def of_evaluation(evaluation: EvalResult) -> dict[str, Any]:
-    """Returns scores, and the paired differences where there is a baseline."""
+    """Returns scores, and with a baseline the paired differences."""
     baseline, paired = evaluation.baseline, evaluation.comparison
     return {
         "suite": dict(evaluation.suite),

@@ -1,4 +1,4 @@
-"""Progress that can be watched: bars on a terminal, plain lines in a log, one updating display in a notebook."""
+"""Shows progress: bars on a terminal, plain lines in a log, an updating display in a notebook."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rich.progress import Progress as RichProgress
 from rich.table import Column
 
 from compress.report.console import console
-from compress.report.formatting import span
+from compress.report.formatting import clock
 
 
 class Stage:
-    """One running stage: how far it is, since when, and what it works on."""
+    """One running stage: its steps, when it started, and a note on its present step."""
 
     def __init__(self, title: str, total: int, draw: Callable[[Stage], None]) -> None:
         self.title, self.total, self.done, self.note = title, total, 0, ""
@@ -36,13 +36,13 @@ class Stage:
         return time.monotonic() - self.started
 
     @property
-    def left(self) -> float | None:
-        """Seconds to go at the pace so far; None before the first step."""
+    def remaining(self) -> float | None:
+        """Seconds that remain at the pace so far; None before the first step."""
         return self.elapsed / self.done * (self.total - self.done) if self.done else None
 
 
 class Watcher:
-    """What the three forms share: it knows the running stages and where the work stands."""
+    """Base of the three forms: keeps the stage that advanced last."""
 
     def __init__(self) -> None:
         self._latest: Stage | None = None
@@ -57,7 +57,7 @@ class Watcher:
             self.end(stage)
 
     def position(self) -> str:
-        """Returns where the work stood last, ` at compress 3/16 (model.layers.2)`, or nothing before any stage."""
+        """Returns the last step, ` at compress 3/16 (model.layers.2)`, or an empty string before any stage."""
         if self._latest is None:
             return ""
         note = f" ({self._latest.note})" if self._latest.note else ""
@@ -81,38 +81,38 @@ class Watcher:
 
 
 class Lines(Watcher):
-    """Plain lines: one when a stage begins, one when it ends, and in between one every `every` seconds."""
+    """Plain lines: one when a stage begins, one when it ends, and one every `every` seconds in between."""
 
     def __init__(self, stream: TextIO, every: float = 10.0) -> None:
         super().__init__()
-        self._stream, self._every, self._said = stream, every, 0.0
+        self._stream, self._every, self._last_line = stream, every, 0.0
 
     def begin(self, stage: Stage) -> None:
-        self._say(f"{stage.title} ...")
+        self._print(f"{stage.title} ...")
 
     def draw(self, stage: Stage) -> None:
-        if time.monotonic() - self._said >= self._every and stage.done < stage.total:
-            left = "" if stage.left is None else f", {span(stage.left)} left"
+        if time.monotonic() - self._last_line >= self._every and stage.done < stage.total:
+            remaining = "" if stage.remaining is None else f", {clock(stage.remaining)} left"
             note = f" {stage.note}" if stage.note else ""
-            self._say(f"{stage.title} {stage.done}/{stage.total}{note} ({span(stage.elapsed)}{left})")
+            self._print(f"{stage.title} {stage.done}/{stage.total}{note} ({clock(stage.elapsed)}{remaining})")
 
     def end(self, stage: Stage) -> None:
-        self._say(f"{stage.title} {stage.done}/{stage.total} in {span(stage.elapsed)}")
+        self._print(f"{stage.title} {stage.done}/{stage.total} in {clock(stage.elapsed)}")
 
     def note(self, text: str) -> None:
-        self._say(text)
+        self._print(text)
 
-    def _say(self, line: str) -> None:
-        self._said = time.monotonic()
+    def _print(self, line: str) -> None:
+        self._last_line = time.monotonic()
         print(line, file=self._stream, flush=True)
 
 
 class Bars(Watcher):
-    """Rich bars with the time left; a finished bar stays with the time it took."""
+    """Rich bars with the remaining time; a finished bar stays and shows the time it took."""
 
-    def __init__(self, on: Console) -> None:
+    def __init__(self, target: Console) -> None:
         super().__init__()
-        self._console = on
+        self._console = target
         self._live: RichProgress | None = None
         self._tasks: dict[Stage, TaskID] = {}
 
@@ -148,7 +148,7 @@ class Bars(Watcher):
 
 
 class Notebook(Watcher):
-    """One HTML bar per stage, updated through IPython's display; needs no widgets, and its last state is kept."""
+    """One HTML bar per stage, updated through IPython's display; needs no widgets, and is saved with the notebook."""
 
     def __init__(self, display: Callable[..., Any]) -> None:
         super().__init__()
@@ -175,18 +175,19 @@ class Notebook(Watcher):
 
     @staticmethod
     def _html(stage: Stage) -> str:
-        left = "" if stage.left is None or stage.done >= stage.total else f" &lt; {span(stage.left)}"
+        finished = stage.done >= stage.total
+        remaining = "" if stage.remaining is None or finished else f" &lt; {clock(stage.remaining)}"
         return (
             f"<code>{html.escape(stage.title)} <progress value={stage.done} max={stage.total}></progress> "
-            f"{stage.done}/{stage.total} [{span(stage.elapsed)}{left}] {html.escape(stage.note)}</code>"
+            f"{stage.done}/{stage.total} [{clock(stage.elapsed)}{remaining}] {html.escape(stage.note)}</code>"
         )
 
 
 def watch() -> Watcher:
-    """Returns the form that suits where stderr goes."""
-    on = console(stderr=True)
-    if on.is_jupyter:
+    """Returns the form for the present stderr: a notebook, a terminal, or anything else."""
+    target = console(stderr=True)
+    if target.is_jupyter:
         from IPython.display import display  # type: ignore[import-not-found,unused-ignore]
 
         return Notebook(display)
-    return Bars(on) if on.is_terminal else Lines(sys.stderr)
+    return Bars(target) if target.is_terminal else Lines(sys.stderr)

@@ -55,3 +55,20 @@ def test_a_folder_of_a_newer_version_is_refused(
     (tmp_path / "compress.json").write_text(json.dumps({**manifest, "format_version": 2}), encoding="utf-8")
     assert invoke(["inspect", str(tmp_path)]) == 2
     assert "format version 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("field", ["source", "coverage", "warnings", "history", "pruning", "tensors"])
+def test_information_of_a_wrong_type_is_left_out_with_a_warning(
+    folder: str, field: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(folder) / "compress.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    if field == "tensors":
+        next(iter(manifest["tensors"].values()))["size_bytes"] = "many"
+    else:
+        manifest[field] = 7
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    assert invoke(["inspect", folder]) == 0
+    assert f"warning: compress.json: left out {field}" in capsys.readouterr().out
+    assert invoke(["inspect", folder, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"]

@@ -10,7 +10,7 @@ from compress.evaluation.gate.bounds import Bounds, binary_bounds, continuous_bo
 from compress.evaluation.gate.result import FamilyVerdict, Verdict
 from compress.evaluation.gate.settings import GateSettings
 from compress.evaluation.pairing import pairs
-from compress.evaluation.result import FamilyResult, ItemOutcome
+from compress.evaluation.result import FamilyResult, ItemOutcome, recovery
 
 EMPTY = "empty"
 """Metric that is 1 for an answer without words."""
@@ -56,7 +56,7 @@ def judge(dense: FamilyResult, candidate: FamilyResult, settings: GateSettings, 
         gained=gained,
         answers_changed=sum(before.answer != after.answer for before, after in paired),
         mcnemar_p=tango.mcnemar_mid_p(lost, gained) if binary else None,
-        recovery=_recovery(dense, candidate),
+        recovery=recovery(dense, candidate),
         floor=floor_of(dense, settings) if judged else None,
         empty=both_empty,
         items_needed=needed,
@@ -131,8 +131,3 @@ def _empty(items: list[ItemOutcome]) -> float | None:
     if not all(EMPTY in item.metrics for item in items):
         return None
     return sum(item.metrics[EMPTY] for item in items) / len(items)
-
-
-def _recovery(dense: FamilyResult, candidate: FamilyResult) -> float | None:
-    room = dense.score - dense.chance
-    return (candidate.score - dense.chance) / room if room > _TOLERANCE else None

@@ -1,1 +1,1 @@
-"""SVG charts of the HTML report and the colours that they use."""
+"""Draws the charts of the HTML report as SVG and tables, with their colours."""

@@ -1,4 +1,4 @@
-"""Bars of one family, dense above compressed, and the strip of its paired difference with the interval."""
+"""Draws the scores of a family as bars, dense above compressed, and its paired difference with the interval."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 from compress.report.charts import svg
 from compress.report.charts.svg import element, percent
-from compress.report.formatting import signed
+from compress.report.formatting import label, points, signed
 
 _BAR, _GAP = 13, 4
 _STRIP = 34
 _EDGE = 3.0
-"""Per cent left free at both ends of a strip."""
+"""Margin at both ends of a strip, in per cent of its width."""
 
 
 def bars(family: Mapping[str, Any]) -> str:
-    """Returns the bars of a score from 0 to 1, with a mark at what guessing scores."""
+    """Returns the bars of a score from 0 to 1, with a mark at the score of guessing."""
     shown = [("dense", family["dense"]), ("packed", family["score"])]
     parts, y = [], 1.0
     for class_, value in ((name, value) for name, value in shown if value is not None):
@@ -29,33 +29,33 @@ def bars(family: Mapping[str, Any]) -> str:
     scores = ", ".join(
         f"{'dense' if name == 'dense' else 'compressed'} {100 * v:.1f} %" for name, v in shown if v is not None
     )
-    return svg.svg("".join(parts), y, f"{label(family)}: {scores}")
+    return svg.svg("".join(parts), y, f"{label(family['name'])}: {scores}")
 
 
 def reach(families: Sequence[Mapping[str, Any]]) -> svg.Scale | None:
-    """Returns the scale that the strips of all families share, in points; None where nothing is paired."""
+    """Returns the scale of the strips of all families, in points; None if none is paired."""
     paired = [family["paired"] for family in families if family["paired"]]
     if not paired:
         return None
-    low = min(0.0, *(100 * one["low"] for one in paired))
-    high = max(0.0, *(100 * one["high"] for one in paired))
+    low = min(0.0, *(100 * p["low"] for p in paired))
+    high = max(0.0, *(100 * p["high"] for p in paired))
     room = max(2.0, 0.06 * (high - low))
     return svg.Scale(low - room, high + room, _EDGE, 100 - _EDGE)
 
 
 def strip(family: Mapping[str, Any], scale: svg.Scale) -> str:
     """Returns the difference as a dot on its interval, beside the line of no difference."""
-    one = family["paired"]
-    low, middle, high = (scale(100 * one[key]) for key in ("low", "difference", "high"))
+    paired = family["paired"]
+    low, middle, high = (scale(100 * paired[key]) for key in ("low", "difference", "high"))
     y = _STRIP / 2
-    class_ = verdict(one)
+    class_ = verdict(paired)
     parts = [svg.line(scale(tick), 0, scale(tick), _STRIP, "zero" if tick == 0 else "grid") for tick in scale.ticks()]
     parts += [svg.line(low, y, high, y, f"span {class_}")]
     parts += [svg.line(end, y - 5, end, y + 5, f"span {class_}") for end in (low, high)]
     parts.append(element("circle", cx=percent(middle), cy=y, r=5, class_=class_))
-    points, ends = (signed(100 * one["difference"]), [signed(100 * one[end]) for end in ("low", "high")])
-    told = f"difference {points} points, interval {ends[0]} to {ends[1]}"
-    return svg.svg("".join(parts), _STRIP, f"{label(family)}: {told}")
+    low_end, high_end = points(paired["low"]), points(paired["high"])
+    summary = f"difference {points(paired['difference'])} points, interval {low_end} to {high_end}"
+    return svg.svg("".join(parts), _STRIP, f"{label(family['name'])}: {summary}")
 
 
 def axis(scale: svg.Scale) -> str:
@@ -66,10 +66,5 @@ def axis(scale: svg.Scale) -> str:
 
 
 def verdict(paired: Mapping[str, Any]) -> str:
-    """Returns `loss` or `gain` where the interval leaves zero out, else `open`."""
+    """Returns `loss` or `gain` if the interval excludes zero, else `open`."""
     return "loss" if paired["high"] < 0 else "gain" if paired["low"] > 0 else "open"
-
-
-def label(family: Mapping[str, Any]) -> str:
-    """Returns the name of a family as it is shown."""
-    return str(family["name"]).replace("_", " ")

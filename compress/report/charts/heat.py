@@ -1,4 +1,4 @@
-"""Heat maps blocks × linears as tables: a cell has a step of the colour scale, its figure, and what it is called."""
+"""Makes heat maps, blocks × linears, as tables: every cell has a colour step, a figure, and a description."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from compress.report.charts.palette import HEAT_STEPS
 
 _FEW = 12
-"""Blocks up to which the figures stand in the cells."""
+"""Largest number of blocks for which the figures fit into the cells."""
 _LEAST_RATIO = 4.0
-"""A logarithmic scale spans at least so much, so that values that are nearly the same look so."""
+"""Least ratio between the ends of a logarithmic scale, so that nearly equal values get nearly equal colours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell; `step` is None where there is nothing to show."""
+    """One cell; `step` is None for an empty one."""
 
     step: int | None
     shown: str
@@ -40,7 +40,7 @@ class Heat:
 
 
 def heats(grid: Mapping[str, Any]) -> list[Heat]:
-    """Returns the maps of a grid (`page_layers.grid`): bits, error, and outliers where there are any."""
+    """Returns the maps of a grid (`page.layers.grid`): bits, error, and outliers if there are any."""
     cells = [cell for row in grid["cells"] for cell in row if cell]
     of = "outputs" if any(cell["error_of"] == "outputs" for cell in cells) else "weights"
     made = [
@@ -60,7 +60,7 @@ def _heat(
         return None
     low, high = 0.0 if key == "outliers" else min(positive if log else values), max(values)
     top = max(high, low + least_span)
-    if log and high < low * _LEAST_RATIO:  # errors that are alike are neither small nor large: the middle of the scale
+    if log and high < low * _LEAST_RATIO:  # errors that are alike get the middle of the scale
         middle = math.sqrt(low * high)
         low, top = middle / math.sqrt(_LEAST_RATIO), middle * math.sqrt(_LEAST_RATIO)
 
@@ -71,7 +71,7 @@ def _heat(
             share = (value - low) / (top - low) if top > low else 0.0
         return min(int(share * HEAT_STEPS), HEAT_STEPS - 1)
 
-    def drawn(cell: Mapping[str, Any] | None, kind: str, block: str) -> Cell:
+    def make_cell(cell: Mapping[str, Any] | None, kind: str, block: str) -> Cell:
         if cell is None or cell[key] is None:
             return Cell(None, "–", f"{block}, {kind}: nothing packed" if cell is None else f"{cell['name']}: not known")
         many = f" ({cell['count']} of them)" if cell["count"] > 1 else ""
@@ -82,7 +82,7 @@ def _heat(
     short = [kind.rpartition(".")[2] for kind in grid["kinds"]]
     labels = short if len(set(short)) == len(short) else grid["kinds"]  # GPT-2 has a c_proj twice
     rows = tuple(
-        (label, tuple(drawn(cell, kind, block) for cell, block in zip(row, grid["blocks"], strict=True)))
+        (label, tuple(make_cell(cell, kind, block) for cell, block in zip(row, grid["blocks"], strict=True)))
         for label, kind, row in zip(labels, grid["kinds"], grid["cells"], strict=True)
     )
     columns = tuple(block.rpartition(".")[2] for block in grid["blocks"])

@@ -1,4 +1,4 @@
-"""The colours of the page, light and dark; their contrast is tested. Losses and gains also differ by sign and place."""
+"""Colours of the page, light and dark; their contrast is tested. Losses and gains also differ by sign and position."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ DARK = {
 }  # fmt: skip
 HEAT_STEPS = 7
 DEEP = {"light": 5, "dark": 4}
-"""From this step of the heat scale on, text has the colour of the page's ground instead of its ink."""
+"""First step of the heat scale on which text has the background colour instead of the ink."""
 RUNS = 8
-"""Colours of runs; further ones start over, told apart by their letters."""
+"""Number of colours for runs; further runs start over and differ by their letters."""
 
 
 def css() -> str:
-    """Returns the custom properties: by the reader's system, or as chosen on the page; always light on paper."""
+    """Returns the CSS custom properties: the theme of the system or the one chosen on the page; light in print."""
     light, dark = _properties("light", LIGHT), _properties("dark", DARK)
     return "\n".join(
         (

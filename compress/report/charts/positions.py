@@ -1,4 +1,4 @@
-"""KL by position: how far the model is from the dense one after little text and after much."""
+"""Draws the KL to the dense model by position: after little context and after much."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LEFT, _RIGHT = 7.0, 100.0
 
 
 def columns(spans: Sequence[Mapping[str, Any]], mean: float) -> str:
-    """Returns a column for each span of positions (`start`, `end`, `mean` in nats per token), and a line at `mean`."""
+    """Returns a chart: a column per span (`start`, `end`, `mean` in nats per token, `tokens`) and a line at `mean`."""
     bottom = _HEIGHT - _BOTTOM
     xs = svg.Scale(spans[0]["start"], spans[-1]["end"], _LEFT, _RIGHT)
     ys = svg.Scale(0.0, max([mean, *(span["mean"] for span in spans)]) * 1.05 or 1.0, bottom, _TOP)
@@ -22,11 +22,13 @@ def columns(spans: Sequence[Mapping[str, Any]], mean: float) -> str:
     parts += [svg.line(0, ys(tick), 100, ys(tick), "grid" if tick else "tick") for tick in ys.ticks(5)]
     for span in spans:
         left, right, top = xs(span["start"]), xs(span["end"]), ys(span["mean"])
-        told = f"positions {span['start']} to {span['end'] - 1}: {span['mean']:.4f} over {span['tokens']:,} tokens"
-        drawn = {"x": percent(left), "width": percent(0.86 * (right - left)), "y": f"{top:.1f}"}
-        title = element("title", html.escape(told))
-        parts.append(element("rect", title, **drawn, height=f"{max(bottom - top, 0):.1f}", class_="packed"))
-    # after the columns, which reach below the labels where the page is narrow
+        description = (
+            f"positions {span['start']} to {span['end'] - 1}: {span['mean']:.4f} over {span['tokens']:,} tokens"
+        )
+        box = {"x": percent(left), "width": percent(0.86 * (right - left)), "y": f"{top:.1f}"}
+        title = element("title", html.escape(description))
+        parts.append(element("rect", title, **box, height=f"{max(bottom - top, 0):.1f}", class_="packed"))
+    # drawn after the columns, which cover the labels where the page is narrow
     parts += [svg.text(svg.number(tick), 0, ys(tick) - 4, class_="over") for tick in ys.ticks(5)]
     parts += [svg.line(_LEFT, ys(mean), 100, ys(mean), "mean")]
     parts.append(svg.text(f"mean {mean:.4f}", 100, ys(mean) - 4, anchor="end", class_="over"))

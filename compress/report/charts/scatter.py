@@ -1,4 +1,4 @@
-"""What each bit buys: true bits per weight against the divergence, one point per run."""
+"""Draws the divergence against true bits per weight, one point per run."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Point = Mapping[str, Any]
 def scatter(points: Sequence[Point]) -> str:
     """Returns the chart of points with `label`, `curve`, `mark`, `bits`, `kl`, `low` and `high` (nats per token).
 
-    Points of one curve are joined. `mark` is a letter that stands in the point, or nothing. A curve named `spqr+block`
-    has the colour of `spqr`, and hollow points.
+    Points of one curve are joined. `mark` is a letter inside the point, or empty. A curve named `spqr+block` has the
+    colour of `spqr` and hollow points.
     """
     xs = svg.Scale(*svg.around([p["bits"] for p in points]), _LEFT, _RIGHT)
     floor = min(p["kl"] for p in points if p["kl"] > 0) if any(p["kl"] > 0 for p in points) else 1e-6
@@ -41,20 +41,22 @@ def scatter(points: Sequence[Point]) -> str:
 
 
 def curves(points: Sequence[Point]) -> list[tuple[str, int, bool]]:
-    """Returns name, number of the colour and hollowness of the curves, in the order in which a legend lists them."""
+    """Returns (name, index of the colour, whether hollow) of the curves, in the order of a legend."""
     names = list(dict.fromkeys(p["curve"] for p in points))
     plain = list(dict.fromkeys(name.partition("+")[0] for name in names))
     return [(name, plain.index(name.partition("+")[0]) % RUNS, "+" in name) for name in names]
 
 
 def _spot(point: Point, x: float, y: float, class_: str) -> str:
-    told = element("title", html.escape(f"{point['label']}: {point['bits']:.3f} bits per weight, KL {point['kl']:.4f}"))
+    title = element(
+        "title", html.escape(f"{point['label']}: {point['bits']:.3f} bits per weight, KL {point['kl']:.4f}")
+    )
     mark = point["mark"]
     radius = 9 if mark else _RADIUS if point.get("best") else _RADIUS - 2
-    drawn = element("circle", told, cx=percent(x), cy=f"{y:.1f}", r=radius, class_=f"spot {class_}")
+    spot = element("circle", title, cx=percent(x), cy=f"{y:.1f}", r=radius, class_=f"spot {class_}")
     if mark:
-        drawn += element("text", html.escape(mark), x=percent(x), y=f"{y + 4:.1f}", text_anchor="middle", class_="mark")
-    return drawn
+        spot += element("text", html.escape(mark), x=percent(x), y=f"{y + 4:.1f}", text_anchor="middle", class_="mark")
+    return spot
 
 
 def _axes(xs: svg.Scale, ys: svg.Scale) -> list[str]:

@@ -1,7 +1,7 @@
-"""SVG charts that take the width they are given: places across are per cent, sizes are pixels, so text never shrinks.
+"""SVG elements and scales for charts of any width: x is in per cent, y and sizes in pixels, so text never shrinks.
 
-Colours are CSS classes, so a chart follows the page from light to dark. Every chart has a title that says what it
-shows; the figures themselves stand in a table beside it.
+Colours are CSS classes, so a chart follows the theme of the page. Every chart has a title that describes it; its
+figures are also in a table beside it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ _STEPS = (1.0, 2.0, 5.0)
 
 
 def element(name: str, content: str = "", **attributes: object) -> str:
-    """Returns one SVG element; an underscore at the end of an attribute's name is left out, others become hyphens."""
-    told = "".join(
+    """Returns one SVG element; a trailing underscore of an attribute's name is dropped, others become hyphens."""
+    written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"' for key, value in attributes.items()
     )
-    return f"<{name}{told}>{content}</{name}>"
+    return f"<{name}{written}>{content}</{name}>"
 
 
 def text(content: str, x: float, y: float, *, anchor: str = "start", class_: str = "quiet") -> str:
@@ -32,7 +32,7 @@ def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:
 
 
 def svg(content: str, height: float, title: str) -> str:
-    """Returns a chart as wide as its place and `height` pixels high, with a name for those who cannot see it."""
+    """Returns a chart as wide as its container and `height` pixels high, with a title for screen readers."""
     name = element("title", html.escape(title))
     return element(
         "svg", name + content, class_="chart", width="100%", height=f"{height:g}", role="img", aria_label=title
@@ -40,12 +40,12 @@ def svg(content: str, height: float, title: str) -> str:
 
 
 def percent(value: float) -> str:
-    """Returns a place across, as SVG writes it."""
+    """Returns an x coordinate or width in SVG's per cent."""
     return f"{value:.2f}%"
 
 
 class Scale:
-    """A range of values mapped to a range of places, linearly or by the logarithm."""
+    """Maps a range of values to a range of coordinates, linearly or logarithmically."""
 
     def __init__(self, low: float, high: float, start: float, end: float, *, log: bool = False) -> None:
         if log and low <= 0:
@@ -60,12 +60,12 @@ class Scale:
         return self._start + (self._map(value) - self._first) * self._factor
 
     def ticks(self, most: int = 6) -> list[float]:
-        """Returns round values within the range, at most so many."""
+        """Returns at most `most` round values within the range."""
         return _log_ticks(self.low, self.high, most) if self.log else _ticks(self.low, self.high, most)
 
 
 def around(values: Sequence[float], *, log: bool = False, room: float = 0.08) -> tuple[float, float]:
-    """Returns a range that holds the values with `room` (a share of it) at both ends, never of no width."""
+    """Returns a range around the values with a margin of `room` (a share of its span), never empty."""
     low, high = min(values), max(values)
     if log:
         span = max(math.log10(high / low), 0.3)
@@ -75,7 +75,7 @@ def around(values: Sequence[float], *, log: bool = False, room: float = 0.08) ->
 
 
 def number(value: float) -> str:
-    """Returns a tick's value without needless digits, with a true minus."""
+    """Returns the value of a tick with up to four digits and a true minus."""
     return f"{value:.4g}".replace("-", "−")
 
 
@@ -92,7 +92,7 @@ def _ticks(low: float, high: float, most: int) -> list[float]:
 def _log_ticks(low: float, high: float, most: int) -> list[float]:
     for steps in (_STEPS, (1.0, 3.0), (1.0,)):
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        found = [s * 10.0**p for p in powers for s in steps if low <= s * 10.0**p <= high]
-        if len(found) <= most:
+        values = [s * 10.0**p for p in powers for s in steps if low <= s * 10.0**p <= high]
+        if len(values) <= most:
             break
-    return found or [low, high]
+    return values or [low, high]

@@ -1,1 +1,1 @@
-"""The gate's verdict as files and tables."""
+"""Shows the verdict of `compress gate`: as a table, markdown, and JUnit XML."""

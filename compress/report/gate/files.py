@@ -1,4 +1,4 @@
-"""gate.md, gate.json and junit.xml in one folder."""
+"""Writes gate.md, gate.json and junit.xml into one folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAMES = ("gate.md", "gate.json", "junit.xml")
 
 
 def write(report: GateReport, folder: str | Path) -> Path:
-    """Writes the three and returns the folder, which is made if need be; OutputError when that cannot be."""
+    """Writes the three files and returns the folder, created if needed; OutputError when it cannot be written."""
     folder = Path(folder)
     xml = '<?xml version="1.0" encoding="UTF-8"?>\n' + junit.render(report)
     texts = (markdown.render(report), report.to_json(), xml)

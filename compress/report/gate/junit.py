@@ -1,4 +1,4 @@
-"""junit.xml: the verdict for whatever shows test results. One test case per family, one for the inputs."""
+"""Writes junit.xml: the verdict as test results, one test case per family and one for the inputs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from xml.etree import ElementTree
 
 from compress.evaluation.gate.result import DivergenceVerdict, FamilyVerdict, GateReport
 
-_ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 cannot hold
+_ILLEGAL = re.compile(
+    "[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+)  # characters that XML 1.0 does not allow
 _SUITE = "compress gate"
 
 
 def render(report: GateReport) -> str:
     """Returns the XML document.
 
-    A fail is a `failure`, an inconclusive or merely reported family is `skipped`, unusable inputs are an `error` and a
-    candidate without usable scores is a `failure` of the case `inputs`. The figures are each case's `system-out`.
+    A fail is a `failure`; an inconclusive or only reported family is `skipped`; unusable inputs are an `error`, and a
+    candidate without usable scores is a `failure`, of the case `inputs`. The figures are in each case's `system-out`.
     """
     root = ElementTree.Element("testsuites", name=_SUITE)
     suite = ElementTree.SubElement(root, "testsuite", name=_SUITE)
@@ -28,13 +30,13 @@ def render(report: GateReport) -> str:
     judged: dict[str, FamilyVerdict | DivergenceVerdict] = dict(report.families)
     if report.divergence is not None:
         judged["divergence"] = report.divergence
-    for name, found in judged.items():
+    for name, verdict in judged.items():
         case = _case(suite, report, name)
-        row = dataclasses.asdict(found)
-        if found.verdict == "fail":
-            ElementTree.SubElement(case, "failure", message=_legal(found.reason))
-        elif found.verdict != "pass":
-            ElementTree.SubElement(case, "skipped", message=_legal(f"{found.verdict}: {found.reason}"))
+        row = dataclasses.asdict(verdict)
+        if verdict.verdict == "fail":
+            ElementTree.SubElement(case, "failure", message=_legal(verdict.reason))
+        elif verdict.verdict != "pass":
+            ElementTree.SubElement(case, "skipped", message=_legal(f"{verdict.verdict}: {verdict.reason}"))
         ElementTree.SubElement(case, "system-out").text = _legal(json.dumps(row, ensure_ascii=False))
     for tag, attribute in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
         for element in (root, suite):

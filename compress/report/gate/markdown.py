@@ -1,4 +1,4 @@
-"""gate.md: the verdict for a job summary or a comment on a change."""
+"""Writes gate.md: the verdict for a job summary or a comment on a pull request."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from compress.evaluation.gate.result import GateReport
 from compress.report.gate import table
 
 _MEANING = {
-    "pass": "no family lost more than its margin, and that is shown, not assumed",
+    "pass": "it is shown that no family lost more than its margin",
     "fail": "a loss beyond the margin is shown, or the candidate is unusable",
-    "inconclusive": "nothing beyond the margins is shown, and neither is its absence",
-    "unusable": "nothing can be said with these inputs",
+    "inconclusive": "neither a loss beyond the margins nor its absence is shown",
+    "unusable": "these inputs allow no verdict",
 }
 
 
 def render(report: GateReport) -> str:
-    """Returns the report as a markdown document, without a path or time in it."""
+    """Returns the report as a markdown document; it contains no path and no time."""
     lines = [f"## {table.SIGNS[report.verdict]} {_text(table.title(report))}", ""]
     lines += [f"{report.verdict}: {_MEANING[report.verdict]}.", ""]
     lines += [f"- {_text(reason)}" for reason in report.reasons] + [""] * bool(report.reasons)
-    if found := table.rows(report):
+    if rows := table.rows(report):
         header = table.header(report)
-        lines += [_line(header), _line([":-:", ":--", *["--:"] * (len(header) - 2)]), *map(_line, found), ""]
+        lines += [_line(header), _line([":-:", ":--", *["--:"] * (len(header) - 2)]), *map(_line, rows), ""]
         lines += [
             f"Differences in points over the same items, each bound one-sided at {100 * report.confidence:g} %.",
             "",
@@ -38,5 +38,5 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _text(text: str) -> str:
-    """Names come from files: none may begin a table cell or a tag."""
+    """Returns the text with cell borders and tags escaped, since names come from files."""
     return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())

@@ -1,1 +1,1 @@
-"""The HTML report: reads runs, gathers their content as plain data, renders it."""
+"""Makes the report on runs: reads their folders, collects the content as plain data, writes HTML or markdown."""

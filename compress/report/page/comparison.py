@@ -1,4 +1,4 @@
-"""Several runs, or the points of a frontier, side by side: one row and one point of the chart for each."""
+"""Compares several runs, or the points of a frontier: one table row and one point of the chart for each."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from compress.report import frontier as unbeaten
+from compress.report import frontier as frontiers
 from compress.report.charts.families import verdict
-from compress.report.page.phrases import interval, methods
-
-_HEAD = ("size", "bits per weight", "KL to dense", "perplexity")
+from compress.report.formatting import difference, interval
+from compress.report.page.phrases import methods
 
 
 def key(index: int) -> str:
@@ -20,22 +19,22 @@ def key(index: int) -> str:
 
 
 def comparison(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Returns `families`, `rows`, `points` of several runs, and whether any is `fast`: has a speed. None for fewer.
+    """Returns `families`, `rows`, `points`, and `fast`: whether the speed of any run is known. None for fewer than two.
 
-    A row is `about` a model and a suite where these differ: then scores side by side are no comparison.
+    `about` of a row is the model and the suite, where these differ between runs: then only differences can be compared.
     """
     if len(runs) < 2:
         return None
     names = list(dict.fromkeys(family["name"] for run in runs for family in run["families"] or ()))
     rows = [_row(index, run, names) for index, run in enumerate(runs)]
-    if len({row["about"] for row in rows}) == 1:  # then it is no news
+    if len({row["about"] for row in rows}) == 1:  # the same everywhere, so not worth a line
         rows = [{**row, "about": None} for row in rows]
     points = [point for index, run in enumerate(runs) if (point := _point(index, run))]
     return {"families": names, "rows": rows, "points": points, "fast": any(run["speed"] for run in runs)}
 
 
 def _row(index: int, run: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    found = {family["name"]: family for family in run["families"] or ()}
+    families = {family["name"]: family for family in run["families"] or ()}
     text, speed = run["text"] or {}, run["speed"]
     return {
         "key": key(index),
@@ -48,19 +47,20 @@ def _row(index: int, run: Mapping[str, Any], names: Sequence[str]) -> dict[str, 
         "perplexity": text.get("perplexity"),
         "decode": speed["compressed"][speed["dtype"]]["decode_tokens_per_s"] if speed else None,
         "times_faster": speed["times_faster"] if speed else None,
-        "families": [_family(found.get(name)) for name in names],
+        "families": [_family(families.get(name)) for name in names],
     }
 
 
 def _family(family: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if family is None:
         return None
-    paired = family["paired"]
+    if (paired := family["paired"]) is None:
+        return {"score": family["score"], "paired": None, "ends": None, "verdict": "open"}
     return {
         "score": family["score"],
-        "paired": interval(paired) if paired else None,
-        "ends": interval(paired).partition(" ")[2] if paired else None,
-        "verdict": verdict(paired) if paired else "open",
+        "paired": difference(paired["difference"], paired["low"], paired["high"]),
+        "ends": interval(paired["low"], paired["high"]),
+        "verdict": verdict(paired),
     }
 
 
@@ -68,27 +68,27 @@ def _point(index: int, run: Mapping[str, Any]) -> dict[str, Any] | None:
     bits, kl = (run["size"] or {}).get("bits_per_weight_linears"), (run["text"] or {}).get("divergence")
     if bits is None or kl is None:
         return None
-    told = f"{key(index)} {methods(run)}"
-    return {"label": told, "curve": told, "mark": key(index), "bits": bits, "kl": kl["mean"], "low": kl["low"],
+    name = f"{key(index)} {methods(run)}"
+    return {"label": name, "curve": name, "mark": key(index), "bits": bits, "kl": kl["mean"], "low": kl["low"],
             "high": kl["high"]}  # fmt: skip
 
 
 def of_frontier(data: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `title`, `header`, `rows`, `remarks` and `points` of a frontier.json."""
-    header, rows = unbeaten.rows(data)
-    best = unbeaten.best(data["points"])
+    header, rows = frontiers.rows(data)
+    best = frontiers.best(data["points"])
     points = [
         {
             "label": f"{point['label']}, {point['column']}",
             "curve": point["label"],
             "mark": "",
-            "best": place in best,
+            "best": index in best,
             "bits": point["bits_per_weight"],
             "kl": point["kl"]["mean"],
             "low": point["kl"]["low"],
             "high": point["kl"]["high"],
         }
-        for place, point in enumerate(data["points"])
+        for index, point in enumerate(data["points"])
         if "kl" in point
     ]
     limit = "" if data["limit"] is None else f", {data['limit']} items per family"
@@ -96,6 +96,6 @@ def of_frontier(data: Mapping[str, Any]) -> dict[str, Any]:
         "title": f"{data['model']} on {data['suite']['name']}{limit}",
         "header": header,
         "rows": rows,
-        "remarks": unbeaten.remarks(data),
+        "remarks": frontiers.remarks(data),
         "points": points,
     }

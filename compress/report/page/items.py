@@ -1,4 +1,4 @@
-"""The items that a model lost against its baseline, worst first, with what was asked, expected and answered."""
+"""Lists the items that a model lost against its baseline, worst first, with question, expected and given answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from compress.evaluation.suites.base import Item, Suite
 
 Piece = tuple[str, bool]
-"""Words, and whether they stand in this answer alone."""
+"""Words, and whether the other answer lacks them."""
 _GOLD_SHOWN = 3
 _CUE = re.compile(r"\n\w{1,20}:$")
 
@@ -22,16 +22,16 @@ _CUE = re.compile(r"\n\w{1,20}:$")
 def lost(evaluation: EvalResult, most: int, data_dir: str | None = None) -> dict[str, Any] | None:
     """Returns the items that scored below the baseline: `families` and `missing`; None without a baseline.
 
-    A family has `family`, `lost`, `of`, and the `most` worst `items`: `id`, `question`, `expected` (None where the
-    suite is not at hand; `missing` says why), `dense`, `compressed` (answers as text), `before` and `after` (outcomes).
-    The largest losses come first; of equal ones those with the worst margin, then those first in the suite.
+    A family has `family`, `lost`, `of`, and its `most` worst `items`: `id`, `question`, `expected` (None if the suite
+    cannot be read; `missing` says why), `dense`, `compressed` (answers as text), `before` and `after` (outcomes).
+    The largest losses come first; equal ones by margin, worst first, then in the order of the suite.
 
-    `data_dir` holds the public data of a suite that has no items of its own.
+    `data_dir` holds the public data of a suite that is made from them.
     """
     baseline = evaluation.baseline
     if baseline is None:
         return None
-    known = _Questions(evaluation, data_dir)
+    questions = _Questions(evaluation, data_dir)
     families = []
     for name, family in evaluation.families.items():
         before = {item.id: item for item in baseline.families[name].items}
@@ -39,9 +39,9 @@ def lost(evaluation: EvalResult, most: int, data_dir: str | None = None) -> dict
         if not pairs:
             continue
         pairs.sort(key=_badness)
-        items = [_told(name, *pair, known) for pair in pairs[:most]]
+        items = [_item(name, *pair, questions) for pair in pairs[:most]]
         families.append({"family": name, "lost": len(pairs), "of": len(family.items), "items": items})
-    return {"families": families, "missing": known.missing}
+    return {"families": families, "missing": questions.missing}
 
 
 def _badness(pair: tuple[ItemOutcome, ItemOutcome]) -> tuple[float, float]:
@@ -49,11 +49,11 @@ def _badness(pair: tuple[ItemOutcome, ItemOutcome]) -> tuple[float, float]:
     return compressed.outcome - dense.outcome, compressed.metrics.get("margin", 0.0)
 
 
-def _told(family: str, dense: ItemOutcome, compressed: ItemOutcome, known: _Questions) -> dict[str, Any]:
-    item = known.item(family, dense.id)
+def _item(family: str, dense: ItemOutcome, compressed: ItemOutcome, questions: _Questions) -> dict[str, Any]:
+    item = questions.item(family, dense.id)
     return {
         "id": dense.id,
-        "question": None if item is None else _question(item, known.prompt(family, next(iter(dense.answers)))),
+        "question": None if item is None else _question(item, questions.prompt(family, next(iter(dense.answers)))),
         "expected": None if item is None else _expected(item),
         "dense": _text(dense.answer, item),
         "compressed": _text(compressed.answer, item),
@@ -63,7 +63,7 @@ def _told(family: str, dense: ItemOutcome, compressed: ItemOutcome, known: _Ques
 
 
 def _question(item: Item, prompt: str | None) -> str | None:
-    """What was asked, without examples before it and without the cue that ends a prompt (`Answer:`)."""
+    """Returns the question, without the examples before it and without the cue at its end (`Answer:`)."""
     asked = next((item[key] for key in ("question", prompt, "turns") if key is not None and key in item), None)
     if isinstance(asked, list):
         asked = "\n\n".join(map(str, asked))
@@ -71,7 +71,7 @@ def _question(item: Item, prompt: str | None) -> str | None:
 
 
 def _expected(item: Item) -> str | None:
-    """What counts as right, from the field that the item has for it."""
+    """Returns the right answer, from the field of the item that has it."""
     if "choices" in item and "gold" in item:
         return str(item["choices"][item["gold"]]).strip()
     if "answers" in item:
@@ -80,14 +80,14 @@ def _expected(item: Item) -> str | None:
 
 
 def _text(answer: str | int, item: Item | None) -> str:
-    """The answer as text: of a choice taken its words, or its number where they are not known."""
+    """Returns the answer as text: for a choice its words, or its number if they are not known."""
     if isinstance(answer, str):
         return answer.strip()
     return f"choice {answer + 1}" if item is None or "choices" not in item else str(item["choices"][answer]).strip()
 
 
 class _Questions:
-    """The items of the suite that an evaluation was made with, or in `missing` why they are not at hand."""
+    """The items of the suite of an evaluation; `missing` says why they cannot be read."""
 
     def __init__(self, evaluation: EvalResult, data_dir: str | None) -> None:
         suite, self.missing = _suite(evaluation.suite, data_dir)
@@ -99,26 +99,29 @@ class _Questions:
         return self._items.get((family, name))
 
     def prompt(self, family: str, ask: str) -> str | None:
-        """The key of the prompt of a question."""
+        """Returns the key of the item under which the prompt of a question is."""
         return self._prompts.get((family, ask))
 
 
 def _suite(asked: Mapping[str, Any], data_dir: str | None) -> tuple[Suite | None, str | None]:
-    """The suite with the very items that were asked; or None, and why. The network is not asked for them."""
+    """Returns the suite if it has the same items as were asked, or None and the reason. Uses no network."""
     name = str(asked["name"])
     if name not in suites.names():
-        return None, f"the suite {name} is not one of this package"
+        return None, f"the suite {name} is not part of this package"
     public = bool(asked.get("sources"))
     if public and data_dir is None:
-        return None, f"the items of {name} are public data that are not kept with a run; --data-dir shows them"
-    found = suites.load(name, data_dir if public else None)
-    if found.items_sha256 != asked["items_sha256"]:
-        return None, f"the items of {name} are not those that were asked then"
-    return found, None
+        return (
+            None,
+            f"the items of {name} are public data, which a run does not store; give their folder with --data-dir",
+        )
+    suite = suites.load(name, data_dir if public else None)
+    if suite.items_sha256 != asked["items_sha256"]:
+        return None, f"the items of {name} are not those that were asked in the evaluation"
+    return suite, None
 
 
 def marked(dense: str, compressed: str) -> tuple[list[Piece], list[Piece]]:
-    """Returns both answers in pieces, word by word, each marked where the other answer differs."""
+    """Returns both answers in pieces of words, each marked if the other answer differs there."""
     before, after = dense.split(), compressed.split()
     left: list[Piece] = []
     right: list[Piece] = []

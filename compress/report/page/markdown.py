@@ -1,13 +1,13 @@
-"""The report as markdown: the same content as the page, for a pull request or a job summary."""
+"""Writes the report as markdown: the same content as the page, for a pull request or a job summary."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from compress.report.charts.families import label
+from compress.report import coverage as covered
 from compress.report.charts.heat import heats
-from compress.report.formatting import percent, perplexity, size
+from compress.report.formatting import NOTHING, label, percent, perplexity, size, stage
 from compress.report.page import comparison, phrases, speed
 
 Content = Mapping[str, Any]
@@ -29,11 +29,11 @@ def render(content: Content) -> str:
 def _run(run: Content, key: str | None) -> list[str]:
     deeper = "##" if key is None else "###"
     lines = [] if key is None else [f"## {key}: {_plain(run['name'])}", ""]
-    if did := phrases.methods(run):
-        lines += [f"{_plain(run['model'])} → {_plain(did)}", ""]
+    if methods := phrases.methods(run):
+        lines += [f"{_plain(run['model'])} → {_plain(methods)}", ""]
     lines += [phrases.headline(run), ""]
     lines += [f"> **Warning:** {_plain(warning)}\n" for warning in run["warnings"]]
-    lines += [f"- {name}: **{figure}** ({told})" for name, figure, told in phrases.cards(run)]
+    lines += [f"- {name}: **{figure}** ({note})" for name, figure, note in phrases.cards(run)]
     if run["made"] and not run["speed"]:
         lines += ["", speed.NOT_MEASURED]
     if run["families"] is not None:
@@ -49,8 +49,8 @@ def _run(run: Content, key: str | None) -> list[str]:
         note = [f"{_plain(missing)}.", ""] if missing else []
         lines += ["", f"{deeper} Lost items", "", *note, *_lost(run["lost"]["families"])]
     if run["speed"]:
-        found = _table(speed.HEAD, speed.rows(run["speed"]))
-        lines += ["", f"{deeper} Speed", "", f"{_plain(speed.where(run['speed']))}.", "", *found]
+        table = _table(speed.HEAD, speed.rows(run["speed"]))
+        lines += ["", f"{deeper} Speed", "", f"{_plain(speed.where(run['speed']))}.", "", *table]
     if run["layers"]:
         lines += ["", f"{deeper} Layers", ""]
         for heat in heats(run["layers"]):
@@ -68,11 +68,11 @@ def _families(run: Content) -> list[str]:
         paired = family["paired"]
         rows.append(
             (
-                label(family),
-                "–" if family["dense"] is None else percent(family["dense"]),
+                label(family["name"]),
+                NOTHING if family["dense"] is None else percent(family["dense"]),
                 percent(family["score"]),
-                "–" if paired is None else phrases.interval(paired),
-                "–" if paired is None else f"{paired['lost']}/{paired['gained']}",
+                NOTHING if paired is None else phrases.difference(paired),
+                NOTHING if paired is None else f"{paired['lost']}/{paired['gained']}",
                 str(family["items"]),
             )
         )
@@ -84,7 +84,7 @@ def _families(run: Content) -> list[str]:
 def _lost(families: Iterable[Content]) -> list[str]:
     lines = []
     for family in families:
-        lines += [f"**{label({'name': family['family']})}**: {family['lost']} of {family['of']} lost", ""]
+        lines += [f"**{label(family['family'])}**: {family['lost']} of {family['of']} lost", ""]
         rows = [
             (
                 item["question"] or item["id"],
@@ -99,19 +99,12 @@ def _lost(families: Iterable[Content]) -> list[str]:
 
 
 def _made(run: Content, made: Content) -> list[str]:
-    lines = [
-        f"{n}. {_plain(' '.join([stage['method'], *phrases.options(stage['options'])]))}"
-        for n, stage in enumerate(run["did"], 1)
-    ]
-    if data := made["calibration"]:
-        lines += [
-            "",
-            f"Calibration: {data['source']}, {data['samples']} × {data['seq_len']} tokens, seed {data['seed']}.",
-        ]
-    if (coverage := made["coverage"]) and "share_of_linears" in coverage:
-        share, whole = percent(coverage["share_of_linears"]), percent(coverage["share_of_model"])
-        lines += ["", f"Coverage: {share} of the decoder's linear parameters, {whole} of all."]
-    versions = {"compress": made["compress_version"], **made["libraries"]}
+    lines = [f"{n}. {_plain(stage(did['method'], did['options']))}" for n, did in enumerate(run["did"], 1)]
+    if made["calibration"]:
+        lines += ["", f"Calibration: {_plain(phrases.calibration(made['calibration']))}."]
+    if shares := covered.compressed(made["coverage"] or {}, total=False):
+        lines += ["", f"Coverage: {shares}."]
+    versions = {"compress": made["compress_version"] or "not known", **made["libraries"]}
     return [
         *lines,
         "",
@@ -127,17 +120,20 @@ def _compared(compared: Content) -> list[str]:
         "KL to dense",
         "perplexity",
         *(["tokens/s"] if compared["fast"] else []),
-        *(name.replace("_", " ") for name in compared["families"]),
+        *map(label, compared["families"]),
     )
     rows = [
         (
             f"{row['key']} {row['methods'] or row['name']}" + (f" ({row['about']})" if row["about"] else ""),
-            "–" if row["size_bytes"] is None else size(row["size_bytes"]),
-            "–" if row["bits"] is None else f"{row['bits']:.2f}",
-            "–" if row["kl"] is None else f"{row['kl']['mean']:.4f}",
-            "–" if row["perplexity"] is None else perplexity(row["perplexity"]),
+            NOTHING if row["size_bytes"] is None else size(row["size_bytes"]),
+            NOTHING if row["bits"] is None else f"{row['bits']:.2f}",
+            NOTHING if row["kl"] is None else f"{row['kl']['mean']:.4f}",
+            NOTHING if row["perplexity"] is None else perplexity(row["perplexity"]),
             *([_speed(row)] if compared["fast"] else []),
-            *("–" if one is None else one["paired"] or percent(one["score"]) for one in row["families"]),
+            *(
+                NOTHING if family is None else family["paired"] or percent(family["score"])
+                for family in row["families"]
+            ),
         )
         for row in compared["rows"]
     ]
@@ -146,7 +142,7 @@ def _compared(compared: Content) -> list[str]:
 
 def _speed(row: Content) -> str:
     if row["decode"] is None:
-        return "–"
+        return NOTHING
     times = "" if row["times_faster"] is None else f" ({row['times_faster']:.2g}× dense)"
     return f"{speed.rate(row['decode'])}{times}"
 
@@ -162,7 +158,7 @@ def _frontier(frontier: Content) -> list[str]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A table whose cells are text, whatever stands in them."""
+    """Returns the lines of a table, with markdown and HTML in its cells escaped."""
     lines = [_line(head), _line_raw([":--", *["--:"] * (len(head) - 1)])]
     return [*lines, *map(_line, rows)]
 
@@ -176,5 +172,5 @@ def _line_raw(cells: Sequence[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text in which nothing is markdown or HTML."""
+    """Returns the text with markdown and HTML escaped."""
     return "".join(_HIDDEN.get(character, character) for character in text)

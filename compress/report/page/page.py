@@ -1,7 +1,7 @@
-"""The report as one HTML page that needs nothing from elsewhere: styles, script and charts stand in it.
+"""Writes the report as one self-contained HTML page, with its styles, script and charts inside.
 
-The same content gives the same bytes. What models and files say is escaped by the templates; the page's own policy
-(Content-Security-Policy) forbids it to load anything and to run any script but the one below.
+The same content gives the same bytes. The templates escape all text from models and files; the page's own policy
+(Content-Security-Policy) forbids it to load anything and to run any script but its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.report import formatting
+from compress.report import coverage, formatting
 from compress.report.charts import families, heat, palette, positions, scatter
 from compress.report.page import comparison, items, phrases, speed
 
@@ -43,7 +43,7 @@ def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
@@ -51,8 +51,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.globals |= {
+    environment.globals |= {
         "phrases": phrases,
+        "coverage": coverage,
         "families": families,
         "heats": heat.heats,
         "columns": positions.columns,
@@ -64,12 +65,12 @@ def _environment() -> Environment:
         "heat_steps": palette.HEAT_STEPS,
         "run_colours": palette.RUNS,
     }
-    made.filters |= {
+    environment.filters |= {
         "size": formatting.size,
         "percent": formatting.percent,
         "signed": formatting.signed,
         "perplexity": formatting.perplexity,
-        "svg": Markup,  # charts escape what they are given
-        "words": lambda name: str(name).replace("_", " "),
+        "svg": Markup,  # charts escape their texts themselves
+        "words": lambda name: formatting.label(str(name)),
     }
-    return made
+    return environment

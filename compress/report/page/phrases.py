@@ -1,12 +1,13 @@
-"""What the page says in words, made from the figures: titles, the headline, cards. No figure is judged, only stated."""
+"""Puts the content into words: titles, the headline, cards. Figures are stated, never judged."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from compress.report.charts.families import label, verdict
-from compress.report.formatting import growth, percent, perplexity, signed, size
+from compress.report import formatting
+from compress.report.charts.families import verdict
+from compress.report.formatting import growth, label, percent, perplexity, points, signed, size
 from compress.report.page import speed
 
 Content = Mapping[str, Any]
@@ -14,17 +15,12 @@ Content = Mapping[str, Any]
 
 def methods(run: Content) -> str:
     """Returns the stages as `llm_pruner ratio=0.2 → spqr bits=4`."""
-    return " → ".join(" ".join([stage["method"], *options(stage["unusual"])]) for stage in run["did"])
+    return " → ".join(formatting.stage(stage["method"], stage["unusual"]) for stage in run["did"])
 
 
 def options(values: Mapping[str, Any]) -> list[str]:
     """Returns options as `bits=3`."""
-    return [f"{name}={value(v)}" for name, v in values.items()]
-
-
-def value(given: Any) -> str:
-    """Returns an option as the command line takes it."""
-    return str(given).lower() if isinstance(given, bool) else "none" if given is None else str(given)
+    return [formatting.option(name, value) for name, value in values.items()]
 
 
 def title(content: Content) -> str:
@@ -41,20 +37,20 @@ def title(content: Content) -> str:
 
 
 def headline(run: Content) -> str:
-    """Returns the sentence that a reader in a hurry needs."""
-    said = []
-    made = run["size"] or {}
-    times, linears = made.get("times_smaller"), made.get("bits_per_weight_linears")
-    sizes = [f"{times:.1f}× smaller"] if times is not None else []
-    sizes += [f"{linears:.2f} bits per weight in its linears"] if linears is not None else []
-    if sizes:
-        said.append(f"{', '.join(sizes)}.")
+    """Returns the result in one or two sentences: how much smaller, and what was lost."""
+    sentences = []
+    sizes = run["size"] or {}
+    times, linears = sizes.get("times_smaller"), sizes.get("bits_per_weight_linears")
+    smaller = [f"{times:.1f}× smaller"] if times is not None else []
+    smaller += [f"{linears:.2f} bits per weight in its linears"] if linears is not None else []
+    if smaller:
+        sentences.append(f"{', '.join(smaller)}.")
     paired = [family for family in run["families"] or () if family["paired"]]
     if paired:
-        said.append(_lost(paired, run["asked"]["confidence"]))
+        sentences.append(_lost(paired, run["asked"]["confidence"]))
     elif run["families"] is None:
-        said.append("What it still knows was not evaluated.")
-    return _whole(" ".join(said))
+        sentences.append("Its knowledge was not evaluated.")
+    return _keep_percent(" ".join(sentences))
 
 
 def _lost(families: list[Content], confidence: float) -> str:
@@ -64,61 +60,79 @@ def _lost(families: list[Content], confidence: float) -> str:
         n = min(family["items"] for family in families)
         return f"No loss is shown: in every family the {interval} of the difference includes zero (n = {n} or more)."
     worst = min(fell, key=lambda family: float(family["paired"]["difference"]))
-    one = worst["paired"]
+    paired = worst["paired"]
     return (
-        f"Most was lost in {label(worst)}: {signed(100 * one['difference'])} points "
-        f"({interval} {signed(100 * one['low'])} to {signed(100 * one['high'])}); "
-        f"the interval leaves zero out in {len(fell)} of {len(families)} families."
+        f"Most was lost in {label(worst['name'])}: {points(paired['difference'])} points "
+        f"({interval} {points(paired['low'])} to {points(paired['high'])}); "
+        f"the interval excludes zero in {len(fell)} of {len(families)} families."
     )
 
 
 def cards(run: Content) -> list[tuple[str, str, str]]:
     """Returns the headline figures as (name, figure, what to compare it with)."""
-    made: list[tuple[str, str, str]] = []
-    if found := run["size"]:
-        dense = "dense size not known" if found["dense_bytes"] is None else f"from {size(found['dense_bytes'])}"
-        times = "" if found["times_smaller"] is None else f", {found['times_smaller']:.1f}× smaller"
-        made.append(("Size on disk", size(found["bytes"]), dense + times))
-        if (left := found["parameters"]) and (before := found["dense_parameters"]) and left != before:
-            made.append(("Parameters", f"{left:,}", f"from {before:,}, {signed(100 * (left / before - 1))} %"))
-        if found["bits_per_weight_linears"] is not None:
-            whole = found["bits_per_weight_model"]
-            told = "of the linears" + ("" if whole is None else f"; whole model {whole:.2f}")
-            made.append(("Bits per weight", f"{found['bits_per_weight_linears']:.2f}", told))
-    if text := run["text"]:
-        before = text["dense_perplexity"]
-        told = "" if before is None else f"dense {perplexity(before)}, {growth(text['perplexity'] / before)}"
-        made.append(("Perplexity", perplexity(text["perplexity"]), told or f"over {text['tokens']:,} tokens"))
-        if kl := text["divergence"]:
-            told = f"{kl['low']:.4f} to {kl['high']:.4f}; same first token {percent(kl['same_top1'])}"
-            made.append(("KL to dense", f"{kl['mean']:.4f}", told))
+    cards = [*_size_cards(run["size"]), *_text_cards(run["text"])]
     if run["speed"]:
-        made += speed.cards(run["speed"])
+        cards += speed.cards(run["speed"])
     paired = [family["paired"] for family in run["families"] or () if family["paired"]]
     if paired:
-        lost, gained, n = (sum(one[key] for one in paired) for key in ("lost", "gained", "n"))
-        changed = sum(one["answers_changed"] for one in paired)
-        told = f"of {n:,}; {gained:,} gained, {changed:,} answered otherwise"
-        made.append(("Items lost", f"{lost:,}", told))
-    if judged := (run["asked"] or {}).get("judgement"):
-        told = f"of {judged['judge']}; both orders agree in {percent(judged['consistent'])}"
-        made.append(("Judged wins", percent(judged["score"]), told))
-    return [(name, figure, _whole(told)) for name, figure, told in made]
+        lost, gained, n, changed = (sum(p[key] for p in paired) for key in ("lost", "gained", "n", "answers_changed"))
+        cards.append(("Items lost", f"{lost:,}", f"of {n:,}; {gained:,} gained, {changed:,} answered otherwise"))
+    if judgement := (run["asked"] or {}).get("judgement"):
+        note = f"of {judgement['judge']}; both orders agree in {percent(judgement['consistent'])}"
+        cards.append(("Judged wins", percent(judgement["score"]), note))
+    return [(name, figure, _keep_percent(note)) for name, figure, note in cards]
 
 
-def _whole(text: str) -> str:
-    """The text with its per cent signs kept beside their figures."""
+def _size_cards(sizes: Content | None) -> list[tuple[str, str, str]]:
+    if sizes is None:
+        return []
+    dense = "dense size not known" if sizes["dense_bytes"] is None else f"from {size(sizes['dense_bytes'])}"
+    times = "" if sizes["times_smaller"] is None else f", {sizes['times_smaller']:.1f}× smaller"
+    cards = [("Size on disk", size(sizes["bytes"]), dense + times)]
+    if (after := sizes["parameters"]) and (before := sizes["dense_parameters"]) and after != before:
+        cards.append(("Parameters", f"{after:,}", f"from {before:,}, {signed(100 * (after / before - 1))} %"))
+    if sizes["bits_per_weight_linears"] is not None:
+        whole = sizes["bits_per_weight_model"]
+        note = "of the linears" + ("" if whole is None else f"; whole model {whole:.2f}")
+        cards.append(("Bits per weight", f"{sizes['bits_per_weight_linears']:.2f}", note))
+    return cards
+
+
+def _text_cards(text: Content | None) -> list[tuple[str, str, str]]:
+    if text is None:
+        return []
+    dense = text["dense_perplexity"]
+    note = f"over {text['tokens']:,} tokens"
+    if dense is not None:
+        note = f"dense {perplexity(dense)}, {growth(text['perplexity'] / dense)}"
+    cards = [("Perplexity", perplexity(text["perplexity"]), note)]
+    if kl := text["divergence"]:
+        note = f"{kl['low']:.4f} to {kl['high']:.4f}; same first token {percent(kl['same_top1'])}"
+        cards.append(("KL to dense", f"{kl['mean']:.4f}", note))
+    return cards
+
+
+def _keep_percent(text: str) -> str:
+    """Returns the text with no-break spaces before per cent signs."""
     return text.replace(" %", "\u00a0%")
 
 
-def interval(paired: Content) -> str:
-    """Returns a difference with its interval, in points."""
-    low, high = (signed(100 * paired[end]) for end in ("low", "high"))
-    return f"{signed(100 * paired['difference'])} [{low}, {high}]"
+def difference(paired: Content) -> str:
+    """Returns a paired difference with its interval, in percentage points."""
+    return formatting.difference(paired["difference"], paired["low"], paired["high"])
+
+
+def calibration(data: Content) -> str:
+    """Returns the calibration data of a recipe, as far as it is recorded: `bundled, 128 × 256 tokens, seed 0`."""
+    parts = [data["source"]] if "source" in data else []
+    if "samples" in data and "seq_len" in data:
+        parts.append(f"{data['samples']} × {data['seq_len']} tokens")
+    parts += [f"seed {data['seed']}"] if "seed" in data else []
+    return ", ".join(parts) or "not recorded"
 
 
 def parts(run: Content) -> list[tuple[str, bool]]:
-    """Returns the sections of a run's page by the names of their links, and whether the run has them."""
+    """Returns the sections of a run's page: the names of their links, and whether the run has them."""
     return [
         ("Headline", True),
         ("Knowledge", run["families"] is not None),

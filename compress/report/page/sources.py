@@ -1,4 +1,4 @@
-"""What a report is made from: folders of runs, an eval.json, the folder of a frontier. Read and checked; no torch."""
+"""Reads and checks what a report is made from: folders of runs, an eval.json, folders of frontiers. No torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from compress.json_files import read_object
 
 EVALUATION, FRONTIER, GATE = "eval.json", "frontier.json", "gate.json"
 _SCHEMA = 1
-"""Of frontier.json and gate.json alike."""
+"""Version of both frontier.json and gate.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +25,20 @@ class Run:
     """One run: a checkpoint with its manifest, an evaluation, or both."""
 
     name: str
-    """What it is called on the page: its folder, or the file of an evaluation alone."""
+    """Name on the page: that of its folder, or of the file for an evaluation alone."""
     manifest: dict[str, Any] | None
     evaluation: EvalResult | None
     gate: dict[str, Any] | None = None
     """Content of a gate.json."""
     warnings: tuple[str, ...] = ()
-    """What is wrong between manifest and evaluation."""
+    """Contradictions between the files of the folder."""
     speed: Speed | None = None
-    """What `compress bench` measured."""
+    """Result of `compress bench`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Everything that was asked to be reported on, in the order given."""
+    """The runs and frontiers to report on, in the order given."""
 
     runs: tuple[Run, ...]
     frontiers: tuple[dict[str, Any], ...] = ()
@@ -46,12 +46,12 @@ class Sources:
 
 
 def read(paths: Iterable[str | Path]) -> Sources:
-    """Returns what stands in the folders and files `paths`.
+    """Returns the content of the folders and files `paths`.
 
     A folder holds a run (compress.json, eval.json or both) or a frontier (frontier.json); a file is an eval.json.
 
     Raises:
-        FormatError: a path that is none of these, or named twice.
+        FormatError: a path that is none of these, or is named twice.
         EvaluationError: an eval.json that cannot be read.
     """
     runs: list[Run] = []
@@ -66,8 +66,25 @@ def read(paths: Iterable[str | Path]) -> Sources:
         else:
             runs.append(_run(path))
     if not runs and not frontiers:
-        raise FormatError("no run", do="Name the folder of one, such as runs/atlas-spqr")
-    return Sources(_told_apart(runs), tuple(frontiers))
+        raise FormatError("no run to report on", do="Name the folder of one, such as runs/atlas-spqr")
+    return Sources(_with_unique_names(runs), tuple(frontiers))
+
+
+def of_checkpoint(folder: Path, manifest: dict[str, Any], evaluation: EvalResult | None) -> Run:
+    """Returns the run of a checkpoint, with the speed measured in its folder, and a warning for files of another one.
+
+    eval.json and speed.json name the checkpoint that they were made with; after a second run into the same folder they
+    may be older than the checkpoint.
+    """
+    measured = speed.read(folder)
+    named = {
+        EVALUATION: None if evaluation is None else evaluation.model.get("fingerprint"),
+        speed.FILE: None if measured is None else measured.fingerprint,
+    }
+    present = fingerprint(folder) if (folder / MANIFEST).is_file() else None
+    others = [file for file, made_with in named.items() if None not in (made_with, present) and made_with != present]
+    warnings = tuple(f"{file} was made with another checkpoint than the one beside it" for file in others)
+    return Run(folder.resolve().name, manifest, evaluation, warnings=warnings, speed=measured)
 
 
 def _run(path: Path) -> Run:
@@ -77,24 +94,15 @@ def _run(path: Path) -> Run:
         raise FormatError(f"there is no folder {path}", allowed=f"a run, an {EVALUATION}, or a frontier")
     evaluation = EvalResult.read(path / EVALUATION) if (path / EVALUATION).is_file() else None
     gate = _checked(path / GATE, ("verdict", "reasons", "families")) if (path / GATE).is_file() else None
-    name = path.resolve().name
-    if not (path / MANIFEST).is_file():
-        if evaluation is None:
-            raise FormatError(f"{path} holds no run", allowed=f"a folder with {MANIFEST}, {EVALUATION} or {FRONTIER}")
-        return Run(name, None, evaluation, gate)
-    manifest = read_manifest(path)
-    measured = speed.read(path)
-    made_of = {
-        EVALUATION: None if evaluation is None else evaluation.model.get("fingerprint"),
-        speed.FILE: None if measured is None else measured.fingerprint,
-    }
-    strange = [file for file, found in made_of.items() if found not in (None, fingerprint(path))]
-    warnings = tuple(f"{file} was made of another checkpoint than the one beside it" for file in strange)
-    return Run(name, manifest, evaluation, gate, warnings, measured)
+    if (path / MANIFEST).is_file():
+        return dataclasses.replace(of_checkpoint(path, read_manifest(path), evaluation), gate=gate)
+    if evaluation is None:
+        raise FormatError(f"{path} holds no run", allowed=f"a folder with {MANIFEST}, {EVALUATION} or {FRONTIER}")
+    return Run(path.resolve().name, None, evaluation, gate)
 
 
 def _checked(path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
-    """The content of a JSON file of the schema that is known here."""
+    """Returns the content of a JSON file; FormatError for another schema version or missing fields."""
     data = read_object(path)
     if (version := data.get("schema_version")) != _SCHEMA:
         raise FormatError(f"{path} has schema version {version!r}", allowed=f"{_SCHEMA}")
@@ -103,8 +111,8 @@ def _checked(path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
     return data
 
 
-def _told_apart(runs: list[Run]) -> tuple[Run, ...]:
-    """Numbers the names that several runs have."""
+def _with_unique_names(runs: list[Run]) -> tuple[Run, ...]:
+    """Adds a number to names that several runs share."""
     names = [run.name for run in runs]
     return tuple(
         run

@@ -1,4 +1,4 @@
-"""How fast a checkpoint is, in words and rows: of the headline, of the section, of the markdown form."""
+"""Puts the measured speed of a checkpoint into words, rows and bars, for the page and the markdown form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROW, _BAR = 40, 13
 
 
 def cards(speed: Content) -> list[tuple[str, str, str]]:
-    """Returns headline figures as (name, figure, what to compare it with), of the fastest arithmetic of each model."""
+    """Returns headline figures as (name, figure, what to compare it with); each model in its fastest arithmetic."""
     ours, dense = speed["compressed"][speed["dtype"]], speed["dense"].get(speed["dense_dtype"])
     per_s = rate(ours["decode_tokens_per_s"])
     if dense is None:
@@ -33,7 +33,7 @@ def cards(speed: Content) -> list[tuple[str, str, str]]:
 
 
 def where(speed: Content) -> str:
-    """Returns on what it was measured, and how."""
+    """Returns the machine and the settings of the measurement."""
     threads = f"{speed['threads']} {'thread' if speed['threads'] == 1 else 'threads'}"
     return (
         f"{speed['machine']}, {threads}; batch 1, {speed['new_tokens']} tokens after a prompt of "
@@ -42,48 +42,48 @@ def where(speed: Content) -> str:
 
 
 def rows(speed: Content) -> list[tuple[str, ...]]:
-    """Returns a row of cells for each model and arithmetic, under `HEAD`."""
+    """Returns the cells of a table with the columns `HEAD`, a row for each model and arithmetic."""
     return [
         (
             kind,
             dtype,
-            rate(found["decode_tokens_per_s"]),
-            rate(found["prefill_tokens_per_s"]),
-            f"{found['load_seconds']:.2f}",
-            size(found["resident_bytes"]),
+            rate(figures["decode_tokens_per_s"]),
+            rate(figures["prefill_tokens_per_s"]),
+            f"{figures['load_seconds']:.2f}",
+            size(figures["resident_bytes"]),
         )
-        for kind, dtype, found in _each(speed)
+        for kind, dtype, figures in _each(speed)
     ]
 
 
 def bars(speed: Content) -> str:
-    """Returns the chart of decoded tokens per second; what a bar is stands above it, so that any width will do."""
-    found = [(kind, dtype, one["decode_tokens_per_s"]) for kind, dtype, one in _each(speed)]
-    most = max(value for _, _, value in found)
+    """Returns the chart of decoded tokens per second; labels are above the bars, so that it fits any width."""
+    rates = [(kind, dtype, figures["decode_tokens_per_s"]) for kind, dtype, figures in _each(speed)]
+    largest = max(value for _, _, value in rates)
     parts = []
-    for place, (kind, dtype, value) in enumerate(found):
-        y = place * _ROW
+    for row, (kind, dtype, value) in enumerate(rates):
+        y = row * _ROW
         parts += [
             svg.text(f"{kind}, {dtype}", 0, y + 11),
             svg.text(f"{rate(value)} tokens/s", 100, y + 11, anchor="end"),
             element("rect", x=0, y=y + 16, width="100%", height=_BAR, rx=2, class_="empty"),
-            element("rect", x=0, y=y + 16, width=percent(100 * value / most), height=_BAR, rx=2,
+            element("rect", x=0, y=y + 16, width=percent(100 * value / largest), height=_BAR, rx=2,
                     class_="dense" if kind == "dense" else "packed"),
         ]  # fmt: skip
-    told = "; ".join(f"{kind} in {dtype} {rate(value)}" for kind, dtype, value in found)
-    return svg.svg("".join(parts), _ROW * len(found) - 8, f"Decoded tokens per second: {told}")
+    summary = "; ".join(f"{kind} in {dtype} {rate(value)}" for kind, dtype, value in rates)
+    return svg.svg("".join(parts), _ROW * len(rates) - 8, f"Decoded tokens per second: {summary}")
 
 
 def rate(tokens_per_s: float) -> str:
-    """Returns tokens per second with the digits that a measurement has."""
+    """Returns tokens per second with three digits, or all before the point."""
     return f"{tokens_per_s:,.0f}" if tokens_per_s >= 100 else f"{tokens_per_s:.3g}"
 
 
 def seconds(value: float) -> str:
-    """Returns a time of loading."""
+    """Returns a load time: `0.25 s`."""
     return f"{value:.2f} s" if value < 10 else f"{value:,.0f} s"
 
 
 def _each(speed: Content) -> list[tuple[str, str, Mapping[str, Any]]]:
     kinds = ("dense", "compressed")
-    return [(kind, dtype, found) for kind in kinds for dtype, found in sorted(speed[kind].items())]
+    return [(kind, dtype, figures) for kind in kinds for dtype, figures in sorted(speed[kind].items())]

@@ -1,4 +1,7 @@
-"""What a checkpoint holds, layer by layer, from its manifest alone. No torch."""
+"""Shows what a checkpoint holds, layer by layer, from its manifest alone. No torch.
+
+All functions take a manifest as `report.manifest.checked` returns it.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,17 @@ from typing import Any
 
 from rich.table import Table
 
+from compress.report import coverage as covered
 from compress.report.formatting import percent, size
+
+_INFORMATION = ("bits_per_weight", "outliers", "relative_error", "size_bytes", "tokens")
 
 
 def layer_rows(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns one row per compressed tensor, in the manifest's order, with the keys that `compress inspect` shows."""
+    """Returns one row per packed tensor, in the manifest's order, as `compress inspect --json` prints it.
+
+    What the manifest does not say is None.
+    """
     return [
         {
             "layer": name,
@@ -20,11 +29,7 @@ def layer_rows(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
             "layout": entry["scheme"]["layout"],
             "bits": entry["scheme"]["bits"],
             "group_size": entry["scheme"]["group_size"],
-            "bits_per_weight": entry.get("bits_per_weight"),
-            "outliers": entry.get("outliers"),
-            "relative_error": entry.get("relative_error"),
-            "size_bytes": entry.get("size_bytes"),
-            "tokens": entry.get("tokens"),
+            **{key: entry.get(key) for key in _INFORMATION},
         }
         for name, entry in manifest["tensors"].items()
     ]
@@ -62,8 +67,8 @@ def layer_table(manifest: Mapping[str, Any]) -> Table:
 
 
 def pruned_table(manifest: Mapping[str, Any]) -> Table | None:
-    """Returns the rich table of what left each layer; None for a checkpoint that was not pruned."""
-    units = (manifest.get("pruning") or {}).get("units")
+    """Returns the rich table of what was removed from each layer; None for a checkpoint that was not pruned."""
+    units = manifest.get("pruning", {}).get("units")
     if not units:
         return None
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
@@ -76,8 +81,20 @@ def pruned_table(manifest: Mapping[str, Any]) -> Table | None:
     return table
 
 
+def remarks(manifest: Mapping[str, Any]) -> list[str]:
+    """Returns the lines below the figures: what was removed, compressed and left dense, and every warning."""
+    coverage = manifest.get("coverage", {})
+    lines = {
+        "removed": covered.removed(coverage),
+        "compressed": covered.compressed(coverage),
+        "left dense": covered.left_dense(coverage),
+    }
+    told = [f"{name}: {text}" for name, text in lines.items() if text is not None]
+    return [*told, *(f"warning: {text}" for text in manifest.get("warnings", ()))]
+
+
 def _code(scheme: Mapping[str, Any]) -> str:
-    """Returns how a linear is coded, in a few characters; of one in parts, how its parts are."""
+    """Returns the code of a linear in a few characters, `3b g16`; of a composite one, the codes of its parts."""
     options = scheme["options"]
     if "rank" in options:
         left, right = (_code(options[part]) for part in ("left", "right"))
@@ -91,19 +108,3 @@ def _code(scheme: Mapping[str, Any]) -> str:
 
 def _shown(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
-
-
-def remarks(manifest: Mapping[str, Any]) -> list[str]:
-    """Returns what must be known beside the figures: the coverage, what was left dense, and every warning."""
-    lines = []
-    coverage = manifest.get("coverage") or {}
-    if removed := coverage.get("removed_parameters"):
-        lines.append(f"removed: {removed:,} parameters, {percent(coverage['share_removed'])} of all")
-    if "share_of_linears" in coverage:
-        left = ", ".join(f"{reason} {count:,}" for reason, count in coverage["left_dense"].items())
-        lines.append(
-            f"compressed: {percent(coverage['share_of_linears'])} of the decoder's linear parameters, "
-            f"{percent(coverage['share_of_model'])} of all {coverage['total_parameters']:,}"
-        )
-        lines.append(f"left dense: {left or 'nothing'}")
-    return [*lines, *(f"warning: {text}" for text in manifest.get("warnings", ()))]

@@ -1,4 +1,4 @@
-"""The table *dense vs compressed* as markdown: `report.md` of a result."""
+"""Writes the table *dense vs compressed* as markdown, the content of `report.md`."""
 
 from __future__ import annotations
 

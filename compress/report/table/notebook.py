@@ -1,4 +1,4 @@
-"""The table *dense vs compressed* as HTML for notebooks, and the whole report folded below it."""
+"""Writes the table *dense vs compressed* as HTML for notebooks, with the whole report folded below it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RIGHT = ' style="text-align: right"'
 def render(overview: Overview, page: str | None = None) -> str:
     """Returns the overview as an HTML fragment without styles, scripts or links of its own.
 
-    `page` is a report of its own; it stands in a frame, where neither its styles nor its script reach the notebook.
+    `page` is a whole HTML page; it is put into a frame, so neither its styles nor its script reach the notebook.
     """
     head = "".join(f"<th{_RIGHT}>{name}</th>" for name in overview.header)
     body = "".join(

@@ -1,4 +1,4 @@
-"""Dense against compressed as cells of text: made once here, drawn by the terminal, markdown and notebook forms."""
+"""Collects the table *dense vs compressed* as cells of text, which the terminal, markdown and notebook forms draw."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.methods import registry
-from compress.report.formatting import signed, size
-from compress.report.table import overview_suite
+from compress.report import formatting
+from compress.report import manifest as manifests
+from compress.report.formatting import NOTHING, signed, size
+from compress.report.table import suite
 from compress.report.table.layers import remarks
-from compress.report.table.overview_suite import NOTHING, Cells
+from compress.report.table.suite import Cells
 
 if TYPE_CHECKING:
     from compress.evaluation.result import EvalResult
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """One table with what belongs below it."""
+    """One table and the remarks below it."""
 
     title: str
     header: Cells
@@ -29,88 +30,75 @@ class Overview:
 
 
 def of_checkpoint(checkpoint: Path | None, manifest: Mapping[str, Any], evaluation: EvalResult | None) -> Overview:
-    """Returns the table *dense vs compressed* of a finished run; without an evaluation it has the sizes alone.
+    """Returns the table *dense vs compressed* of a finished run; without an evaluation it has only the sizes.
 
-    Without `checkpoint` it does not say where the result lies.
+    Without `checkpoint` the remarks do not say where the result is.
     """
+    manifest = manifests.checked(manifest)
     sections = [_sizes(manifest)]
     header: Cells = ("", "dense", "compressed", "difference", "")
     notes = remarks(manifest)
     if evaluation is not None:
-        sections += overview_suite.paired(evaluation, metrics=False)
-        header = (*header[:3], overview_suite.difference(evaluation), "lost/gained")
-        notes = [*overview_suite.remarks(evaluation), *notes]
-    where = (f"result: {checkpoint}", f"load it: compress.load({str(checkpoint)!r})") if checkpoint else ()
-    recipes = [*(stage["recipe"] for stage in manifest.get("history", ())), manifest.get("recipe", {})]
-    stages = [stage for recipe in recipes for stage in recipe.get("stages", [])]
-    methods = " → ".join(" ".join([stage["method"], *_options(stage)]) for stage in stages)
+        sections += suite.paired(evaluation, metrics=False)
+        header = (*header[:3], suite.difference_header(evaluation), "lost/gained")
+        notes = [*suite.remarks(evaluation), *notes]
+    location = (f"result: {checkpoint}", f"load it: compress.load({str(checkpoint)!r})") if checkpoint else ()
+    stages = methods(manifest)
+    title = f"{manifests.origin(manifest).get('model', 'model')}: dense vs compressed"
     return Overview(
-        title=f"{_origin(manifest).get('model', 'model')}: dense vs compressed ({methods})",
+        title=f"{title} ({stages})" if stages else title,
         header=header,
         sections=tuple(sections),
-        remarks=(*notes, *where),
+        remarks=(*notes, *location),
     )
 
 
 def of_evaluation(evaluation: EvalResult) -> Overview:
-    """Returns the table of an evaluation alone with all metrics: against its baseline where it has one."""
-    name, suite = str(evaluation.model["name"]), evaluation.suite["name"]
-    notes = tuple(overview_suite.remarks(evaluation))
+    """Returns the table of an evaluation alone, with all metrics: against its baseline if it has one."""
+    name, notes = str(evaluation.model["name"]), tuple(suite.remarks(evaluation))
+    asked = evaluation.suite["name"]
     if evaluation.comparison is None:
-        sections = overview_suite.alone(evaluation, metrics=True)
-        return Overview(f"{name} on {suite}", ("", "score", "items"), sections, notes)
+        sections = suite.alone(evaluation, metrics=True)
+        return Overview(f"{name} on {asked}", ("", "score", "items"), sections, notes)
+    baseline = "its baseline" if evaluation.baseline is None else str(evaluation.baseline.model["name"])
     return Overview(
-        title=f"{name} on {suite}, against {_baseline(evaluation)}",
-        header=("", "baseline", "model", overview_suite.difference(evaluation), "lost/gained"),
-        sections=overview_suite.paired(evaluation, metrics=True),
+        title=f"{name} on {asked}, against {baseline}",
+        header=("", "baseline", "model", suite.difference_header(evaluation), "lost/gained"),
+        sections=suite.paired(evaluation, metrics=True),
         remarks=notes,
     )
 
 
-def _baseline(evaluation: EvalResult) -> str:
-    return "its baseline" if evaluation.baseline is None else str(evaluation.baseline.model["name"])
+def methods(manifest: Mapping[str, Any]) -> str:
+    """Returns the stages with the options that are not the default: `llm_pruner ratio=0.2 → spqr bits=4`."""
+    stages = manifests.stages(manifest)
+    return " → ".join(formatting.stage(stage["method"], stage["unusual"]) for stage in stages)
 
 
 def _sizes(manifest: Mapping[str, Any]) -> tuple[Cells, ...]:
-    compressed = sum(shard["size_bytes"] for shard in manifest["shards"])
-    origin = _origin(manifest)
-    dense, linears = origin.get("size_bytes"), manifest.get("bits_per_weight")
-    left = manifest.get("coverage", {}).get("total_parameters")
-    before = origin.get("parameters", left)
-
-    def bits(size_bytes: int | None, parameters: int | None) -> str:
-        return NOTHING if size_bytes is None or not parameters else f"{8 * size_bytes / parameters:.2f}"
-
+    sizes = manifests.sizes(manifest)
+    dense, times = sizes["dense_bytes"], sizes["times_smaller"]
+    dense_bits = _bits(sizes["dense_bits_per_weight"])
     return (
         (
             "size on disk",
             NOTHING if dense is None else size(dense),
-            size(compressed),
-            "" if dense is None else f"{dense / compressed:.1f}× smaller",
+            size(sizes["bytes"]),
+            "" if times is None else f"{times:.1f}× smaller",
             "",
         ),
-        *_parameters(before, left),
-        ("bits/weight, linears", bits(dense, before), NOTHING if linears is None else f"{linears:.2f}", "", ""),
-        ("bits/weight, model", bits(dense, before), bits(compressed, left), "", ""),
+        *_parameters(sizes["dense_parameters"], sizes["parameters"]),
+        ("bits/weight, linears", dense_bits, _bits(sizes["bits_per_weight_linears"]), "", ""),
+        ("bits/weight, model", dense_bits, _bits(sizes["bits_per_weight_model"]), "", ""),
     )
 
 
-def _parameters(before: int | None, left: int | None) -> tuple[Cells, ...]:
-    """The row of a model that was cut."""
-    if before is None or left is None or left == before:
+def _bits(bits_per_weight: float | None) -> str:
+    return NOTHING if bits_per_weight is None else f"{bits_per_weight:.2f}"
+
+
+def _parameters(before: int | None, after: int | None) -> tuple[Cells, ...]:
+    """Returns the row of the parameter counts, for a model that was pruned."""
+    if not before or after is None or after == before:
         return ()
-    return (("parameters", f"{before:,}", f"{left:,}", f"{signed(100 * (left / before - 1))} %", ""),)
-
-
-def _origin(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the manifest says of the model that the first stage began with."""
-    first = (*manifest.get("history", ()), manifest)[0]
-    origin: Mapping[str, Any] = first.get("source") or {}
-    return origin
-
-
-def _options(stage: Mapping[str, Any]) -> list[str]:
-    """The options of a stage that are not what its method has by default."""
-    # the method of a checkpoint that was made elsewhere need not be here
-    usual = registry.defaults(stage["method"]) if stage["method"] in registry.names() else {}
-    return [f"{name}={value}" for name, value in stage["options"].items() if (name, value) not in usual.items()]
+    return (("parameters", f"{before:,}", f"{after:,}", f"{signed(100 * (after / before - 1))} %", ""),)

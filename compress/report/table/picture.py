@@ -1,4 +1,4 @@
-"""The table of a finished run as an SVG that loads nothing from elsewhere; the picture in the README is made with it.
+"""Draws the table of a finished run as an SVG that loads nothing from elsewhere, such as the picture in the README.
 
 python -m compress.report.table.picture runs/atlas-spqr docs/result.svg
 """
@@ -19,19 +19,19 @@ from compress.report.table import overview, terminal
 WIDTH = 84
 _INDENTED = re.compile(r'x="([\d.]+)"( y="[\d.]+") textLength="([\d.]+)"([^>]*)>((?:&#160;)+)([^<]*)<')
 _COLUMN = 12.2
-"""Units of one character in the drawings of rich."""
+"""Width of one character in the SVG units of rich."""
 _FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
-"""The web fonts that rich refers to; without them the reader's own monospace font is taken."""
+"""The web fonts that rich refers to; without them the viewer's monospace font is used."""
 
 
 def svg(table: overview.Overview, title: str) -> str:
     """Returns the SVG of a table, as a terminal with `title` in its bar would show it."""
-    on = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
-    on.print(terminal.render(table))
-    drawn = _FONT.sub("", on.export_svg(title=title, unique_id="compress"))
+    recorder = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
+    recorder.print(terminal.render(table))
+    picture = _FONT.sub("", recorder.export_svg(title=title, unique_id="compress"))
     # some viewers drop the spaces at the start of a text, and with them the alignment
-    drawn = _INDENTED.sub(_without_indent, drawn)
-    return drawn.replace("Fira Code, monospace", "ui-monospace, monospace")
+    picture = _INDENTED.sub(_without_indent, picture)
+    return picture.replace("Fira Code, monospace", "ui-monospace, monospace")
 
 
 def _without_indent(match: re.Match[str]) -> str:
@@ -42,9 +42,9 @@ def _without_indent(match: re.Match[str]) -> str:
 
 def main(folder: str, target: str) -> None:
     """Writes the picture of the run in `folder` to `target`."""
-    evaluation = Path(folder) / "eval.json"
-    found = EvalResult.read(evaluation) if evaluation.is_file() else None
-    table = overview.of_checkpoint(Path(folder), read_manifest(folder), found)
+    path = Path(folder) / "eval.json"
+    evaluation = EvalResult.read(path) if path.is_file() else None
+    table = overview.of_checkpoint(Path(folder), read_manifest(folder), evaluation)
     Path(target).write_text(svg(table, "compress run --method spqr"), encoding="utf-8")
 
 

@@ -1,11 +1,12 @@
-"""The plan of a run as text: what `--dry-run` shows."""
+"""Shows the plan of a run as text, for `--dry-run`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from compress.report.formatting import percent, size, span
+from compress.report import coverage as covered
+from compress.report.formatting import clock, size
 
 
 def render(plan: Mapping[str, Any]) -> str:
@@ -23,16 +24,14 @@ def render(plan: Mapping[str, Any]) -> str:
         "output": f"{plan['output']}, about {size(plan['output_bytes'])}{smaller}",
         "peak memory": f"about {size(plan['peak_memory_bytes'])}{batches}",
         "then": ", then ".join(plan["then"]) or None,
-        "time": None if plan["seconds"] is None else f"about {span(plan['seconds'])}, without the evaluation",
+        "time": None if plan["seconds"] is None else f"about {clock(plan['seconds'])}, without the evaluation",
     }
     return "\n".join(f"{name:<13}{value}" for name, value in facts.items() if value is not None)
 
 
 def _share(coverage: Mapping[str, Any] | None) -> str:
-    if coverage is None:
-        return ""
-    linears, model = percent(coverage["share_of_linears"]), percent(coverage["share_of_model"])
-    return f", {linears} of the decoder's linear parameters, {model} of all"
+    shares = None if coverage is None else covered.compressed(coverage, total=False)
+    return "" if shares is None else f", {shares}"
 
 
 def _bits(plan: Mapping[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""The table *dense vs compressed* on a terminal."""
+"""Draws the table *dense vs compressed* on a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def render(overview: Overview) -> RenderableType:
-    """Returns the overview as something that rich prints; 80 columns are enough for the table."""
+    """Returns the overview for rich to print; the table fits 80 columns."""
     title = Text(overview.title, style="bold")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for index, name in enumerate(overview.header):

@@ -10,7 +10,7 @@ import pytest
 
 from compress.report.charts import families, heat, positions, scatter, svg
 from compress.report.charts.palette import HEAT_STEPS
-from compress.report.page import layer_grid
+from compress.report.page import layers
 from tests.support import runs
 
 
@@ -98,7 +98,7 @@ def test_a_tuned_method_has_the_colour_of_the_method_and_hollow_points() -> None
 
 
 def test_heat_steps_follow_the_figures(manifest: dict[str, Any]) -> None:
-    grid = layer_grid.grid(runs.of_layers(manifest, blocks=5))
+    grid = layers.grid(runs.of_layers(manifest, blocks=5))
     assert grid is not None
     maps = {shown.key: shown for shown in heat.heats(grid)}
     assert list(maps) == ["bits", "error", "outliers"]
@@ -109,14 +109,14 @@ def test_heat_steps_follow_the_figures(manifest: dict[str, Any]) -> None:
         assert steps == sorted(steps)
         assert all(step is not None and 0 <= step < HEAT_STEPS for step in steps)
     assert maps["error"].rows[1][1][4].shown == "1.0" and maps["error"].rows[1][1][4].step == HEAT_STEPS - 1
-    assert "model.layers.4.mlp.down_proj: relative error 1.00e-02" in maps["error"].rows[1][1][4].told
+    assert "model.layers.4.mlp.down_proj: relative error 1.00e-02" in maps["error"].rows[1][1][4].description
 
 
 def test_nearly_equal_figures_look_nearly_equal(manifest: dict[str, Any]) -> None:
     made = runs.of_layers(manifest, blocks=2)
     for place, entry in enumerate(made["tensors"].values()):
         entry |= {"size_bytes": 1056 + place, "relative_error": 0.01 + place / 1e5, "outliers": 0}
-    grid = layer_grid.grid(made)
+    grid = layers.grid(made)
     assert grid is not None
     maps = heat.heats(grid)
     assert [heat.key for heat in maps] == ["bits", "error"], "no map of outliers that are not there"
@@ -128,12 +128,12 @@ def test_linears_of_one_name_are_told_apart(manifest: dict[str, Any]) -> None:
     entry = next(iter(manifest["tensors"].values()))
     for second, wanted in (("mlp.c_proj", ["attn.c_proj", "mlp.c_proj"]), ("mlp.c_fc", ["c_proj", "c_fc"])):
         names = [f"transformer.h.0.{name}" for name in ("attn.c_proj", second)]
-        grid = layer_grid.grid({**manifest, "tensors": dict.fromkeys(names, entry)})
+        grid = layers.grid({**manifest, "tensors": dict.fromkeys(names, entry)})
         assert grid is not None and [label for label, _ in heat.heats(grid)[0].rows] == wanted
 
 
 def test_many_blocks_have_no_figures_in_the_cells(manifest: dict[str, Any]) -> None:
-    grids = [layer_grid.grid(runs.of_layers(manifest, blocks)) for blocks in (12, 13)]
+    grids = [layers.grid(runs.of_layers(manifest, blocks)) for blocks in (12, 13)]
     assert [heat.heats(grid)[0].figures for grid in grids if grid] == [True, False]
 
 

@@ -12,8 +12,9 @@ import pytest
 from compress.errors import EvaluationError, FormatError
 from compress.evaluation import suites
 from compress.evaluation.result import EvalResult
+from compress.report import layer_names
 from compress.report.page import content as contents
-from compress.report.page import items, layer_grid, sources
+from compress.report.page import items, layers, sources
 from tests.support import runs
 from tests.support.results import dense_and_packed
 
@@ -106,7 +107,7 @@ def test_items_that_are_not_at_hand_are_shown_by_their_names_with_the_reason() -
     item = found["families"][0]["items"][0]
     assert (item["question"], item["expected"], item["dense"]) == (None, None, "1")
     other = replace(changed, suite={**changed.suite, "name": "mine"})
-    assert "mine is not one of this package" in (items.lost(other, most=1) or {})["missing"]
+    assert "mine is not part of this package" in (items.lost(other, most=1) or {})["missing"]
     assert items.lost(dense_and_packed()[0], most=1) is None, "nothing is lost against no baseline"
 
 
@@ -138,7 +139,7 @@ def test_words_that_differ_are_marked_on_both_sides() -> None:
 
 
 def test_the_grid_is_blocks_by_kinds_and_experts_share_a_cell(manifest: dict[str, Any]) -> None:
-    grid = layer_grid.grid(runs.of_layers(manifest, blocks=3, experts=4))
+    grid = layers.grid(runs.of_layers(manifest, blocks=3, experts=4))
     assert grid is not None
     assert grid["blocks"] == [f"model.layers.{n}" for n in range(3)]
     assert grid["kinds"] == ["self_attn.q_proj", "mlp.down_proj", "mlp.experts.q_down_proj"]
@@ -153,9 +154,9 @@ def test_the_grid_is_blocks_by_kinds_and_experts_share_a_cell(manifest: dict[str
 def test_a_linear_that_a_block_lacks_is_an_empty_cell(manifest: dict[str, Any]) -> None:
     made = runs.of_layers(manifest, blocks=2)
     del made["tensors"]["model.layers.1.mlp.down_proj"]
-    grid = layer_grid.grid(made)
+    grid = layers.grid(made)
     assert grid is not None and grid["cells"][1][1] is None
-    assert layer_grid.grid({**made, "tensors": {}}) is None
+    assert layers.grid({**made, "tensors": {}}) is None
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_a_linear_that_a_block_lacks_is_an_empty_cell(manifest: dict[str, Any]) 
     ],
 )
 def test_where_a_linear_stands(name: str, place: tuple[str, str]) -> None:
-    assert layer_grid.place(name) == place
+    assert layer_names.block_and_kind(name) == place
 
 
 def test_an_evaluation_of_another_checkpoint_is_warned_of(tmp_path: Path, manifest: dict[str, Any]) -> None:

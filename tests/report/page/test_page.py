@@ -147,7 +147,7 @@ def test_the_headline_claims_no_more_than_the_intervals(manifest: dict[str, Any]
     families["factoid"] = replace(families["factoid"], high=-0.01)
     clear = replace(packed, comparison=replace(packed.comparison, families=families))
     assert (
-        "Most was lost in factoid: −20.0 points (95 % interval −55.1 to −1.0); the interval leaves zero out in 1 of 2"
+        "Most was lost in factoid: −20.0 points (95 % interval −55.1 to −1.0); the interval excludes zero in 1 of 2"
         in (Parsed(page.render(content_of(Run("x", manifest, clear)))).text)
     )
 

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from compress.errors import FormatError
+from compress.format.manifest import fingerprint
 from compress.report.page import content, markdown, page, sources, speed
 from compress.report.page.sources import Run, Sources
+from compress.result import Result
 from tests.report.page.test_page import Parsed
 from tests.support import runs
 
@@ -72,11 +74,22 @@ def test_it_is_read_from_the_folder_of_the_run(tmp_path: Path, manifest: dict[st
     assert sources.read([folder]).runs[0].warnings == ()
     replace(runs.speed(), fingerprint="f" * 64).write(folder)
     assert sources.read([folder]).runs[0].warnings == (
-        "speed.json was made of another checkpoint than the one beside it",
+        "speed.json was made with another checkpoint than the one beside it",
     )
     (folder / "speed.json").write_text("{}", encoding="utf-8")
     with pytest.raises(FormatError, match=r"speed\.json is damaged"):
         sources.read([folder])
+
+
+def test_the_page_of_a_result_warns_of_a_speed_that_another_checkpoint_had(
+    tmp_path: Path, manifest: dict[str, Any]
+) -> None:
+    folder = runs.write(tmp_path / "run", manifest, None)
+    warning = "speed.json was made with another checkpoint"
+    for measured, warned in ((fingerprint(folder), False), ("f" * 64, True)):
+        replace(runs.speed(), fingerprint=measured).write(folder)
+        said = Parsed(Result.read(folder, None).page()).text
+        assert "Tokens per second 30" in said and (warning in said) == warned
 
 
 @pytest.mark.parametrize(("value", "shown"), [(12_345.6, "12,346"), (99.96, "100"), (30.0, "30"), (0.5123, "0.512")])
