@@ -1,1 +1,1 @@
-"""Measurements: kernels against dense products and peers, checkpoints against the model they were made of."""
+"""Measures speed: kernels against dense products and other programs, checkpoints against their dense models."""

@@ -1,8 +1,8 @@
-"""The bench of one checkpoint against the dense model that it was made of."""
+"""Measures one checkpoint against the dense model that it was made from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,20 @@ def measure(
     settings: Settings,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Speed:
-    """Returns how fast the checkpoint in `folder` runs, and the dense model in the same rounds.
+    """Returns the speed of the checkpoint in `folder`, and of the dense model in the same rounds.
 
-    `dense` is the model to compare with; None takes the one that the manifest names, if it can be found. Raises
-    FormatError for a folder that is no checkpoint, ModelError for a dense model that was named and is not there.
+    Args:
+        folder: a checkpoint of ours.
+        dense: the model to compare with; None: the one that the manifest names, if it can be found.
+        with_dense: whether to compare at all.
+        dtypes: those of the arithmetic, names from `models.DTYPES`.
+        settings: see `models.Settings`.
+        progress: receives a line before each step.
+
+    Raises:
+        CompressError: an unknown dtype, or a model that cannot be run or does not fit into memory.
+        FormatError: the folder is not a checkpoint.
+        ModelError: the dense model that `dense` names was not found.
     """
     for name in dtypes:
         if name not in models.DTYPES:
@@ -42,24 +52,32 @@ def measure(
         prompt_tokens=settings.prompt_tokens,
         new_tokens=settings.new_tokens,
         rounds=settings.rounds,
-        compressed={one.dtype: one.figures(settings) for one in ours},
-        dense={one.dtype: one.figures(settings) for one in theirs},
+        compressed={entrant.dtype: entrant.figures(settings) for entrant in ours},
+        dense={entrant.dtype: entrant.figures(settings) for entrant in theirs},
         versions=machine.versions("transformers"),
         fingerprint=fingerprint(folder),
     )
 
 
 def _dense_folder(manifest: Any, named: str | Path | None, progress: Callable[[str], None]) -> Path | None:
-    """Returns the folder of the dense model; None, with a word about it, where the manifest's is not to be had."""
+    """Returns the folder of the dense model; None, with a message, where the one of the manifest is not found."""
     if named is not None:
         return locate(named)
-    first = [*manifest.get("history", []), manifest][0]
-    model = (first.get("source") or {}).get("model")
-    if not model:
-        progress("no dense model: the manifest names none; give one with --dense")
+    model = _source_model(manifest)
+    if model is None:
+        progress("no dense model: the manifest does not name it; give it with --dense")
         return None
     try:
         return locate(model)
     except ModelError as error:
-        progress(f"no dense model: {error} Give one with --dense.")
+        progress(f"no dense model: {error} Give it with --dense.")
         return None
+
+
+def _source_model(manifest: Mapping[str, Any]) -> str | None:
+    """Returns the model that the first stage began with; None where the manifest does not say it, or not as a text."""
+    history = manifest.get("history")
+    first = history[0] if isinstance(history, list) and history else manifest
+    source = first.get("source") if isinstance(first, Mapping) else None
+    model = source.get("model") if isinstance(source, Mapping) else None
+    return model if isinstance(model, str) and model else None

@@ -1,4 +1,4 @@
-"""Our kernels and torch's dense products as contenders of a bench.
+"""Makes contenders for `compress bench`: our kernels and torch's dense products.
 
 Shape letters: N out features, K in features, T tokens.
 """
@@ -19,35 +19,36 @@ from compress.kernels import select
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CACHES = 4
-"""All copies of a weight together are this many times the last-level cache."""
+"""Size of all copies of a weight together, in last-level caches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is computed: inputs [T, K] times a weight [N, K]."""
+    """The product to compute: inputs [T, K] times a weight [N, K]."""
 
     shape: tuple[int, int]
     tokens: int
     dtype: torch.dtype
-    """Of inputs and outputs."""
+    """Type of inputs and outputs."""
     cache_bytes: int
-    """Of the last-level cache."""
+    """Size of the last-level cache."""
 
     def inputs(self, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """Returns normal numbers [T, K], always the same."""
+        """Returns normally distributed inputs [T, K], always the same."""
         generator = torch.Generator().manual_seed(self.tokens)
         x_TK = torch.randn(self.tokens, self.shape[1], generator=generator)
         return x_TK.to(self.dtype if dtype is None else dtype)
 
     def copies(self, weight_bytes: int) -> int:
-        """Returns how many copies of a weight take turns, so that none is in a cache when its turn comes."""
+        """Returns the number of copies of a weight that take turns, so that none is cached when its turn comes."""
         return 1 + _CACHES * self.cache_bytes // max(1, weight_bytes)
 
 
 def ours(case: Case, name: str, packed: PackedTensor, kernel: str | None) -> Contender:
-    """Returns the product with a weight of ours by `kernel`, or by the one that would be selected.
+    """Returns the product with a packed weight, by `kernel` or by the one that would be selected.
 
-    Raises CompressError where that kernel cannot run it.
+    Raises:
+        CompressError: the kernel cannot run this layout.
     """
     answer = select.ask(kernel, packed.scheme, packed.shape, torch.device("cpu")) if kernel else select.select(
         packed.scheme, packed.shape, "cpu"
@@ -71,7 +72,7 @@ def _product(module: ModuleType, x: torch.Tensor, operands: tuple[torch.Tensor, 
 
 
 def dense(case: Case, name: str) -> Contender:
-    """Returns torch's own product in the dtype `name`, inputs in the same dtype."""
+    """Returns torch's dense product, with weight and inputs in the dtype `name`."""
     dtype = DTYPES[name]
     generator, x = torch.Generator().manual_seed(0), case.inputs(dtype)
     weight = (torch.randn(case.shape, generator=generator) * planes.SIZE).to(dtype)

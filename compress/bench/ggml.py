@@ -1,6 +1,6 @@
-"""ggml's matrix product through the shared libraries that llama-cpp-python brings, with ctypes.
+"""Calls ggml's matrix product with ctypes, in the shared libraries that llama-cpp-python installs.
 
-ggml rounds the inputs to 8 bits before it multiplies, where our kernels keep them in floating point.
+ggml rounds the inputs to 8 bits before it multiplies; our kernels keep them in floating point.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from compress.bench.contenders import Case
 from compress.bench.timing import Contender
 
 _TYPES = {"q4_0": 2, "q4_k": 12}
-"""Numbers of ggml's enum ggml_type."""
+"""Values of ggml's enum ggml_type."""
 _FLOAT = 0
 _BLOCK = {"q4_0": 32, "q4_k": 256}
 _REPACKED_ROWS = 16
 _GRAPH_BYTES = 1 << 20
 _WEIGHTS = 1
-"""Of enum ggml_backend_buffer_usage."""
+"""Value of ggml's enum ggml_backend_buffer_usage."""
 
 
 class _InitParams(ctypes.Structure):
@@ -31,7 +31,7 @@ class _InitParams(ctypes.Structure):
 
 
 def contender(case: Case, kind: str, *, repacked: bool) -> Contender | str:
-    """Returns the product with weights of a ggml type, in its plain order or in that which llama.cpp repacks to."""
+    """Returns the product with weights of a ggml type, in the plain order or in the one that llama.cpp repacks to."""
     library = _library()
     if isinstance(library, str):
         return library
@@ -41,7 +41,7 @@ def contender(case: Case, kind: str, *, repacked: bool) -> Contender | str:
         return f"ggml repacks rows in multiples of {_REPACKED_ROWS}"
     buffer_type = library.repacking() if repacked else library.base.ggml_backend_cpu_buffer_type()
     if buffer_type is None:
-        return "this build of ggml repacks nothing"
+        return "this build of ggml cannot repack"
     size = library.base.ggml_row_size(_TYPES[kind], case.shape[1]) * case.shape[0]
     row = torch.randn(case.shape[0], case.shape[1], generator=torch.Generator().manual_seed(0)) * 0.02
     stored = torch.empty(size, dtype=torch.uint8)
@@ -52,7 +52,7 @@ def contender(case: Case, kind: str, *, repacked: bool) -> Contender | str:
 
 
 class _Ggml:
-    """The two libraries, with the signatures of what is called."""
+    """The two libraries, with the signatures of the functions that are called."""
 
     def __init__(self, folder: Path) -> None:
         mode = ctypes.RTLD_GLOBAL
@@ -106,7 +106,7 @@ class _Ggml:
 
 
 class _Product:
-    """One product [T, K] x [N, K] with a copy of the weight of its own; frees its memory when it is dropped."""
+    """One product [T, K] x [N, K] with its own copy of the weight; frees its memory when it is garbage collected."""
 
     def __init__(self, library: _Ggml, case: Case, kind: str, stored: torch.Tensor, buffer_type: int) -> None:
         base, (rows, columns) = library.base, case.shape
@@ -119,9 +119,9 @@ class _Product:
         plain = base.ggml_backend_cpu_buffer_type()
         self._size = (case.tokens, rows)
         buffers = [
-            self._place(weight, buffer_type, stored),
-            self._place(inputs, plain, case.inputs(torch.float32)),
-            self._place(self._outputs, plain, None),
+            self._allocate(weight, buffer_type, stored),
+            self._allocate(inputs, plain, case.inputs(torch.float32)),
+            self._allocate(self._outputs, plain, None),
         ]
         self._graph = base.ggml_new_graph(context)
         base.ggml_build_forward_expand(self._graph, self._outputs)
@@ -129,16 +129,16 @@ class _Product:
 
     def __call__(self) -> None:
         status = self._base.ggml_backend_graph_compute(self._backend, self._graph)
-        assert not status, f"ggml_backend_graph_compute says {status}"
+        assert not status, f"ggml_backend_graph_compute returned {status}"
 
     def result(self) -> torch.Tensor:
-        """Returns what the last call computed: float32 [T, N]."""
-        found = torch.empty(self._size)
-        self._base.ggml_backend_tensor_get(self._outputs, found.data_ptr(), 0, found.numel() * 4)
-        return found
+        """Returns the product that the last call computed, float32 [T, N]."""
+        product_TN = torch.empty(self._size)
+        self._base.ggml_backend_tensor_get(self._outputs, product_TN.data_ptr(), 0, product_TN.numel() * 4)
+        return product_TN
 
-    def _place(self, tensor: int, buffer_type: int, content: torch.Tensor | None) -> int:
-        """Gives the tensor memory and content; returns the buffer."""
+    def _allocate(self, tensor: int, buffer_type: int, content: torch.Tensor | None) -> int:
+        """Allocates memory for the tensor, fills it with `content` if given, and returns the buffer."""
         size = self._base.ggml_backend_buft_get_alloc_size(buffer_type, tensor)
         buffer: int = self._base.ggml_backend_buft_alloc_buffer(buffer_type, size)
         self._base.ggml_backend_buffer_set_usage(buffer, _WEIGHTS)
@@ -157,8 +157,8 @@ def _free(base: ctypes.CDLL, context: int, buffers: list[int]) -> None:
 
 @cache
 def _library() -> _Ggml | str:
-    found = importlib.util.find_spec("llama_cpp")
-    folders = [Path(place) / "lib" for place in (found.submodule_search_locations or ())] if found else []
+    spec = importlib.util.find_spec("llama_cpp")
+    folders = [Path(location) / "lib" for location in (spec.submodule_search_locations or ())] if spec else []
     folder = next((folder for folder in folders if (folder / "libggml-cpu.so").is_file()), None)
     if folder is None:
         return "llama-cpp-python with shared libraries is not installed"

@@ -1,4 +1,4 @@
-"""The bench of kernels: layouts against dense products and peers, each case in one interleaved run."""
+"""Measures kernels: every layout against dense products and other programs, in one interleaved run per case."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ from compress.kernels import select
 
 FORMAT = 1
 SHAPES = ((4096, 4096), (4096, 14336), (14336, 4096), (4099, 4352))
-"""(N, K): those of a model of eight billion parameters, and a ragged one."""
+"""(N, K): the linears of a model of eight billion parameters, and one that no block size divides."""
 TOKENS = (1, 4, 16, 512)
 _READ_BYTES = 1 << 28
+"""Memory that is read to measure the bandwidth: larger than any last-level cache."""
 _READER = "read memory"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What is measured, and how long."""
+    """Which layouts, shapes and token counts are measured, and for how long."""
 
     layouts: tuple[str, ...] = tuple(planes.LAYOUTS)
     shapes: tuple[tuple[int, int], ...] = SHAPES[:1]
     tokens: tuple[int, ...] = (1, 16)
     dtype: str = "float32"
-    """Of inputs and outputs of our kernels, and of those peers that leave a choice."""
+    """Type of the inputs and outputs of our kernels, and of peers that support several."""
     kernel: str | None = None
-    """One kernel; None takes the one that would be selected."""
+    """Name of the kernel to measure; None: the one that would be selected."""
     peers: bool = True
     seconds: float = 20.0
-    """Of timing, per case."""
+    """Seconds of timing per case."""
     rounds: int | None = None
-    """Turns of every contender, in place of `seconds`."""
+    """Number of turns of every contender, instead of `seconds`."""
 
     def check(self) -> None:
-        """Raises CompressError for names that there are not."""
+        """Raises CompressError for an unknown layout, dtype or kernel."""
         for name in self.layouts:
             planes.layout(name)
         if self.dtype not in DTYPES:
@@ -52,61 +53,64 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One contender in one case."""
+    """The result of one contender in one case."""
 
     name: str
     kernel: str
     seconds: float
-    """Median of a call."""
+    """Median seconds of a call."""
     low: float
-    """Seconds that a tenth of the calls stay below."""
+    """Tenth percentile of the seconds of a call."""
     high: float
-    """Seconds that a tenth of the calls exceed."""
+    """Ninetieth percentile of the seconds of a call."""
     calls: int
     packed_bytes: int
     """Bytes of the weights as stored, which every call reads."""
     gigabytes_per_s: float
     bandwidth_share: float
-    """Of what the machine was measured to read in the same run."""
+    """Share of the read bandwidth that was measured in the same run."""
     times_faster: dict[str, float]
-    """Than torch's dense product, by its dtype."""
+    """Speed relative to torch's dense product, by the dtype of that."""
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One case: all its contenders, timed in turns."""
+    """The results of one case: all its contenders, timed in turns."""
 
     shape: tuple[int, int]
     tokens: int
     dtype: str
-    """Of our inputs."""
+    """Type of our inputs."""
     rounds: int
     read_gigabytes_per_s: float
     rows: list[Row]
     left_out: dict[str, str]
-    """Contender -> why it did not take part."""
+    """Reason why a contender did not take part, by its name."""
 
 
 def run(settings: Settings, progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """Returns the content of the JSON file: machine, versions, settings and every case."""
+    """Returns the content of the result file, as JSON: machine, versions, settings and every case."""
     settings.check()
     cases = [(shape, tokens) for shape in settings.shapes for tokens in settings.tokens]
-    measured = []
+    results = []
     for number, (shape, tokens) in enumerate(cases, 1):
         progress(f"{number}/{len(cases)}: {shape[0]}×{shape[1]}, {_count(tokens)}")
-        measured.append(measure(settings, shape, tokens))
+        results.append(measure(settings, shape, tokens))
     return {
         "format": FORMAT,
         "machine": machine.description(),
         "versions": machine.versions("torchao", "aqlm", "numba", "llama_cpp_python"),
         "settings": asdict(settings),
-        "cases": [asdict(case) for case in measured],
+        "cases": [asdict(case) for case in results],
     }
 
 
 def measure(settings: Settings, shape: tuple[int, int], tokens: int) -> Measured:
-    """Returns one case; a layout that the shape does not fit is left out, a kernel that cannot run it is an error."""
+    """Returns the results of one case.
+
+    A layout that the shape does not fit is left out; a kernel that cannot run a layout is a CompressError.
+    """
     case = Case(shape, tokens, DTYPES[settings.dtype], machine.last_level_cache())
     left_out: dict[str, str] = {}
     dense = {name: contenders.dense(case, name) for name in ("float32", "bfloat16")}
@@ -118,7 +122,7 @@ def measure(settings: Settings, shape: tuple[int, int], tokens: int) -> Measured
             [*dense.values(), *ours, *others, *readers], seconds=settings.seconds, rounds=settings.rounds
         )
     speed = max(reader.packed_bytes / reader.median for reader in readers)
-    rows = [_row(one, dense, speed) for one in (*dense.values(), *ours, *others)]
+    rows = [_row(contender, dense, speed) for contender in (*dense.values(), *ours, *others)]
     return Measured(
         shape=shape, tokens=tokens, dtype=settings.dtype, rounds=rounds, read_gigabytes_per_s=speed / 1e9, rows=rows,
         left_out=left_out,
@@ -126,49 +130,49 @@ def measure(settings: Settings, shape: tuple[int, int], tokens: int) -> Measured
 
 
 def _ours(case: Case, settings: Settings, left_out: dict[str, str]) -> list[Contender]:
-    found = []
+    ours = []
     for name in settings.layouts:
         try:
             weight = planes.random_weight(name, case.shape)
         except FormatError as error:
             left_out[name] = str(error)
             continue
-        found.append(contenders.ours(case, name, weight, settings.kernel))
-    return found
+        ours.append(contenders.ours(case, name, weight, settings.kernel))
+    return ours
 
 
 def _peers(case: Case, left_out: dict[str, str]) -> list[Contender]:
-    found = []
+    others = []
     for name, make in peers.PEERS.items():
-        answer = make(case)
-        if isinstance(answer, str):
-            left_out[f"peer-{name}"] = answer
+        peer = make(case)
+        if isinstance(peer, str):
+            left_out[f"peer-{name}"] = peer
         else:
-            found.append(answer)
-    return found
+            others.append(peer)
+    return others
 
 
-def _row(one: Contender, dense: dict[str, Contender], speed: float) -> Row:
-    low, *_, high = statistics.quantiles(one.seconds, n=10, method="inclusive") if len(one.seconds) > 1 else (
-        one.median, one.median
-    )  # fmt: skip
+def _row(contender: Contender, dense: dict[str, Contender], speed: float) -> Row:
+    low = high = contender.median
+    if len(contender.seconds) > 1:
+        low, *_, high = statistics.quantiles(contender.seconds, n=10, method="inclusive")
     return Row(
-        name=one.name,
-        kernel=str(one.facts["kernel"]),
-        seconds=one.median,
+        name=contender.name,
+        kernel=str(contender.facts["kernel"]),
+        seconds=contender.median,
         low=low,
         high=high,
-        calls=len(one.seconds),
-        packed_bytes=one.packed_bytes,
-        gigabytes_per_s=one.packed_bytes / one.median / 1e9,
-        bandwidth_share=one.packed_bytes / one.median / speed,
-        times_faster={name: other.median / one.median for name, other in dense.items()},
-        facts={name: value for name, value in one.facts.items() if name != "kernel"},
+        calls=len(contender.seconds),
+        packed_bytes=contender.packed_bytes,
+        gigabytes_per_s=contender.packed_bytes / contender.median / 1e9,
+        bandwidth_share=contender.packed_bytes / contender.median / speed,
+        times_faster={name: other.median / contender.median for name, other in dense.items()},
+        facts={name: value for name, value in contender.facts.items() if name != "kernel"},
     )
 
 
 def parse_shape(text: str) -> tuple[int, int]:
-    """Returns (N, K) of `4096x14336`; CompressError for another form."""
+    """Returns (N, K) for a text such as `4096x14336`; CompressError for any other form."""
     sides = text.lower().replace("×", "x").split("x")
     if len(sides) != 2 or not all(side.strip().isdigit() and int(side) > 0 for side in sides):
         raise CompressError(f"shape {text!r}", allowed="outputs x inputs, such as 4096x14336")
@@ -176,16 +180,16 @@ def parse_shape(text: str) -> tuple[int, int]:
 
 
 def shapes(text: str) -> tuple[tuple[int, int], ...]:
-    """Returns the shapes in a list with commas."""
+    """Returns the shapes in a comma-separated list."""
     return tuple(map(parse_shape, names(text)))
 
 
 def counts(text: str) -> tuple[int, ...]:
-    """Returns the numbers of tokens in a list with commas; CompressError for what is none."""
-    found = names(text)
-    if wrong := [name for name in found if not name.isdigit() or int(name) < 1]:
-        raise CompressError(f"tokens {wrong[0]!r}", allowed="numbers from 1 on, with commas")
-    return tuple(map(int, found))
+    """Returns the numbers of tokens in a comma-separated list; CompressError for anything else."""
+    parts = names(text)
+    if wrong := [name for name in parts if not name.isdigit() or int(name) < 1]:
+        raise CompressError(f"tokens {wrong[0]!r}", allowed="numbers from 1 on, separated by commas")
+    return tuple(map(int, parts))
 
 
 def _count(tokens: int) -> str:
@@ -193,5 +197,5 @@ def _count(tokens: int) -> str:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Returns the names in a list with commas."""
+    """Returns the names in a comma-separated list."""
     return tuple(name.strip() for name in text.split(",") if name.strip())

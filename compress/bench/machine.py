@@ -1,4 +1,4 @@
-"""What a measurement was taken on, and how fast that machine reads memory."""
+"""Describes the machine of a measurement, and measures how fast it reads memory."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from compress.kernels.native.prepare import block
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _UNITS = {"K": 1 << 10, "M": 1 << 20}
 _UNKNOWN_CACHE = 64 << 20
-"""Taken for the last-level cache where the system does not tell."""
+"""Size assumed for the last-level cache if the system does not report it."""
 _WIDTH = 4096
-"""Columns of the matrix that is read."""
+"""Columns of the matrix that is read to measure the bandwidth."""
 
 
 def processor() -> str:
@@ -36,23 +36,23 @@ def processor() -> str:
 def last_level_cache() -> int:
     """Returns the bytes of the largest cache that one core reaches."""
     sizes = [path.read_text(encoding="utf-8").strip() for path in _CACHES.glob("index*/size")]
-    found = [int(size[:-1]) * _UNITS[size[-1]] for size in sizes if size[-1:] in _UNITS]
-    return max(found, default=_UNKNOWN_CACHE)
+    known = [int(size[:-1]) * _UNITS[size[-1]] for size in sizes if size[-1:] in _UNITS]
+    return max(known, default=_UNKNOWN_CACHE)
 
 
 def versions(*more: str) -> dict[str, str]:
-    """Returns the versions of python, torch, this package and of those of `more` that are installed."""
-    found = {"python": platform.python_version()}
+    """Returns the versions of Python, of torch, of this package, and of the packages in `more` that are installed."""
+    versions = {"python": platform.python_version()}
     for name in ("compress-llm", "torch", *more):
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def description() -> dict[str, object]:
-    """Returns what a reader of figures must know of the machine and the process."""
+    """Returns the properties of machine and process that speed depends on."""
     return {
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -64,16 +64,16 @@ def description() -> dict[str, object]:
 
 
 def readers(size_bytes: int) -> list[Callable[[], object]]:
-    """Returns calls that read `size_bytes` of memory once, each in its way; the fastest one tells the bandwidth.
+    """Returns calls that read `size_bytes` of memory once; the fastest of them gives the bandwidth.
 
-    They are two reductions of torch, and where the native kernels run, their product of a plain bfloat16 matrix with a
+    They are two reductions of torch and, if the native kernels run, their product of a plain bfloat16 matrix with a
     vector, which decodes nothing. All use torch's threads.
     """
     numbers = torch.zeros(size_bytes // 4, dtype=torch.int32).random_(generator=torch.Generator().manual_seed(0))
     reals = numbers.float()
-    found: list[Callable[[], object]] = [lambda: torch.dot(reals, reals), lambda: numbers.amax()]
+    calls: list[Callable[[], object]] = [lambda: torch.dot(reals, reals), lambda: numbers.amax()]
     if loader.unavailable() is None:
         matrix = torch.ones(size_bytes // 2 // _WIDTH, _WIDTH, dtype=torch.bfloat16)
         operands, x = (torch.empty(*matrix.shape, 0), block(dense.pack(matrix))), torch.ones(1, _WIDTH)
-        found.append(lambda: native.linear(x, operands, None))
-    return found
+        calls.append(lambda: native.linear(x, operands, None))
+    return calls

@@ -1,4 +1,4 @@
-"""The bench of whole models: each in a process of its own, taking turns; prefill and decode apart."""
+"""Measures whole models: each in its own process, in turns; prefill and decoding separately."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from compress.errors import CompressError
 
 DTYPES = ("bfloat16", "float32")
 _SPARE = 1.1
-"""Memory that is wanted for a model at least, as a share of the files of its weights."""
+"""Free memory that a model needs at least, in sizes of its weight files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How the models are run."""
+    """Lengths of prompt and answer, number of rounds and threads."""
 
     prompt_tokens: int = 128
     new_tokens: int = 33
-    """Of which all but the first count as decoded."""
+    """Generated tokens, 2 or more; all but the first count as decoded."""
     rounds: int = 5
     threads: int
 
     def check(self) -> None:
-        """Raises CompressError for numbers that cannot be measured."""
+        """Raises CompressError for numbers that are too small to measure with."""
         if self.new_tokens < 2 or self.prompt_tokens < 1 or self.rounds < 1:
             raise CompressError(
-                f"{self.prompt_tokens} prompt tokens, {self.new_tokens} new ones, {self.rounds} rounds",
+                f"{self.prompt_tokens} prompt tokens, {self.new_tokens} new tokens, {self.rounds} rounds",
                 allowed="at least 1, 2 and 1",
             )
 
 
 @dataclass(slots=True)
 class Entrant:
-    """One folder in one dtype."""
+    """One model in one dtype, with its measurements."""
 
     name: str
     folder: Path
@@ -68,9 +68,10 @@ class Entrant:
 def measure(
     entrants: Sequence[Entrant], settings: Settings, progress: Callable[[str], None] = lambda text: None
 ) -> None:
-    """Fills the entrants: loads them one after another, then gives each a turn in every round.
+    """Fills in the measurements: loads the models one after another, then gives each a turn in every round.
 
-    Raises CompressError where a model cannot be loaded or run, or where all do not fit into memory side by side.
+    Raises:
+        CompressError: a model cannot be loaded or run, or they do not fit into memory side by side.
     """
     settings.check()
     with ExitStack() as stack:
@@ -84,9 +85,9 @@ def measure(
         for number in range(settings.rounds):
             progress(f"round {number + 1}/{settings.rounds}")
             for worker in order.sample(workers, len(workers)):
-                found = worker.ask()
-                worker.entrant.prefill_seconds.append(found["prefill_seconds"])
-                worker.entrant.decode_seconds.append(found["decode_seconds"])
+                seconds = worker.run_round()
+                worker.entrant.prefill_seconds.append(seconds["prefill_seconds"])
+                worker.entrant.decode_seconds.append(seconds["decode_seconds"])
 
 
 class _Worker:
@@ -95,41 +96,41 @@ class _Worker:
     def __init__(self, entrant: Entrant, process: subprocess.Popen[str], errors: IO[str]) -> None:
         self.entrant, self._process, self._errors = entrant, process, errors
 
-    def ask(self) -> Mapping[str, Any]:
-        """Has it run one round; returns its figures."""
+    def run_round(self) -> Mapping[str, Any]:
+        """Makes the process run one round and returns the seconds of prefill and decoding."""
         assert self._process.stdin
         try:
             self._process.stdin.write("round\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # the reason is in its last answer
+            pass  # the process has ended; the reason is in its last answer
         return self.answer()
 
     def answer(self) -> dict[str, Any]:
-        """Returns its next line; CompressError where it failed."""
+        """Returns the next line of the process; CompressError if it failed."""
         assert self._process.stdout
         line = self._process.stdout.readline()
-        found: dict[str, Any] = json.loads(line) if line else {}
-        if "error" in found:
-            raise CompressError(found["error"])
-        if not found:
+        message: dict[str, Any] = json.loads(line) if line else {}
+        if "error" in message:
+            raise CompressError(message["error"])
+        if not message:
             code = self._process.wait()
             self._errors.seek(0)
-            said = self._errors.read().strip()[-2000:]
-            raise CompressError(f"{self.entrant.folder} in {self.entrant.dtype} ended with code {code}: {said}")
-        return found
+            stderr = self._errors.read().strip()[-2000:]
+            raise CompressError(f"{self.entrant.folder} in {self.entrant.dtype} ended with code {code}: {stderr}")
+        return message
 
 
 @contextmanager
 def _worker(entrant: Entrant, settings: Settings) -> Iterator[_Worker]:
-    asked = {
+    options = {
         "folder": str(entrant.folder),
         "dtype": entrant.dtype,
         "prompt_tokens": settings.prompt_tokens,
         "new_tokens": settings.new_tokens,
         "threads": settings.threads,
     }
-    command = [sys.executable, "-m", "compress.bench.worker", json.dumps(asked)]
+    command = [sys.executable, "-m", "compress.bench.worker", json.dumps(options)]
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
         subprocess.Popen(
@@ -143,11 +144,11 @@ def _worker(entrant: Entrant, settings: Settings) -> Iterator[_Worker]:
 
 
 def _refuse_too_large(entrant: Entrant) -> None:
-    """Raises CompressError where the weights alone do not fit into the memory that is free."""
+    """Raises CompressError if the weights alone do not fit into the free memory."""
     size = sum(path.stat().st_size for path in entrant.folder.glob("*.safetensors"))
     free = psutil.virtual_memory().available
     if _SPARE * size > free:
         raise CompressError(
-            f"{entrant.folder} takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free",
+            f"{entrant.folder} has {size / 1e9:.1f} GB of weights, and {free / 1e9:.1f} GB of memory are free",
             do="Measure fewer models side by side (--dtype bfloat16, --no-dense)",
         )

@@ -1,6 +1,6 @@
-"""Products of other programs, through their public interfaces, where they are installed.
+"""Makes contenders from other installed programs, through their public interfaces.
 
-Each answers with a Contender, or with the reason why it cannot take part.
+Each function returns a Contender, or the reason why the program cannot take part.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _GROUP = 128
 
 
 def torch_int4(case: Case) -> Contender | str:
-    """Torch's own int4 product on the CPU, groups of 128; inputs in bfloat16, with float32 it is ten times slower."""
+    """Returns torch's int4 product for the CPU, groups of 128. Inputs are bfloat16: float32 is ten times slower."""
     rows, columns = case.shape
     if rows % 16 or columns % _GROUP:
         return f"torch's int4 product takes rows in multiples of 16 and columns of {_GROUP}, not {rows}×{columns}"
@@ -37,7 +37,7 @@ def torch_int4(case: Case) -> Contender | str:
 
 
 def torchao(case: Case) -> Contender | str:
-    """torchao's weight-only int4 linear for the CPU: the product above behind a tensor subclass."""
+    """Returns torchao's weight-only int4 linear for the CPU: torch's int4 product behind a tensor subclass."""
     if importlib.util.find_spec("torchao") is None:
         return "torchao is not installed"
     if case.shape[0] % 16 or case.shape[1] % _GROUP:
@@ -56,7 +56,7 @@ def torchao(case: Case) -> Contender | str:
 
 
 def aqlm(case: Case) -> Contender | str:
-    """aqlm's own CPU kernel, two codebooks of 256 vectors of 8, float32, on ONE thread: its threads race."""
+    """Returns aqlm's CPU kernel, two codebooks of 256 vectors of 8, float32, on one thread: its threads race."""
     if importlib.util.find_spec("aqlm") is None or importlib.util.find_spec("numba") is None:
         return "aqlm with numba is not installed"
     import numba
@@ -78,7 +78,7 @@ def aqlm(case: Case) -> Contender | str:
             try:
                 return numba_gemm_lut(x, codes, books, scales, None)
             finally:
-                torch.set_num_threads(threads)  # numba sets those of the OpenMP runtime, which torch uses too
+                torch.set_num_threads(threads)  # numba changes the OpenMP runtime, which torch shares
 
         return run
 
@@ -95,4 +95,4 @@ PEERS: dict[str, Callable[[Case], Contender | str]] = {
     "ggml-q4_k": lambda case: ggml.contender(case, "q4_k", repacked=False),
     "ggml-q4_k-repacked": lambda case: ggml.contender(case, "q4_k", repacked=True),
 }
-"""Name -> what makes the contender."""
+"""Functions that make the contenders, by name."""

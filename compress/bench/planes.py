@@ -1,4 +1,4 @@
-"""Packed weights made of random planes, without a solver: what a kernel reads is all that is needed to time it.
+"""Makes packed weights with random planes: to time a kernel, the values of a weight do not matter.
 
 Shape letters: N out features, K in features, G groups, R runs of rows, Z entries of the sparse part.
 """
@@ -18,18 +18,19 @@ from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
 
 SIZE = 0.02
-"""Standard deviation of the weights, about: that of a language model, so that whole models stay finite."""
+"""Approximate standard deviation of the weights: that of a language model, so that whole models stay finite."""
 OUTLIERS = 0.01
+"""Share of the weights in the sparse part of layouts that have one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One way of storing a weight that is measured."""
+    """A way of storing a weight that is measured."""
 
     name: str
     summary: str
     scheme: Callable[[tuple[int, int]], Scheme]
-    """From the shape (N, K)."""
+    """Returns the scheme for a shape (N, K)."""
 
 
 def _integers(bits: int, group: int, share: float = 0.0) -> Callable[[tuple[int, int]], Scheme]:
@@ -78,7 +79,7 @@ LAYOUTS = {
         Layout("int3-g64", "3-bit integers, groups of 64", _integers(3, 64)),
         Layout("int2-g64", "2-bit integers, groups of 64", _integers(2, 64)),
         Layout("int8-g128", "8-bit integers, groups of 128", _integers(8, 128)),
-        Layout("int4-g128-delta", "the same as int4-g128 with 1 % sparse outliers (EasyQuant)",
+        Layout("int4-g128-delta", "int4-g128 with 1 % sparse outliers (EasyQuant)",
                _integers(4, 128, OUTLIERS)),
         Layout("spqr-3bit", "SpQR, 3 bits, groups of 16, 1 % outliers", _spqr),
         Layout("aqlm-2x8", "two codebooks of 256 vectors of 8", _additive(2, 8)),
@@ -91,14 +92,14 @@ LAYOUTS = {
 
 
 def layout(name: str) -> Layout:
-    """Returns the layout of that name; an unknown one is a CompressError that names the others."""
+    """Returns the layout of that name; CompressError, with the known names, for an unknown one."""
     if name not in LAYOUTS:
         raise CompressError(unknown("layout", name, LAYOUTS), allowed=", ".join(LAYOUTS))
     return LAYOUTS[name]
 
 
 def random_weight(name: str, shape: tuple[int, int], seed: int = 0) -> PackedTensor:
-    """Returns a valid packed weight [N, K] of that layout; CompressError for a shape that it cannot have."""
+    """Returns a valid packed weight [N, K] of that layout; CompressError for a shape that does not fit it."""
     return fill(layout(name).scheme(shape), shape, seed)
 
 
@@ -121,7 +122,7 @@ def _factors(scheme: Scheme, shape: tuple[int, int], seed: int) -> PackedTensor:
     rank = scheme.options["rank"]
     left = fill(Scheme.from_dict(scheme.options["left"]), (shape[0], rank), seed)
     right = fill(Scheme.from_dict(scheme.options["right"]), (rank, shape[1]), seed + 1)
-    # a sum of `rank` products of two such numbers must be of their size again
+    # so that a sum of `rank` products of two such numbers has the size of one of them
     left.planes["weight"].mul_(1 / (SIZE * rank**0.5))
     return low_rank.pack(left, right)
 
@@ -137,11 +138,13 @@ def _plane(
     if name == "perm":
         return torch.randperm(shape[1], generator=generator).to(dtype)
     if name == "sparse_index":
-        return _places(size, shape[1] // 2, generator)
+        return _positions(size, shape[1] // 2, generator)
     if dtype == torch.int32:
         return torch.randint(-(1 << 31), 1 << 31, size, generator=generator, dtype=torch.int32)
     if name == "scale" and scheme.layout != additive.LAYOUT:
-        return _spread(size, SIZE / (0.41 * 2**scheme.bits), generator).to(dtype)  # 0.41·2^b: of code minus zero point
+        return _spread(size, SIZE / (0.41 * 2**scheme.bits), generator).to(
+            dtype
+        )  # code minus zero point has a deviation of 0.41·2^b
     if name in spqr.SECOND_LEVEL:
         return _spread(size, _SECOND_LEVEL[name], generator).to(dtype)
     if name == "scale":
@@ -157,14 +160,14 @@ def _spread(size: tuple[int, ...], around: float, generator: torch.Generator) ->
 
 
 def _columns(shape: tuple[int, int], per_row: int, generator: torch.Generator) -> torch.Tensor:
-    """Returns int64 [Z] with rising columns in every row: one anywhere in each of `per_row` equal stretches."""
+    """Returns int64 [Z] with ascending columns in every row: one at random in each of `per_row` equal parts."""
     edges = torch.arange(per_row + 1) * shape[1] // max(1, per_row)
     spread = torch.rand(shape[0], per_row, generator=generator)
     return (edges[:-1] + (spread * edges.diff()).long()).flatten()
 
 
-def _places(size: tuple[int, ...], width: int, generator: torch.Generator) -> torch.Tensor:
-    """Returns the places of kept weights as `sparse_nm` stores them, int32 [N, words]: of every four two, rising."""
+def _positions(size: tuple[int, ...], width: int, generator: torch.Generator) -> torch.Tensor:
+    """Returns positions of kept weights as `sparse_nm` stores them, int32 [N, words]: two of every four, ascending."""
     pairs = torch.tensor([first | second << 2 for first in range(4) for second in range(first + 1, 4)])
     nibbles = pairs[torch.randint(0, len(pairs), (size[0], width // 2), generator=generator)]
     return bitstream.pack_rows(nibbles, 4)

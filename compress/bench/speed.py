@@ -1,4 +1,4 @@
-"""speed.json: how fast a checkpoint and its dense model ran on one machine. Standard library only.
+"""Reads and writes speed.json: the speed of a checkpoint and its dense model on one machine. No torch.
 
     {"format": 1, "compress_version": "0.1.0", "machine": "<CPU>", "threads": 2,
      "prompt_tokens": 128, "new_tokens": 32, "rounds": 5, "versions": {"torch": "…"}, "fingerprint": "<checkpoint>",
@@ -6,8 +6,8 @@
                                 "peak_bytes"}},
      "compressed": {"<dtype>": {the same}}}
 
-dtypes are `float32` or `bfloat16`, those of the arithmetic. Rates are medians over the rounds, in which all models took
-turns; `dense` is empty where no dense model was at hand.
+dtypes are those of the arithmetic, `float32` or `bfloat16`. Rates are medians over the rounds, in which all models took
+turns; `dense` is empty where no dense model was found.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """One model in one dtype, batch 1, in a process of its own."""
+    """Measurements of one model in one dtype, batch 1, in its own process."""
 
     prefill_tokens_per_s: float
-    """Tokens of the prompt over the seconds of its one forward pass."""
+    """Prompt tokens over the seconds of their one forward pass."""
     decode_tokens_per_s: float
-    """Greedy tokens after the first over their seconds, with a cache."""
+    """Greedily generated tokens after the first over their seconds, with a KV cache."""
     load_seconds: float
-    """From the folder to the end of the first forward pass, in which kernels prepare their form of the weights."""
+    """Seconds from opening the folder to the end of the first forward pass, in which kernels prepare the weights."""
     resident_bytes: int
-    """Resident memory after the first `generate`; mapped files count."""
+    """Resident memory after the first `generate`, mapped files included."""
     peak_bytes: int | None = None
-    """The most there were until then, where the system tells."""
+    """Peak of the resident memory until then; None if the system does not report it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,25 +53,25 @@ class Speed:
     new_tokens: int
     rounds: int
     compressed: dict[str, Figures]
-    """dtype -> figures; at least one."""
+    """Measurements by dtype, at least one."""
     dense: dict[str, Figures] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     fingerprint: str | None = None
-    """Of the checkpoint, `format.manifest.fingerprint`; None in files of versions that wrote none."""
+    """Fingerprint of the checkpoint (`format.manifest.fingerprint`); None in files of versions that wrote none."""
 
     def times_faster(self, dense_dtype: str, dtype: str | None = None) -> float | None:
-        """Returns decode tokens/s of the checkpoint over the dense model's, or None where that was not measured.
+        """Returns decoding speed relative to the dense model in `dense_dtype`; None if that was not measured.
 
-        `dtype` is that of the checkpoint's arithmetic; None takes its fastest.
+        `dtype` is that of the checkpoint's arithmetic; None: its fastest.
         """
         if dense_dtype not in self.dense:
             return None
         return self.fastest(dtype)[1].decode_tokens_per_s / self.dense[dense_dtype].decode_tokens_per_s
 
     def fastest(self, dtype: str | None = None) -> tuple[str, Figures]:
-        """Returns (dtype, figures) of the checkpoint in `dtype`, or in that in which it decodes fastest."""
-        found = self.compressed if dtype is None else {dtype: self.compressed[dtype]}
-        return max(found.items(), key=lambda item: item[1].decode_tokens_per_s)
+        """Returns (dtype, figures) of the checkpoint in `dtype`, or in the one in which it decodes fastest."""
+        candidates = self.compressed if dtype is None else {dtype: self.compressed[dtype]}
+        return max(candidates.items(), key=lambda item: item[1].decode_tokens_per_s)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the content of the file."""
@@ -87,7 +87,7 @@ class Speed:
 
 
 def read(folder: str | Path) -> Speed | None:
-    """Returns what `compress bench FOLDER` wrote into `folder`, or None; FormatError for a file that is not that."""
+    """Returns the content of speed.json in `folder`, None where there is none; FormatError for a damaged file."""
     path = Path(folder) / FILE
     if not path.is_file():
         return None
@@ -105,7 +105,7 @@ def read(folder: str | Path) -> Speed | None:
 def _speed(content: Mapping[str, Any]) -> Speed:
     compressed = {str(dtype): _figures(entry) for dtype, entry in content["compressed"].items()}
     if not compressed:
-        raise ValueError("no figures of the checkpoint")
+        raise ValueError("no measurements of the checkpoint")
     return Speed(
         machine=str(content["machine"]),
         threads=int(content["threads"]),
@@ -120,13 +120,13 @@ def _speed(content: Mapping[str, Any]) -> Speed:
 
 
 def _figures(entry: Mapping[str, Any]) -> Figures:
-    found = Figures(
+    figures = Figures(
         prefill_tokens_per_s=float(entry["prefill_tokens_per_s"]),
         decode_tokens_per_s=float(entry["decode_tokens_per_s"]),
         load_seconds=float(entry["load_seconds"]),
         resident_bytes=int(entry["resident_bytes"]),
         peak_bytes=None if entry.get("peak_bytes") is None else int(entry["peak_bytes"]),
     )
-    if not min(found.prefill_tokens_per_s, found.decode_tokens_per_s) > 0:
+    if not min(figures.prefill_tokens_per_s, figures.decode_tokens_per_s) > 0:
         raise ValueError("a rate that is not positive")
-    return found
+    return figures

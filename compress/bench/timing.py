@@ -1,4 +1,4 @@
-"""Fair timing: contenders take turns in one process, so that a slow moment of the machine hits all of them alike."""
+"""Times contenders in turns in one process, so that a slow moment of the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from dataclasses import dataclass, field
 from statistics import median
 
 _TURN_SECONDS = 0.004
-"""A turn goes on until this long has been timed, and has at least one timed call."""
+"""A turn ends when this long has been timed, after at least one call."""
 _MOST_CALLS = 16
+"""Largest number of timed calls in a turn."""
 
 
 @dataclass(slots=True)
 class Contender:
-    """One way of computing the same thing."""
+    """One implementation of the product that all contenders compute."""
 
     name: str
     calls: Sequence[Callable[[], object]]
-    """The same work on copies of the weights, which take turns: together they are larger than the caches."""
+    """The product with each copy of the weight, used in turns: together the copies are larger than the caches."""
     packed_bytes: int
     """Bytes of the weights as they are stored."""
     facts: dict[str, object] = field(default_factory=dict)
-    """What else the result says of it."""
+    """Further properties for the result: kernel, bits per weight."""
     seconds: list[float] = field(default_factory=list)
     """One entry per timed call."""
     _next: int = 0
@@ -34,7 +35,7 @@ class Contender:
         return median(self.seconds)
 
     def turn(self) -> None:
-        """Runs one call that is not timed, which brings threads and code back, and then timed ones."""
+        """Runs one untimed call, which wakes threads and reloads code, and then timed ones."""
         self._call()
         spent, calls = 0.0, 0
         while calls < _MOST_CALLS and (not calls or spent < _TURN_SECONDS):
@@ -49,16 +50,16 @@ class Contender:
 
 
 def interleave(contenders: Sequence[Contender], *, seconds: float, rounds: int | None = None, least: int = 3) -> int:
-    """Gives every contender a turn in each round, in an order drawn anew; returns the rounds.
+    """Gives every contender a turn in each round, in a new random order, and returns the number of rounds.
 
-    Goes on for `rounds`, or for about `seconds` but at least `least` rounds.
+    It makes `rounds` rounds, or runs for about `seconds` but at least `least` rounds.
     """
     for contender in contenders:
-        contender.turn()  # tables are built, kernels compiled
+        contender.turn()  # builds tables, compiles kernels
         contender.seconds.clear()
     order, done, start = random.Random(0), 0, time.perf_counter()
-    wanted = least if rounds is None else rounds
-    while done < wanted or (rounds is None and time.perf_counter() - start < seconds):
+    required = least if rounds is None else rounds
+    while done < required or (rounds is None and time.perf_counter() - start < seconds):
         for contender in order.sample(contenders, len(contenders)):
             contender.turn()
         done += 1

@@ -1,9 +1,9 @@
-"""One model in a process of its own, which runs a round whenever it is told to.
+"""Runs one model in a process of its own, one round of generation per line of input.
 
     python -m compress.bench.worker '{"folder": …, "dtype": …, "prompt_tokens": …, "new_tokens": …, "threads": …}'
 
-prints a line of JSON when the model is ready, and one for every line that it reads. Meanwhile it sleeps, so that models
-in other processes run undisturbed.
+prints a line of JSON when the model is ready, and one for every line that it reads. It sleeps in between, so it does
+not disturb the models in other processes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from compress.format.manifest import MANIFEST
 
 
 class _Clock:
-    """A streamer of transformers' `generate`: notes when each token came; the prompt comes first."""
+    """A streamer for transformers' `generate` that records the time of each token; the prompt comes first."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -31,17 +31,17 @@ class _Clock:
         self.times.append(time.perf_counter())
 
     def end(self) -> None:
-        """Nothing is held back."""
+        """Does nothing: every token was recorded when it came."""
 
 
 class Runner:
     """A loaded model and a random prompt."""
 
     def __init__(self, folder: Path, dtype: torch.dtype, prompt_tokens: int, new_tokens: int):
-        """Loads the folder, ours or any of transformers', and generates two tokens, so that all is in place."""
+        """Loads a folder of ours or of transformers, and generates two tokens, so that kernels and caches are ready."""
         start = time.perf_counter()
         self.model = _load(folder, dtype)
-        self.model.generation_config.eos_token_id = None  # always as many tokens as were asked for
+        self.model.generation_config.eos_token_id = None  # so that generation never stops early
         size = self.model.config.get_text_config().vocab_size
         generator = torch.Generator().manual_seed(0)
         self.prompt_1T = torch.randint(0, size, (1, prompt_tokens), generator=generator)
@@ -52,13 +52,13 @@ class Runner:
         self.generate(2)
 
     def round(self) -> tuple[float, float]:
-        """Returns the seconds of the prompt up to its first new token, and those of the further tokens."""
+        """Returns the seconds up to the first new token, and the seconds of all further ones."""
         start = time.perf_counter()
         times = self.generate(self.new_tokens)
         return times[0] - start, times[-1] - times[0]
 
     def generate(self, tokens: int, **options: Any) -> list[float]:
-        """Generates greedily; returns when each new token came. `options` go to transformers' GenerationConfig."""
+        """Generates greedily and returns the time of each new token. `options` go to transformers' GenerationConfig."""
         from transformers import GenerationConfig
 
         clock = _Clock()
@@ -68,7 +68,7 @@ class Runner:
         )
         times = clock.times[1:]
         if len(times) != tokens:
-            raise CompressError(f"{type(self.model).__name__} made {len(times)} new tokens", allowed=str(tokens))
+            raise CompressError(f"{type(self.model).__name__} generated {len(times)} tokens", allowed=str(tokens))
         return times
 
 
@@ -83,7 +83,7 @@ def _load(folder: Path, dtype: torch.dtype) -> Any:
 
 
 def memory() -> dict[str, int]:
-    """Returns the bytes that are resident in this process, and the most there were."""
+    """Returns the resident bytes of this process, now and at their peak."""
     info = psutil.Process().memory_info()
     status = Path("/proc/self/status")
     lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
@@ -92,27 +92,27 @@ def memory() -> dict[str, int]:
 
 
 def main() -> int:
-    """Runs the protocol of the file's docstring."""
+    """Runs the protocol in the docstring of this file."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    asked = json.loads(sys.argv[1])
-    torch.set_num_threads(asked["threads"])
+    options = json.loads(sys.argv[1])
+    torch.set_num_threads(options["threads"])
     try:
         runner = Runner(
-            Path(asked["folder"]), getattr(torch, asked["dtype"]), asked["prompt_tokens"], asked["new_tokens"]
+            Path(options["folder"]), getattr(torch, options["dtype"]), options["prompt_tokens"], options["new_tokens"]
         )
-        _say({"load_seconds": runner.load_seconds, **memory()})
+        _print({"load_seconds": runner.load_seconds, **memory()})
         for _ in sys.stdin:
             prefill, decode = runner.round()
-            _say({"prefill_seconds": prefill, "decode_seconds": decode})
+            _print({"prefill_seconds": prefill, "decode_seconds": decode})
     except CompressError as error:
-        _say({"error": str(error)})
+        _print({"error": str(error)})
         return error.exit_code
     return 0
 
 
-def _say(answer: dict[str, Any]) -> None:
+def _print(answer: dict[str, Any]) -> None:
     print(json.dumps(answer), flush=True)
 
 

@@ -65,7 +65,7 @@ def test_without_the_dense_model_the_checkpoint_is_measured_alone(folders: tuple
     assert checkpoint._dense_folder(manifest, None, told.append) is None
     assert "no/such-model" in told[0] and "--dense" in told[0]
     assert checkpoint._dense_folder({"history": [{"source": {"model": "atlas"}}], **manifest}, None, told.append)
-    assert checkpoint._dense_folder({}, None, told.append) is None and "names none" in told[1]
+    assert checkpoint._dense_folder({}, None, told.append) is None and "does not name it" in told[1]
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,8 @@ def test_a_mistake_is_answered(
 ) -> None:
     assert invoke(["bench", *(str(folders[0]) if arg == "FOLDER" else arg for arg in args)]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("information", [{}, {"source": 3}, {"source": {"model": []}}, {"history": [7]}])
+def test_a_manifest_that_does_not_say_its_source_gives_no_dense_model(information):
+    assert checkpoint._source_model(information) is None
