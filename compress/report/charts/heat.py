@@ -21,7 +21,7 @@ class Cell:
 
     step: int | None
     shown: str
-    told: str
+    description: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,12 @@ def heats(grid: Mapping[str, Any]) -> list[Heat]:
     """Returns the maps of a grid (`page.layers.grid`): bits, error, and outliers if there are any."""
     cells = [cell for row in grid["cells"] for cell in row if cell]
     of = "outputs" if any(cell["error_of"] == "outputs" for cell in cells) else "weights"
-    made = [
+    maps = [
         _heat(grid, "bits", "Bits per weight", "as stored, scales and outliers counted", least_span=1.0),
         _heat(grid, "error", "Relative error", f"squared, of the {of}, per cent", log=True),
         _heat(grid, "outliers", "Outliers", "kept apart, per cent of the weights"),
     ]
-    return [heat for heat in made if heat is not None]
+    return [heat for heat in maps if heat is not None]
 
 
 def _heat(
