@@ -1,6 +1,6 @@
-"""The stage of a method that trains: the student is what the stage before left, the teacher a dense model.
+"""Runs a stage that trains: the student is the result of the stage before, the teacher a dense model.
 
-Both are in memory as a whole. What has been trained takes the place of what the student had; the rest is copied.
+Both models are in memory as a whole. Trained tensors replace those of the student; all others are copied.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 
 def teacher_of(recipe: Recipe, first: ModelSource) -> ModelSource | None:
-    """Returns the teacher of a stage that trains: the one it names, or the model that the whole recipe began with."""
+    """Returns the teacher of a stage that trains: the one it names, else `first`, the model the recipe starts from.
+
+    None for a stage that does not train.
+    """
     stage = recipe.stages[0]
     if registry.describe(stage.method).kind != "train":
         return None
@@ -46,7 +49,13 @@ def teacher_of(recipe: Recipe, first: ModelSource) -> ModelSource | None:
 def run(
     recipe: Recipe, source: ModelSource, teacher: ModelSource, workspace: Workspace, progress: Progress
 ) -> StageOutput:
-    """Trains, and writes the shards. A killed run goes on from the trainer's last checkpoint."""
+    """Trains the student and writes the shards; a killed run resumes from the trainer's last checkpoint.
+
+    Raises:
+        RecipeError: the method needs a teacher other than the student, and they are the same model.
+        MethodError: the options do not fit a linear of the student.
+        MemoryLimitError: training does not fit below `--max-memory`.
+    """
     method = registry.load_train(recipe.stages[0].method)
     if method.NEEDS_OTHER_TEACHER and source.fingerprint == teacher.fingerprint:
         raise RecipeError(
@@ -58,25 +67,28 @@ def run(
     needed = memory_bytes(source, teacher)
     if recipe.max_memory is not None and needed > recipe.max_memory:
         raise MemoryLimitError(
-            f"training takes more than {format_size(needed)}: two whole models, and what AdamW keeps",
+            f"training takes at least {format_size(needed)}: two whole models and the state of AdamW",
             allowed=f"{format_size(recipe.max_memory)} (--max-memory)",
-            do="Raise --max-memory; training is the one kind of stage that does not go block by block",
+            do="Raise --max-memory; a stage that trains cannot go block by block",
         )
     trained = _train(recipe, walker, teacher, workspace.work, progress)
     entries = write(method, walker, workspace, trained.dense, trained.packed)
-    account = {"total_parameters": source.parameters, "packed_linears": len(entries)}
+    coverage = {"total_parameters": source.parameters, "packed_linears": len(entries)}
     return StageOutput(
-        account, source.raw_config, source.structure, walker.unused_tensors, {"training": trained.report}
+        coverage, source.raw_config, source.structure, walker.unused_tensors, {"training": trained.report}
     )
 
 
 def memory_bytes(source: ModelSource, teacher: ModelSource) -> int:
-    """Returns what a training holds at the least: both models in float32, and five numbers for each that is trained."""
+    """Returns the least memory of a training: both models in float32, and 20 bytes per parameter for the trainer.
+
+    Those are master, gradient, two moments and the best state.
+    """
     return memory.resident_bytes() + 4 * teacher.parameters + (4 + 20) * source.parameters
 
 
 def check(recipe: Recipe, walker: BlockWalker) -> None:
-    """Raises MethodError for a linear that the method's options cannot treat, with its name."""
+    """Raises MethodError, with the name of the linear, where the method's options do not fit it."""
     stage = recipe.stages[0]
     method, config = registry.load_train(stage.method), registry.configure(stage.method, stage.options)
     for index in range(len(walker.block_names)):
@@ -86,13 +98,13 @@ def check(recipe: Recipe, walker: BlockWalker) -> None:
 
 
 def join(recipe: Recipe, source: ModelSource, teacher: ModelSource | None, folder: Path, *, fresh: bool) -> None:
-    """Takes part in the training that the first process runs in `folder`, if that is what the stage does there."""
+    """Joins the training that the main process runs in `folder`, unless the stage does not train or is finished."""
     if teacher is not None and (fresh or not (folder / MANIFEST).is_file()):
         _train(recipe, BlockWalker(source), teacher, work_folder(folder), Silent())
 
 
 def _train(recipe: Recipe, walker: BlockWalker, teacher: ModelSource, work_dir: Path, progress: Progress) -> Trained:
-    """Returns what the method's trainer makes of the student; every process calls it, the work folder being there."""
+    """Returns the trained tensors; every process calls it, after the main one has created the work folder."""
     from compress.calibration.data import load_tokens
     from compress.evaluation.open_model import open_subject
     from compress.training.teacher import check_tokenizers
@@ -113,9 +125,9 @@ def write(
     dense: Mapping[str, torch.Tensor],
     packed: Mapping[str, PackedTensor],
 ) -> dict[str, Any]:
-    """Writes all shards: the source with `dense` and `packed` in place of its own; returns the manifest entries.
+    """Writes all shards, with `dense` and `packed` instead of the source's tensors; returns the manifest entries.
 
-    A dense tensor takes the dtype that it has in the source.
+    Dense tensors are stored in the dtypes that they have in the source.
     """
     writer = CheckpointWriter(workspace.folder, shard_count=len(walker.block_names) + 1)
     prefixes = tuple(f"{name}." for name in walker.block_names)
@@ -124,23 +136,26 @@ def write(
     for step in range(len(walker.block_names) + 1):
         refs = walker.linears(step - 1) if step else []
         names = [n for n in walker.dense_tensors() if n.startswith(prefixes[step - 1])] if step else outside
-        kept = {ref.name: one for ref in refs if (one := packed.get(ref.name) or walker.source.part(ref.name))}
-        names += list(dict.fromkeys(ref.parameter for ref in refs if ref.name not in kept))
-        tensors = naming.plane_tensors(kept)
+        # linears that an earlier stage packed and this one did not train stay packed as they are
+        linears_packed = {
+            ref.name: linear for ref in refs if (linear := packed.get(ref.name) or walker.source.part(ref.name))
+        }
+        names += list(dict.fromkeys(ref.parameter for ref in refs if ref.name not in linears_packed))
+        tensors = naming.plane_tensors(linears_packed)
         for name in names:
-            given = dense.get(name)
-            tensors[name] = walker.read_dense(name) if given is None else given.to(walker.stored_dtype(name)).cpu()
-        own = _entries(method, walker, step - 1, kept)
+            trained = dense.get(name)
+            tensors[name] = walker.read_dense(name) if trained is None else trained.to(walker.stored_dtype(name)).cpu()
+        block_entries = _entries(method, walker, step - 1, linears_packed)
         shard = writer.write_shard(step, {name: tensor.contiguous() for name, tensor in tensors.items()})
-        workspace.finish_block(step, {"linears": own, "shard": shard.to_dict()})
-        entries |= own
+        workspace.finish_block(step, {"linears": block_entries, "shard": shard.to_dict()})
+        entries |= block_entries
     return entries
 
 
 def _entries(
     method: TrainMethod, walker: BlockWalker, index: int, packed: Mapping[str, PackedTensor]
 ) -> dict[str, Any]:
-    """Returns the manifest entries of a block's packed linears; the error is against what the source has."""
+    """Returns the manifest entries of a block's packed linears; errors are measured against the source's weights."""
     if not packed:
         return {}
     block = walker.load_block(index)

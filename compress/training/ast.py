@@ -52,7 +52,7 @@ def train(
         MethodError: also for a linear that is already packed, or whose width n:m or the blocks of SLoRB do not divide.
     """
     # with moving masks the last state is kept: the decay of pruned weights is annealed in, and masks settle at the end
-    schedule = Schedule.from_options(config, rate=config.rate, keep="best" if config.learned else "last")
+    schedule = Schedule.of(config, rate=config.rate, keep="best" if config.learned else "last")
 
     def make_task(student_model: nn.Module, teacher_model: nn.Module) -> ModelTask:
         refs = _checked_linears(student_model, config)

@@ -45,7 +45,7 @@ def train(
     """
     rate = RATES[config.train] if config.rate is None else config.rate
     # offsets of planes are measured from the packed value: decay would pull the weights back to where they started
-    schedule = Schedule.from_options(config, rate=rate, weight_decay=0.0 if config.train == "packed" else None)
+    schedule = Schedule.of(config, rate=rate, weight_decay=0.0 if config.train == "packed" else None)
 
     def make_task(student_model: nn.Module, teacher_model: nn.Module) -> ModelTask:
         trained = trainable.make_trainable(student_model, config)

@@ -8,48 +8,31 @@ Shape letters: S sequences, B sequences of one step.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 
 from compress.errors import MethodError
+from compress.methods.protocol import TrainingOptions
 from compress.tuning import sequences
+
+Keep = Literal["best", "last"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    """Settings of `training.trainer`."""
+class Schedule(TrainingOptions):
+    """The options of every training with the learning rate and the kept state decided, and checked."""
 
-    steps: int
-    """Steps of AdamW, 0 or more."""
     rate: float
     """Learning rate after the warm-up, above 0."""
-    batch: int = 16
-    """Sequences of one step over all processes, 1 or more."""
-    micro_batch: int = 4
-    """Sequences that a process has in memory at once, 1 or more: changes nothing but rounding."""
-    warmup: float = 0.05
-    """Share of the steps over which the rate rises, 0 to 1; after it, the rate falls to zero along a cosine."""
-    weight_decay: float = 0.0
-    """Decoupled decay of matrices per step in units of the rate, 0 or more; vectors never decay."""
-    clip: float = 1.0
-    """Largest norm of the gradient, above 0; inf for no clipping."""
-    checkpoint_every: int = 50
-    """Steps between two checkpoints from which a killed run resumes, 1 or more."""
-    evaluate_every: int = 50
-    """Steps between two evaluations on the held-out sequences, 1 or more."""
-    held_out: float = 0.05
-    """Share of the sequences that is held out, above 0 and below 1; at least one sequence."""
-    keep: Literal["best", "last"] = "best"
+    keep: Keep = "best"
     """`best`: the state of the lowest held-out loss, the first one included. `last`: that after the last step."""
-    bf16: bool = False
-    """Runs the forward in bfloat16; masters, moments and losses stay float32."""
-    seed: int = 0
-    """Seed of the draw of the held-out sequences and of the order of the others, 0 or more."""
 
     def __post_init__(self) -> None:
-        least = {"steps": 0, "batch": 1, "micro_batch": 1, "checkpoint_every": 1, "evaluate_every": 1, "seed": 0}
+        least = {
+            "steps": 0, "batch": 1, "micro_batch": 1, "checkpoint_every": 1, "evaluate_every": 1, "training_seed": 0
+        }  # fmt: skip
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise MethodError(f"{name}={getattr(self, name)}", allowed=f"{value} or more")
@@ -65,21 +48,13 @@ class Schedule:
             raise MethodError(f"held_out={self.held_out}", allowed="more than 0, less than 1")
 
     @classmethod
-    def from_options(
-        cls,
-        options: Any,
-        *,
-        rate: float,
-        weight_decay: float | None = None,
-        keep: Literal["best", "last"] = "best",
+    def of(
+        cls, options: TrainingOptions, *, rate: float, weight_decay: float | None = None, keep: Keep = "best"
     ) -> Schedule:
-        """Returns the schedule of a method's options; `weight_decay` replaces that of the options where it is given."""
-        return cls(
-            steps=options.steps, rate=rate, batch=options.batch, micro_batch=options.micro_batch,
-            warmup=options.warmup, weight_decay=options.weight_decay if weight_decay is None else weight_decay,
-            clip=options.clip, checkpoint_every=options.checkpoint_every, evaluate_every=options.evaluate_every,
-            held_out=options.held_out, keep=keep, bf16=options.bf16, seed=options.training_seed,
-        )  # fmt: skip
+        """Returns the schedule of a method's options; `weight_decay`, if given, replaces theirs."""
+        values = {option.name: getattr(options, option.name) for option in fields(TrainingOptions)}
+        values |= {"rate": rate, "keep": keep} | ({} if weight_decay is None else {"weight_decay": weight_decay})
+        return cls(**values)
 
     def rate_at(self, step: int) -> float:
         """Returns the learning rate of step `step`, counted from 0: a linear rise, then half a cosine down to zero."""
@@ -97,7 +72,7 @@ class Schedule:
         count = sequences_S.numel()
         positions = range(step * self.batch, (step + 1) * self.batch)
         orders = {
-            epoch: sequences.epoch_order(epoch, sequences_S, self.seed)
+            epoch: sequences.epoch_order(epoch, sequences_S, self.training_seed)
             for epoch in {position // count for position in positions}
         }
         return torch.stack([orders[position // count][position % count] for position in positions])

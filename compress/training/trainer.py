@@ -119,7 +119,9 @@ class _Training:
             warnings.filterwarnings("ignore", message="`broadcast_buffers`", category=FutureWarning)
             self.wrapped = self.accelerator.prepare_model(_WithAllMasters(task))
         self.adam = _adamw(self.masters, schedule)
-        self.train_S, self.held_out_S = sequences.split_held_out(num_sequences, schedule.held_out, schedule.seed)
+        self.train_S, self.held_out_S = sequences.split_held_out(
+            num_sequences, schedule.held_out, schedule.training_seed
+        )
         self.step = self.best_step = 0
         self.before = self.best = math.inf
         self.losses: list[float] = []

@@ -49,7 +49,7 @@ def test_a_finished_run_is_not_run_again(tmp_path):
 def test_it_learns_and_keeps_the_best(tmp_path):
     task, outcome = learn(tmp_path, replace(PLAN, steps=200))
     assert outcome.after < 0.2 * outcome.before and outcome.steps == 200 == len(outcome.losses)
-    held_S = sequences.split_held_out(SEQUENCES, PLAN.held_out, PLAN.seed)[1]
+    held_S = sequences.split_held_out(SEQUENCES, PLAN.held_out, PLAN.training_seed)[1]
     assert float(task.held_out_loss(held_S).detach()) / len(held_S) == pytest.approx(outcome.after, rel=1e-6)
 
 
