@@ -72,3 +72,15 @@ def test_information_of_a_wrong_type_is_left_out_with_a_warning(
     assert f"warning: compress.json: left out {field}" in capsys.readouterr().out
     assert invoke(["inspect", folder, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["warnings"]
+
+
+@pytest.mark.parametrize("options", [{"rank": 2}, {"values": 3}, {"rank": 2, "left": {}, "right": {}}])
+def test_a_composite_scheme_without_its_parts_is_an_error(
+    folder: str, options: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(folder) / "compress.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    next(iter(manifest["tensors"].values()))["scheme"]["options"] = options
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    assert invoke(["inspect", folder]) == 2
+    assert "a scheme lacks the field" in capsys.readouterr().err

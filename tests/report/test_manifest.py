@@ -110,7 +110,7 @@ def test_what_is_left_out_is_named(manifest: dict[str, Any]) -> None:
         (("coverage",), [], "coverage ([] is not an object)"),
         (("libraries", "torch"), 2, "libraries.torch (2 is not a text)"),
         (("tensors", NAME, "outliers"), -1, f"tensors.{NAME}.outliers (-1 is not a whole number)"),
-        (("recipe", "stages", 0), {}, "an entry of recipe.stages (it has no method)"),
+        (("recipe", "stages", 0), {}, "recipe.stages[0] (it has no method)"),
         (("training", "before"), float("nan"), "training ({"),
     ):
         broken = changed(whole, path, value)

@@ -14,10 +14,38 @@ from compress.errors import FormatError
 from compress.evaluation.result import EvalResult
 from compress.format.manifest import MANIFEST, fingerprint, read_manifest
 from compress.json_files import read_object
+from compress.report import shapes
+from compress.report.shapes import COUNT, NUMBER, OBJECT, TEXT, Each, Fields
 
 EVALUATION, FRONTIER, GATE = "eval.json", "frontier.json", "gate.json"
 _SCHEMA = 1
 """Version of both frontier.json and gate.json."""
+
+
+_GATE = Fields({"verdict": TEXT, "reasons": [TEXT], "families": OBJECT}, needed=("verdict", "reasons", "families"))
+_POINT = {
+    "label": TEXT,
+    "column": TEXT,
+    "refused": TEXT,
+    "bits_per_weight": NUMBER,
+    "size_bytes": COUNT,
+    "kl": Fields({"mean": NUMBER, "low": NUMBER, "high": NUMBER}, needed=("mean", "low", "high")),
+    "perplexity": NUMBER,
+    "scores": Each(NUMBER),
+    "differences": Each(Fields({"difference": NUMBER}, needed=("difference",))),
+}
+_MEASURED = ("bits_per_weight", "size_bytes", "kl", "perplexity", "scores", "differences")
+"""Fields of a point that was not refused."""
+_FRONTIER = Fields(
+    {
+        "model": TEXT,
+        "suite": Fields({"name": TEXT}, needed=("name",)),
+        "limit": COUNT,
+        "dense": Fields({"perplexity": NUMBER, "scores": Each(NUMBER)}, needed=("perplexity", "scores")),
+        "points": [Fields(_POINT, needed=("label", "column"))],
+    },
+    needed=("model", "suite", "limit", "dense", "points"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +90,7 @@ def read(paths: Iterable[str | Path]) -> Sources:
             raise FormatError(f"{path} is given twice", do="Name every run once")
         seen.add(path.resolve())
         if (path / FRONTIER).is_file():
-            frontiers.append(_checked(path / FRONTIER, ("model", "suite", "limit", "dense", "points")))
+            frontiers.append(_frontier(path / FRONTIER))
         else:
             runs.append(_run(path))
     if not runs and not frontiers:
@@ -93,7 +121,7 @@ def _run(path: Path) -> Run:
     if not path.is_dir():
         raise FormatError(f"there is no folder {path}", allowed=f"a run, an {EVALUATION}, or a frontier")
     evaluation = EvalResult.read(path / EVALUATION) if (path / EVALUATION).is_file() else None
-    gate = _checked(path / GATE, ("verdict", "reasons", "families")) if (path / GATE).is_file() else None
+    gate = _read(path / GATE, _GATE) if (path / GATE).is_file() else None
     if (path / MANIFEST).is_file():
         return dataclasses.replace(of_checkpoint(path, read_manifest(path), evaluation), gate=gate)
     if evaluation is None:
@@ -101,13 +129,33 @@ def _run(path: Path) -> Run:
     return Run(path.resolve().name, None, evaluation, gate)
 
 
-def _checked(path: Path, fields: tuple[str, ...]) -> dict[str, Any]:
-    """Returns the content of a JSON file; FormatError for another schema version or missing fields."""
+def _frontier(path: Path) -> dict[str, Any]:
+    """Returns the content of a frontier.json; FormatError unless its points have what the table and the chart show."""
+    data = _read(path, _FRONTIER)
+    families = data["dense"]["scores"]
+    if not families:
+        raise FormatError(f"{path} is damaged: dense.scores names no family")
+    for index, point in enumerate(data["points"]):
+        if "refused" in point:
+            continue
+        missing = [key for key in _MEASURED if point.get(key) is None]
+        by_family = [key for key in ("scores", "differences") if key not in missing]
+        missing += [f"{key}.{family}" for key in by_family for family in families if family not in point[key]]
+        if missing:
+            raise FormatError(f"{path} is damaged: points[{index}] lacks {', '.join(missing)}")
+    return data
+
+
+def _read(path: Path, shape: Fields) -> dict[str, Any]:
+    """Returns the content of a JSON file; FormatError for another schema version, missing or mistyped fields."""
     data = read_object(path)
     if (version := data.get("schema_version")) != _SCHEMA:
         raise FormatError(f"{path} has schema version {version!r}", allowed=f"{_SCHEMA}")
-    if missing := [key for key in fields if key not in data]:
+    if missing := [key for key in shape.needed if key not in data]:
         raise FormatError(f"{path} lacks {', '.join(missing)}")
+    _, problems = shapes.checked(data, shape.shapes)
+    if problems:
+        raise FormatError(f"{path} is damaged: {problems[0]}")
     return data
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
+from compress.format.scheme import Scheme
 from compress.report import coverage as covered
 from compress.report.formatting import percent, size
 
@@ -57,7 +58,7 @@ def layer_table(manifest: Mapping[str, Any]) -> Table:
         table.add_row(
             row["layer"],
             "{}×{}".format(*row["shape"]),
-            _code(manifest["tensors"][row["layer"]]["scheme"]),
+            _code(Scheme.from_dict(manifest["tensors"][row["layer"]]["scheme"])),
             _shown(row["bits_per_weight"], ".3f"),
             _shown(row["outliers"], ","),
             _shown(row["relative_error"], ".1e"),
@@ -93,17 +94,17 @@ def remarks(manifest: Mapping[str, Any]) -> list[str]:
     return [*told, *(f"warning: {text}" for text in manifest.get("warnings", ()))]
 
 
-def _code(scheme: Mapping[str, Any]) -> str:
+def _code(scheme: Scheme) -> str:
     """Returns the code of a linear in a few characters, `3b g16`; of a composite one, the codes of its parts."""
-    options = scheme["options"]
+    options = scheme.options
     if "rank" in options:
-        left, right = (_code(options[part]) for part in ("left", "right"))
+        left, right = (_code(Scheme.from_dict(options.get(part, {}))) for part in ("left", "right"))
         return f"rank {options['rank']} · {left if left == right else f'{left} · {right}'}"
     if "values" in options:
-        return f"{options['n']}:{options['m']} · {_code(options['values'])}"
-    if scheme["layout"].startswith("dense"):
-        return f"{options['dtype']}"
-    return f"{scheme['bits']}b g{scheme['group_size']}"
+        return f"{options.get('n')}:{options.get('m')} · {_code(Scheme.from_dict(options['values']))}"
+    if scheme.layout.startswith("dense"):
+        return str(options.get("dtype", scheme.layout))
+    return f"{scheme.bits}b g{scheme.group_size}"
 
 
 def _shown(value: float | None, form: str) -> str:

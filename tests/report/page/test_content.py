@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from compress.evaluation.result import EvalResult
 from compress.report import layer_names
 from compress.report.page import content as contents
 from compress.report.page import items, layers, sources
+from tests.report.test_frontier import point
 from tests.support import runs
 from tests.support.results import dense_and_packed
 
@@ -214,3 +216,34 @@ def test_what_cannot(tmp_path: Path, manifest: dict[str, Any]) -> None:
     (run / "eval.json").write_text("{}", encoding="utf-8")
     with pytest.raises(EvaluationError):
         sources.read([run])
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "told"),
+    [
+        ("gate.json", {"reasons": 3}, "gate.json is damaged: reasons (3 is not a list)"),
+        ("gate.json", {"reasons": [1]}, "reasons[0] (1 is not a text)"),
+        ("frontier.json", {"points": [7]}, "points[0] (7 is not an object)"),
+        ("frontier.json", {"suite": {}}, "suite (it has no name)"),
+        ("frontier.json", {"points": [{"label": "rtn", "column": "4 bits"}]}, "points[0] lacks bits_per_weight"),
+        ("frontier.json", {"dense": {"perplexity": 2.0, "scores": {"other": 1.0}}}, "scores.other, differences.other"),
+        ("frontier.json", {"dense": {"perplexity": 2.0, "scores": {}}}, "names no family"),
+    ],
+)
+def test_a_damaged_verdict_or_frontier_is_an_error(
+    tmp_path: Path, manifest: dict[str, Any], file: str, change: dict[str, Any], told: str
+) -> None:
+    folder = runs.write(tmp_path / "run", manifest, None)
+    whole = {
+        "gate.json": {"verdict": "fail", "reasons": ["lost"], "families": {}},
+        "frontier.json": {
+            "model": "m", "suite": {"name": "s"}, "limit": None,
+            "dense": {"perplexity": 2.0, "scores": {"factoid": 1.0}},
+            "points": [point("rtn", "3 bits", 3.1, 0.05)],
+        },
+    }[file]  # fmt: skip
+    (folder / file).write_text(json.dumps({"schema_version": 1} | whole), encoding="utf-8")
+    assert contents.build(sources.read([folder]))
+    (folder / file).write_text(json.dumps({"schema_version": 1} | whole | change), encoding="utf-8")
+    with pytest.raises(FormatError, match=re.escape(told)):
+        sources.read([folder])
