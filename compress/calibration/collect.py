@@ -20,29 +20,34 @@ from compress.models.linears import LinearRef
 def input_groups(walker: BlockWalker, block: Block, hidden_STH: torch.Tensor) -> list[list[LinearRef]]:
     """Returns the block's linears in the order in which they are called, grouped by the input they share.
 
-    q, k and v make one group, gate and up another; all gate_up matrices of a layer's experts make one, all their down
-    matrices the next. A linear that the forward never calls comes last, alone. One sample decides.
+    q, k and v make one group, gate and up another. The matrices of all experts that lie in one parameter make one group
+    as soon as one of them is called: the others wait for tokens that are routed to them. Linears that the forward never
+    calls come last, alone. One sample decides.
     """
+    refs = walker.linears(block.index)
     groups: list[list[LinearRef]] = []
-    inputs: list[
-        torch.Tensor | str
-    ] = []  # what each group shares: a tensor (kept, so no other takes its place) or a name
+    # what each group shares: a tensor (kept, so that no other takes its place in memory) or the experts' parameter
+    inputs: list[torch.Tensor | str] = []
 
-    def heard(ref: LinearRef, x: torch.Tensor) -> None:
+    def on_input(ref: LinearRef, x: torch.Tensor) -> None:
         if any(ref in group for group in groups):
             return
-        shared: torch.Tensor | str = ref.name.rpartition(".")[0] if ref.kind == "expert" else x
+        shared: torch.Tensor | str = ref.parameter if ref.kind == "expert" else x
         place = next((place for place, known in enumerate(inputs) if _same_input(known, shared)), len(groups))
         if place == len(groups):
             groups.append([])
             inputs.append(shared)
-        groups[place].append(ref)
+        members = [other for other in refs if other.kind == "expert" and other.parameter == shared]
+        groups[place] += members or [ref]
 
-    refs = walker.linears(block.index)
-    with tapped(block, refs, heard):
+    with tapped(block, refs, on_input):
         walker.call(block, hidden_STH[:1])
     called = {ref.name for group in groups for ref in group}
-    return groups + [[ref] for ref in refs if ref.name not in called]
+    uncalled: dict[str, list[LinearRef]] = {}
+    for ref in refs:
+        if ref.name not in called:
+            uncalled.setdefault(ref.parameter, []).append(ref)
+    return groups + list(uncalled.values())
 
 
 def collect(
@@ -62,27 +67,27 @@ def collect(
     seen: list[tuple[torch.Tensor, LayerStats]] = []  # inputs of this micro-batch, and whose they are
     waiting: set[str] = set()
 
-    def heard(ref: LinearRef, x: torch.Tensor) -> None:
-        shared = next((known for tensor, known in seen if _same_input(tensor, x)), None)
-        if shared is None:
-            shared = stats.get(ref.name) or LayerStats.empty(ref.shape[1], walker.device)
-            shared.update(x)
+    def on_input(ref: LinearRef, x: torch.Tensor) -> None:
+        known = next((known for tensor, known in seen if _same_input(tensor, x)), None)
+        if known is None:
+            known = stats.get(ref.name) or LayerStats.empty(ref.shape[1], walker.device)
+            known.update(x)
             if ref.kind != "expert":
-                seen.append((x, shared))
-        stats[ref.name] = shared
+                seen.append((x, known))
+        stats[ref.name] = known
         waiting.discard(ref.name)
         if not waiting:
             raise Enough
 
-    with tapped(block, refs, heard):
+    with tapped(block, refs, on_input):
         for hidden_BTH in split(hidden_STH, micro_batch):
             waiting |= {ref.name for ref in refs}
             seen.clear()
             with suppress(Enough):
                 walker.call(block, hidden_BTH)
     for ref in refs:
-        found = stats.setdefault(ref.name, LayerStats.empty(ref.shape[1], walker.device))
-        if not bool(found.gram_KK.diagonal().isfinite().all()):
+        sums = stats.setdefault(ref.name, LayerStats.empty(ref.shape[1], walker.device))
+        if not bool(sums.gram_KK.diagonal().isfinite().all()):
             raise CalibrationError("it receives NaN or infinite values", do="Check the model's weights", layer=ref.name)
     return {ref.name: stats[ref.name] for ref in refs}
 

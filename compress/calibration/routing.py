@@ -27,12 +27,12 @@ def contributions(
     energy = {(ref.experts[0], ref.experts[2]): 0.0 for ref in experts}
     tokens = dict.fromkeys(energy, 0)
 
-    def given(path: str, number: int, y_RH: torch.Tensor) -> None:
+    def on_output(path: str, number: int, y_RH: torch.Tensor) -> None:
         if (path, number) in energy:
             energy[path, number] += float(y_RH.square().sum(dtype=torch.float64))
             tokens[path, number] += y_RH.shape[0]
 
-    with tapped(block, experts, lambda *_: None, given):
+    with tapped(block, experts, lambda *_: None, on_output):
         for hidden_BTH in split(hidden_STH, micro_batch):
             walker.call(block, hidden_BTH)
     mean = sum(energy.values()) / max(1, sum(tokens.values()))

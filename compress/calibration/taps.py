@@ -1,7 +1,10 @@
-"""The only hooks of the package: hear what a linear receives, right before it is applied.
+"""Listens to linears: calls a function with every input that a linear of a block receives. The package's only hooks.
 
-Fused experts have no modules to hook; transformers lets their forward be exchanged by name: ours goes one by one.
-Shape letters: T tokens, k experts chosen per token, H hidden, I width inside an expert, R tokens routed to one expert.
+nn.Linear and Conv1D are modules, which torch can hook. Experts that share a parameter are not: where transformers'
+experts interface describes their module, its forward is replaced by one that goes expert by expert; any other module
+runs its own forward with stand-ins for its parameters.
+
+Shape letters: T tokens, C experts chosen per token, H hidden, K in features, R rows routed to one expert.
 """
 
 from __future__ import annotations
@@ -15,11 +18,15 @@ from torch import nn
 
 from compress.models.blocks import Block
 from compress.models.linears import LinearRef
+from compress.models.moe.forward import interface_forward
+from compress.models.moe.layouts import Stack, expert_layout
+from compress.models.moe.stand_in import Multiply, StandInModule, exchange_class, restore_class
 
-Heard = Callable[[LinearRef, torch.Tensor], None]
-Given = Callable[[str, int, torch.Tensor], None]
-"""Path of the experts, number of the expert, and what it adds to their sum [R, H], times its routing weight."""
-_NAME = "compress_capture"
+OnInput = Callable[[LinearRef, torch.Tensor], None]
+"""Receives a linear and its input x [..., K]."""
+OnOutput = Callable[[str, int, torch.Tensor], None]
+"""Receives path of the experts, number of the expert, and its output [R, H]: with its routing weight where the module
+multiplies by it, and of the last of its matrices where the module is not of transformers' experts interface."""
 
 
 class Enough(BaseException):
@@ -27,12 +34,14 @@ class Enough(BaseException):
 
 
 @contextmanager
-def tapped(block: Block, refs: Iterable[LinearRef], heard: Heard, given: Given | None = None) -> Iterator[None]:
-    """While open, `heard(ref, x)` is called with every input x [..., K] of the linears `refs` of the block.
+def tapped(
+    block: Block, refs: Iterable[LinearRef], on_input: OnInput, on_output: OnOutput | None = None
+) -> Iterator[None]:
+    """While open, `on_input(ref, x)` is called with every input of the linears `refs`, right before they are applied.
 
-    For fused experts it is called once per expert and matrix with the rows routed to that expert (maybe none), first
-    for all gate_up matrices, then for all down matrices; `given` is called with what each expert gives. What they
-    raise leaves the forward.
+    For experts it is called once per expert and matrix with the rows routed to that expert. Experts of the interface
+    are called with no rows too, and with all their first inputs before the first of their second ones. An exception
+    leaves the forward.
     """
     experts: dict[nn.Module, dict[tuple[str, int], LinearRef]] = {}
     with ExitStack() as stack:
@@ -42,68 +51,96 @@ def tapped(block: Block, refs: Iterable[LinearRef], heard: Heard, given: Given |
             if ref.kind == "expert":
                 experts.setdefault(module, {})[ref.experts[1:]] = ref
             else:
-                stack.callback(module.register_forward_pre_hook(_hook(ref, heard), with_kwargs=True).remove)
-        if experts:
-            stack.enter_context(_tapped_experts(experts, heard, given))
+                stack.callback(module.register_forward_pre_hook(_hook(ref, on_input), with_kwargs=True).remove)
+        for module, members in experts.items():
+            stack.enter_context(_tapped_experts(module, _Listener(members, on_input, on_output)))
         yield
 
 
-def _hook(ref: LinearRef, heard: Heard) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+def _hook(ref: LinearRef, on_input: OnInput) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        heard(ref, args[0] if args else next(iter(kwargs.values())))
+        on_input(ref, args[0] if args else next(iter(kwargs.values())))
 
     return hook
 
 
+class _Listener:
+    """Passes on what the experts of one module receive and give."""
+
+    def __init__(self, refs: dict[tuple[str, int], LinearRef], on_input: OnInput, on_output: OnOutput | None) -> None:
+        self._refs, self._on_input, self._on_output = refs, on_input, on_output
+        self._path = next(iter(refs.values())).experts[0]
+
+    def receives(self, parameter: str, expert: int, x_RK: torch.Tensor) -> None:
+        if (ref := self._refs.get((parameter, expert))) is not None:
+            self._on_input(ref, x_RK)
+
+    def gives(self, expert: int, y_RH: torch.Tensor) -> None:
+        if self._on_output is not None:
+            self._on_output(self._path, expert, y_RH)
+
+
 @contextmanager
-def _tapped_experts(
-    experts: dict[nn.Module, dict[tuple[str, int], LinearRef]], heard: Heard, given: Given | None
-) -> Iterator[None]:
-    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
-
-    paths = {module: next(iter(refs.values())).experts[0] for module, refs in experts.items()}
-
-    def forward(module: Any, x_TH: torch.Tensor, chosen_Tk: torch.Tensor, weights_Tk: torch.Tensor) -> torch.Tensor:
-        def tap(projection: str, number: int, x_RK: torch.Tensor) -> None:
-            if (ref := experts.get(module, {}).get((projection, number))) is not None:
-                heard(ref, x_RK)
-
-        def gives(number: int, y_RH: torch.Tensor) -> None:
-            if given is not None and module in paths:
-                given(paths[module], number, y_RH)
-
-        return _by_expert(module, x_TH, chosen_Tk, weights_Tk, tap, gives)
-
-    configs: list[Any] = [module.config for module in experts]
-    usual = [config._experts_implementation for config in configs]
-    ALL_EXPERTS_FUNCTIONS[_NAME] = forward
-    for config in configs:
-        config._experts_implementation = _NAME
+def _tapped_experts(module: nn.Module, listener: _Listener) -> Iterator[None]:
+    layout = expert_layout(module)
+    assert layout is not None
+    exchange_class(module, _Tapped, layout)
+    module.__dict__["listener"] = listener
     try:
         yield
     finally:
-        for config, name in zip(configs, usual, strict=True):
-            config._experts_implementation = name
-        del ALL_EXPERTS_FUNCTIONS[_NAME]
+        del module.__dict__["listener"]
+        restore_class(module)
 
 
-def _by_expert(
-    module: Any,
-    x_TH: torch.Tensor,
-    chosen_Tk: torch.Tensor,
-    weights_Tk: torch.Tensor,
-    tap: Callable[[str, int, torch.Tensor], None],
-    gives: Callable[[int, torch.Tensor], None],
-) -> torch.Tensor:
-    """The experts' forward, one expert after the other. Slots with a number past the last expert are empty."""
-    routed = [torch.where(chosen_Tk == number) for number in range(module.gate_up_proj.shape[0])]
-    for number, (tokens_R, _) in enumerate(routed):
-        tap("q_gate_up_proj", number, x_TH[tokens_R])
-    out_TH = torch.zeros_like(x_TH)
-    for number, (tokens_R, slots_R) in enumerate(routed):
-        inner_RI = module._apply_gate(nn.functional.linear(x_TH[tokens_R], module.gate_up_proj[number]))
-        tap("q_down_proj", number, inner_RI)
-        y_RH = nn.functional.linear(inner_RI, module.down_proj[number]) * weights_Tk[tokens_R, slots_R, None]
-        gives(number, y_RH)
-        out_TH.index_add_(0, tokens_R, y_RH)
-    return out_TH
+class _Tapped(StandInModule):
+    """An experts module, dense, that tells a listener what its experts receive and give."""
+
+    listener: _Listener
+
+    def stack_multiply(self, stack: Stack) -> tuple[Multiply, torch.Tensor] | None:
+        """Returns the product with a matrix of the dense parameter, which the listener hears of."""
+        if self.layout.interface:
+            return None
+        parameter = self._parameters[stack.parameter]
+        assert parameter is not None
+
+        def multiply(expert: int, x: torch.Tensor) -> torch.Tensor:
+            # rows of zeros are places of tokens that the module routes elsewhere (Llama 4); they add nothing to a sum
+            rows_RK = x.reshape(-1, x.shape[-1])
+            rows_RK = rows_RK[rows_RK.any(-1)]
+            self.listener.receives(stack.parameter, expert, rows_RK)
+            y = _times(parameter, stack, expert, x)
+            if stack == self.layout.stacks[-1]:
+                self.listener.gives(expert, y.reshape(-1, y.shape[-1])[x.reshape(-1, x.shape[-1]).any(-1)])
+            return y
+
+        return multiply, parameter
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns what the module does."""
+        return self._interface(*args, **kwargs) if self.layout.interface else super().forward(*args, **kwargs)
+
+    def _interface(
+        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
+        up, down = self.layout.stacks
+        for expert in range(self.layout.experts):
+            self.listener.receives(up.parameter, expert, hidden_states[(top_k_index == expert).any(-1)])
+
+        def project(parameter: str, expert: int, x_RK: torch.Tensor) -> torch.Tensor:
+            if parameter == down.parameter:
+                self.listener.receives(parameter, expert, x_RK)
+            stack, weights = self.layout[parameter], self._parameters[parameter]
+            assert weights is not None
+            return _times(weights, stack, expert, x_RK)
+
+        return interface_forward(
+            self, self.layout, project, hidden_states, top_k_index, top_k_weights, self.listener.gives
+        )
+
+
+def _times(parameter: torch.Tensor, stack: Stack, expert: int, x: torch.Tensor) -> torch.Tensor:
+    """x · Wᵀ with the matrix of one expert."""
+    held = parameter.view(-1, *stack.held)[expert]
+    return x @ held if stack.transposed else nn.functional.linear(x, held)

@@ -1,8 +1,8 @@
 """Names of tensors in a checkpoint: planes of a linear, experts, and the guards that make a stock load fail.
 
 A plane is stored as `<linear>.<plane>`; the main plane takes the place of the dense weight under another shape, so that
-transformers without this package stops on it. The matrices of fused experts are linears `<experts>.q_gate_up_proj.<e>`
-and `<experts>.q_down_proj.<e>`, names that no dense model has; there a one-element guard tensor takes the name of the
+transformers without this package stops on it. Where one parameter holds a matrix of every expert, these are linears
+`<experts>.q_<parameter>.<e>`, names that no dense model has; there a one-element guard tensor takes the name of the
 dense parameter instead.
 """
 
@@ -16,13 +16,19 @@ import torch
 from compress.errors import FormatError
 from compress.format.packed import PackedTensor
 
-PROJECTIONS = ("gate_up_proj", "down_proj")
+PROJECTIONS = ("gate_up_proj", "up_proj", "down_proj", "weight", "w1", "v1", "w2")
+"""Names of the parameters that hold one matrix of every expert."""
 _EXPERT = re.compile(rf"(?P<experts>.+)\.q_(?P<projection>{'|'.join(PROJECTIONS)})\.(?P<index>\d+)")
 
 
 def plane_tensors(packed: Mapping[str, PackedTensor]) -> dict[str, torch.Tensor]:
     """Returns the tensors that store packed linears, given by name, ready for `CheckpointWriter.write_shard`."""
     return {f"{name}.{plane}": tensor for name, one in packed.items() for plane, tensor in one.planes.items()}
+
+
+def expert(experts: str, projection: str, index: int) -> str:
+    """Returns the name of the linear of one expert; `projection` is the parameter of the module `experts`."""
+    return f"{experts}.q_{projection}.{index}"
 
 
 def parse_expert(name: str) -> tuple[str, str, int] | None:

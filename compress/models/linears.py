@@ -1,99 +1,113 @@
-"""The linears of a block, each under one name and one shape: nn.Linear, GPT-2's Conv1D, experts of fused parameters.
+"""The linears of a block, each under one name and one shape: nn.Linear, GPT-2's Conv1D, and the matrices of experts.
 
 Shape letters: N out features, K in features, E experts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
 
+from compress.format import naming
+from compress.models.moe.layouts import expert_layout
+from compress.models.moe.routers import find_routers
+
 if TYPE_CHECKING:
     from compress.models.block import Block
-
-EXPERT_PARAMETERS = {"q_gate_up_proj": "gate_up_proj", "q_down_proj": "down_proj"}
-"""Part of an expert's linear name -> the fused parameter it is a slice of, in the order of use."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinearRef:
-    """A linear by its dotted path in the model; an expert's is `<experts path>.q_down_proj.<e>`."""
+    """A linear by its dotted path in the model; an expert's is `<experts path>.q_<parameter>.<e>`."""
 
     name: str
     kind: Literal["linear", "conv1d", "expert"]
     shape: tuple[int, int]
     """(N, K), whatever way round the model stores it."""
     bias: bool
+    """Whether `<name>.bias` is a parameter of the model. Biases of fused experts are parameters of the experts' module
+    and stay there."""
+    transposed: bool = False
+    """The model holds the weight as [K, N]."""
+    flat: bool = False
+    """The experts' matrices lie one below the other in a 2-D parameter."""
 
     @property
     def experts(self) -> tuple[str, str, int]:
-        """For an expert: path of the experts module, `q_gate_up_proj` or `q_down_proj`, number of the expert."""
-        path, projection, number = self.name.rsplit(".", 2)
-        return path, projection, int(number)
+        """For an expert: path of the module, name of the parameter in it, number of the expert."""
+        parsed = naming.parse_expert(self.name)
+        assert parsed is not None, f"{self.name} is no expert's"
+        return parsed
 
     @property
     def parameter(self) -> str:
         """Dotted name of the parameter that holds the weight."""
-        if self.kind == "expert":
-            path, projection, _ = self.experts
-            return f"{path}.{EXPERT_PARAMETERS[projection]}"
-        return f"{self.name}.weight"
+        return naming.guard(*self.experts[:2]) if self.kind == "expert" else f"{self.name}.weight"
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """Shape of the matrix as the model holds it: (K, N) where it is transposed."""
+        return (self.shape[1], self.shape[0]) if self.transposed else self.shape
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Returns whether the module is GPT-2's Conv1D, a linear that holds its weight as [K, N]."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, Conv1D)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Returns whether the module is a linear with a weight of its own: nn.Linear or Conv1D."""
+    return isinstance(module, nn.Linear) or is_conv1d(module)
 
 
 def find_linears(module: nn.Module, prefix: str) -> list[LinearRef]:
-    """Returns the linears below `module`, whose own path is `prefix`; routers and gates of experts are none."""
-    from transformers.pytorch_utils import Conv1D
-
-    found = []
-    gates = _gates(module)
+    """Returns the linears below `module`, whose own path is `prefix`; routers of experts are none."""
+    refs: list[LinearRef] = []
+    routers = find_routers(module)
     for path, child in module.named_modules():
-        name = f"{prefix}.{path}".rstrip(".")
-        if child in gates:
+        name = f"{prefix}.{path}".strip(".")
+        if child in routers:
             continue
-        if isinstance(child, nn.Linear):
-            found.append(LinearRef(name, "linear", (child.out_features, child.in_features), child.bias is not None))
-        elif isinstance(child, Conv1D):
-            rows, columns = child.weight.shape
-            found.append(LinearRef(name, "conv1d", (columns, rows), True))
-        elif is_fused_experts(child):
-            for projection, parameter in EXPERT_PARAMETERS.items():
-                experts, rows, columns = child.get_parameter(parameter).shape
-                found += [
-                    LinearRef(f"{name}.{projection}.{number}", "expert", (rows, columns), False)
-                    for number in range(experts)
-                ]
-    return found
+        if is_linear(child):
+            refs.append(_of_module(name, child))
+        elif (layout := expert_layout(child)) is not None:
+            refs += [
+                LinearRef(
+                    naming.expert(name, stack.parameter, number),
+                    "expert",
+                    stack.shape,
+                    bias=False,
+                    transposed=stack.transposed,
+                    flat=stack.flat,
+                )
+                for stack in layout.stacks
+                for number in range(stack.experts)
+            ]
+    return refs
+
+
+def _of_module(name: str, module: nn.Module) -> LinearRef:
+    rows, columns = module.get_parameter("weight").shape
+    bias = module._parameters.get("bias") is not None
+    if is_conv1d(module):
+        return LinearRef(name, "conv1d", (columns, rows), bias, transposed=True)
+    return LinearRef(name, "linear", (rows, columns), bias)
 
 
 def is_fused_experts(module: nn.Module) -> bool:
-    """Returns whether the module holds all its experts' matrices as [E, N, K] parameters that we know how to split.
-
-    Transformers marks the layout on the module; transposed, biased, ungated or interleaved experts are not taken.
-    """
-    parameters = [getattr(module, name, None) for name in EXPERT_PARAMETERS.values()]
-    return (
-        all(isinstance(parameter, nn.Parameter) and parameter.dim() == 3 for parameter in parameters)
-        and getattr(module, "is_transposed", None) is False
-        and getattr(module, "has_bias", None) is False
-        and getattr(module, "has_gate", None) is True
-        and getattr(module, "is_concatenated", None) is True
-        and not getattr(module, "has_post_expert_norm", False)
-    )
-
-
-def _gates(module: nn.Module) -> set[nn.Module]:
-    """Linears that choose among experts: they stand beside the experts and give one number per expert, or just one."""
-    gates: set[nn.Module] = set()
-    for parent in module.modules():
-        beside = list(parent.children())
-        counts = {len(child.get_parameter("gate_up_proj")) for child in beside if is_fused_experts(child)}
-        if counts:
-            gates |= {child for child in beside if isinstance(child, nn.Linear) and child.out_features in counts | {1}}
-    return gates
+    """Returns whether the module holds gated experts as `gate_up_proj` [E, 2I, H] and `down_proj` [E, H, I] alone."""
+    layout = expert_layout(module)
+    if layout is None or not layout.interface or getattr(module, "has_post_expert_norm", False):
+        return False
+    names = tuple(stack.parameter for stack in layout.stacks)
+    plain = not any(stack.transposed for stack in layout.stacks) and getattr(module, "has_bias", None) is False
+    return plain and names == ("gate_up_proj", "down_proj") and getattr(module, "is_concatenated", None) is True
 
 
 def weight(root: Block | nn.Module, ref: LinearRef) -> torch.Tensor:
@@ -101,25 +115,30 @@ def weight(root: Block | nn.Module, ref: LinearRef) -> torch.Tensor:
 
     `root` is the block that holds it, or the whole model.
     """
-    parameter = _parameter(root, ref)
-    if ref.kind == "expert":
-        parameter = parameter[ref.experts[2]]
-    elif ref.kind == "conv1d":
-        parameter = parameter.T
-    return parameter.detach().to(torch.float32, copy=True).contiguous()
+    return from_parameter(ref, _parameter(root, ref).detach()).to(torch.float32, copy=True).contiguous()
 
 
 @torch.no_grad()
 def set_weight(root: Block | nn.Module, ref: LinearRef, w_NK: torch.Tensor) -> None:
     """Puts `w_NK` [N, K] in place of the linear's weight: the next forward uses it."""
     assert w_NK.shape == ref.shape, f"{ref.name}: {tuple(w_NK.shape)} is not {ref.shape}"
-    parameter = _parameter(root, ref)
+    from_parameter(ref, _parameter(root, ref)).copy_(w_NK)
+
+
+def from_parameter(ref: LinearRef, parameter: torch.Tensor) -> torch.Tensor:
+    """Returns the linear's weight [N, K] as a view of the parameter that holds it."""
     if ref.kind == "expert":
-        parameter[ref.experts[2]].copy_(w_NK)
-    elif ref.kind == "conv1d":
-        parameter.copy_(w_NK.T)
-    else:
-        parameter.copy_(w_NK)
+        parameter = parameter.view(-1, *ref.held)[ref.experts[2]]
+    return parameter.mT if ref.transposed else parameter
+
+
+def to_parameter(ref: LinearRef, weights: torch.Tensor) -> torch.Tensor:
+    """Returns the parameter as the model holds it: of a weight [N, K], or of the weights [E, N, K] of all experts.
+
+    `ref` is any of the linears that the parameter holds.
+    """
+    held = weights.mT if ref.transposed else weights
+    return held.reshape(-1, held.shape[-1]) if ref.flat else held
 
 
 def parameters(refs: Iterable[LinearRef], weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -128,14 +147,28 @@ def parameters(refs: Iterable[LinearRef], weights: Mapping[str, torch.Tensor]) -
     The differentiable counterpart of `set_weight`, for `torch.func.functional_call`. `refs` must name all experts of a
     projection or none of them.
     """
-    found: dict[str, torch.Tensor] = {}
-    experts: dict[str, dict[int, torch.Tensor]] = {}
+    values: dict[str, torch.Tensor] = {}
+    experts: dict[str, list[LinearRef]] = {}
     for ref in refs:
         if ref.kind == "expert":
-            experts.setdefault(ref.parameter, {})[ref.experts[2]] = weights[ref.name]
+            experts.setdefault(ref.parameter, []).append(ref)
         else:
-            found[ref.parameter] = weights[ref.name].T if ref.kind == "conv1d" else weights[ref.name]
-    return found | {name: torch.stack([one[number] for number in range(len(one))]) for name, one in experts.items()}
+            values[ref.parameter] = to_parameter(ref, weights[ref.name])
+    for name, members in experts.items():
+        ordered = sorted(members, key=lambda ref: ref.experts[2])
+        values[name] = to_parameter(ordered[0], torch.stack([weights[ref.name] for ref in ordered]))
+    return values
+
+
+def in_batches(refs: list[LinearRef], experts_at_once: int) -> Iterator[list[LinearRef]]:
+    """Yields linears of one input group, as many at a time as may hold their Gram matrices together.
+
+    Linears that share an input share one Gram matrix; experts have inputs of their own, so a few at a time bound the
+    memory.
+    """
+    size = experts_at_once if refs and refs[0].kind == "expert" else len(refs)
+    for start in range(0, len(refs), size or 1):
+        yield refs[start : start + size]
 
 
 def _parameter(root: Block | nn.Module, ref: LinearRef) -> torch.Tensor:

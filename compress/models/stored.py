@@ -26,8 +26,8 @@ class StoredWeight:
     ref: LinearRef
     origins: tuple[str, ...]
     """Checkpoint tensors which, one below the other, are the weight; empty when only the model's loader can make it."""
-    row: int | None = None
-    """Which slice along the first dimension it is, for experts that the checkpoint keeps fused."""
+    expert: int | None = None
+    """Which of the experts' matrices it is, where the checkpoint keeps them in one tensor."""
 
 
 def find_stored(weights: Weights, ref: LinearRef) -> StoredWeight:
@@ -36,7 +36,7 @@ def find_stored(weights: Weights, ref: LinearRef) -> StoredWeight:
     number = ref.experts[2] if ref.kind == "expert" else None
     if plain is not None:
         return StoredWeight(ref, (plain,), number)
-    if number is not None:
+    if number is not None and not ref.transposed and not ref.flat:
         return StoredWeight(ref, _of_expert(weights, ref.parameter, number))
     return StoredWeight(ref, ())
 
@@ -76,21 +76,22 @@ class WeightReader:
         """
         weight = self._stored(stored)
         check_finite(weight, stored.ref.parameter)
-        if stored.ref.kind == "conv1d":
+        if stored.ref.transposed:
             weight = weight.T
         assert weight.shape == stored.ref.shape, f"{stored.ref.name}: {tuple(weight.shape)} is not {stored.ref.shape}"
         return weight.to(torch.float32).contiguous()
 
     def _stored(self, stored: StoredWeight) -> torch.Tensor:
+        """The matrix as the model holds it, in memory of its own."""
+        ref = stored.ref
         if not stored.origins:
-            whole = self._through_loader(stored.ref.parameter)
-            return whole.clone() if stored.ref.kind != "expert" else whole[stored.ref.experts[2]].clone()
-        parts = [
-            self._source.read(origin)
-            if stored.row is None
-            else self._source.read_slice(origin, stored.row, stored.row + 1)[0]
-            for origin in stored.origins
-        ]
+            whole = self._through_loader(ref.parameter)
+            return (whole if ref.kind != "expert" else whole.view(-1, *ref.held)[ref.experts[2]]).clone()
+        if stored.expert is not None:
+            size = ref.held[0] if ref.flat else 1  # rows of the tensor that one expert takes
+            start = stored.expert * size
+            return self._source.read_slice(stored.origins[0], start, start + size).view(ref.held)
+        parts = [self._source.read(origin) for origin in stored.origins]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _through_loader(self, parameter: str) -> torch.Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from compress.errors import FormatError
+from compress.models.linears import is_conv1d
 
 VERSION = 1
 ATTRIBUTES = frozenset({
@@ -137,7 +138,7 @@ def _resize(model: nn.Module, name: str, shape: tuple[int, ...]) -> nn.Module:
     if len(have) != len(shape) or any(new > old for new, old in zip(shape, have, strict=True)):
         raise FormatError(f"`structure` gives it the shape {list(shape)}", allowed=f"up to {list(have)}", layer=name)
     # other modules keep a width of their own that nothing here would set
-    if not (len(shape) == 1 or isinstance(module, (nn.Linear, nn.Embedding)) or _is_conv1d(module) or len(shape) == 3):
+    if not (len(shape) == 1 or isinstance(module, (nn.Linear, nn.Embedding)) or is_conv1d(module) or len(shape) == 3):
         raise FormatError(f"a {type(module).__name__} cannot be resized", layer=name)
     empty = torch.empty(shape, dtype=parameter.dtype, device="meta")
     module._parameters[key] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
@@ -149,14 +150,14 @@ def _settle(module: nn.Module, name: str) -> None:
     weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
-    elif _is_conv1d(module) and weight is not None:
+    elif is_conv1d(module) and weight is not None:
         vars(module).update(nx=weight.shape[0], nf=weight.shape[1])
     elif isinstance(module, nn.Embedding):
         module.num_embeddings, module.embedding_dim = module.weight.shape
     elif isinstance(module, nn.LayerNorm) and weight is not None:
         module.normalized_shape = tuple(weight.shape)
     if weight is not None and bias is not None:
-        rows = weight.shape[-1] if _is_conv1d(module) else weight.shape[0]
+        rows = weight.shape[-1] if is_conv1d(module) else weight.shape[0]
         if bias.shape != (rows,):
             raise FormatError(
                 f"`structure` leaves a bias of {bias.shape[0]} for a weight of {rows} outputs", layer=name
@@ -172,12 +173,6 @@ def _module(model: nn.Module, path: str) -> nn.Module:
         except AttributeError:
             continue
     raise FormatError(f"{type(model).__name__} has no such module", do="Is config.json that of this model?", layer=path)
-
-
-def _is_conv1d(module: nn.Module) -> bool:
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(module, Conv1D)
 
 
 def _is_size(value: object) -> bool:

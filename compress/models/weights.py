@@ -17,6 +17,8 @@ import torch
 
 from compress.errors import ModelError
 from compress.format.dtypes import TORCH_DTYPES
+from compress.models import linears
+from compress.models.linears import LinearRef
 from compress.models.source import ModelSource
 
 if TYPE_CHECKING:
@@ -30,12 +32,13 @@ _SYNCHRONOUS = "HF_DEACTIVATE_ASYNC_LOAD"
 class _LazyTensor:
     """What the loader takes for a slice of a safetensors file."""
 
-    def __init__(self, source: ModelSource, name: str, *, transposed: bool = False):
-        self._source, self._name, self._transposed = source, name, transposed
+    def __init__(self, source: ModelSource, name: str, holder: LinearRef | None = None):
+        """`holder`: a linear of the parameter, where the source gives weights as [N, K] or [E, N, K]."""
+        self._source, self._name, self._holder = source, name, holder
 
     def __getitem__(self, everything: EllipsisType) -> torch.Tensor:
         tensor = self._source.read(self._name)
-        return tensor.T.contiguous() if self._transposed else tensor
+        return tensor if self._holder is None else linears.to_parameter(self._holder, tensor).contiguous()
 
 
 class Weights:
@@ -96,7 +99,7 @@ class Weights:
         names = set(names)
         state = {
             name if name in self._swapped else origin: _LazyTensor(
-                self._source, origin, transposed=origin in self._source.unpacked and self._is_transposed(name)
+                self._source, origin, self._holder(name) if origin in self._source.unpacked else None
             )
             for name in names
             for origin in self.origins[name]
@@ -122,11 +125,11 @@ class Weights:
             if isinstance(tensor := self._model.get_parameter_or_buffer(name), torch.nn.Parameter):
                 check_finite(tensor, name)
 
-    def _is_transposed(self, name: str) -> bool:
-        """Whether the model keeps this weight as [K, N]: a packed linear is [N, K] whatever holds it."""
-        from transformers.pytorch_utils import Conv1D
-
-        return isinstance(self._model.get_submodule(name.rpartition(".")[0]), Conv1D)
+    def _holder(self, name: str) -> LinearRef:
+        """A linear whose weight the parameter holds; it knows which way round the model holds it."""
+        path = name.rpartition(".")[0]
+        refs = linears.find_linears(self._model.get_submodule(path), path)
+        return next(ref for ref in refs if ref.parameter == name)
 
     def _plan(self) -> None:
         from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key

@@ -1,88 +1,108 @@
-"""PackedExperts: a fused-experts module whose matrices are packed, one PackedLinear per expert and projection.
+"""PackedExperts: an experts module whose matrices are packed, one PackedLinear per expert and parameter.
 
-Shape letters: T tokens, C experts chosen per token, E experts, H hidden, I intermediate.
+Shape letters: T tokens, C experts chosen per token, E experts, H hidden, N out features, K in features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from compress.errors import FormatError
 from compress.format import naming
+from compress.models.moe.forward import interface_forward
+from compress.models.moe.layouts import ExpertLayout, Stack, expert_layout, refusal
+from compress.models.moe.stand_in import Multiply, StandInModule, exchange_class
 from compress.runtime.linear import PackedLinear
 
-_EXPECTED = {"has_gate": True, "has_bias": False, "is_transposed": False, "is_concatenated": True}
-"""How transformers' `use_experts_implementation` must describe an experts module for this one to take its place."""
 
+class PackedExperts(StandInModule):
+    """A module that holds E matrices in one parameter (or several), with some of these parameters packed.
 
-class PackedExperts(nn.Module):
-    """Stands for an experts module with `gate_up_proj` [E, 2I, H] and `down_proj` [E, H, I], either of them packed.
-
-    Routing is not touched: it receives hidden states, chosen experts and their weights, as the dense module does.
+    Where transformers' experts interface describes the module, its forward does what the interface defines. Any other
+    module runs its own forward, in which the packed parameters are stand-ins: products with them go to the packed
+    layers. Routers, biases, activations and whatever else the module holds are its own either way.
     """
 
-    def __init__(self, dense: nn.Module, packed: dict[str, list[PackedLinear]], path: str):
-        """`packed` maps a projection to its experts' layers; `dense` gives the rest. FormatError if it cannot."""
-        super().__init__()
-        _refuse_unsupported(dense, packed, path)
-        self.num_experts = int(dense.get_parameter("gate_up_proj").shape[0])
-        for projection in naming.PROJECTIONS:
-            parameter = getattr(dense, projection)
-            delattr(dense, projection)
-            if projection in packed:
-                self.add_module(f"q_{projection}", nn.ModuleList(packed[projection]))
-                # under the name of the dense parameter: without this package, loading stops at its shape
-                guard = naming.guard_tensor().to(parameter.device)
-                self.register_buffer(projection, guard)
-            else:
-                self.register_parameter(projection, parameter)
-        # keeps what the gate needs (activation, limits, constants); no submodule, since it has no weights any more
-        self._dense = [dense]
+    dense_dtype: torch.dtype
+    """Dtype that the packed parameters would have: that of the model."""
 
-    def forward(
-        self, hidden_TH: torch.Tensor, top_k_index_TC: torch.Tensor, top_k_weights_TC: torch.Tensor
+    def stack_multiply(self, stack: Stack) -> tuple[Multiply, torch.Tensor] | None:
+        """Returns the packed layers of a stack, and a tensor of the dtype and device that they work in."""
+        guard = self._buffers.get(stack.parameter)
+        if guard is None or guard.device.type == "meta":  # dense, or not loaded: the loader wants the guard itself
+            return None
+        layers = self.get_submodule(f"q_{stack.parameter}")
+        like = torch.empty(0, dtype=self.dense_dtype, device=guard.device)
+        return lambda expert, x: layers.get_submodule(str(expert))(x), like
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns what the dense module does with the decoded weights, up to the order of sums."""
+        if self.layout.interface:
+            return self._interface(*args, **kwargs)
+        return super().forward(*args, **kwargs)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> PackedExperts:
+        self.dense_dtype = fn(torch.empty(0, dtype=self.dense_dtype)).dtype
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def _interface(
+        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
-        """Returns [T, H]: for each token the weighted sum of its experts, in the dtype of the hidden states."""
-        tokens, choices = top_k_index_TC.shape
-        gate: Callable[[torch.Tensor], torch.Tensor] = self._dense[0]._apply_gate  # type: ignore[assignment]
-        dtype = torch.promote_types(hidden_TH.dtype, top_k_weights_TC.dtype)
-        # one row per choice, summed at the end in a fixed order: the same result whatever the order of the experts
-        weighted = torch.zeros(tokens * choices, hidden_TH.shape[-1], dtype=dtype, device=hidden_TH.device)
-        chosen, share = top_k_index_TC.reshape(-1), top_k_weights_TC.reshape(-1, 1)
-        for expert in sorted(set(chosen.tolist())):
-            rows = (chosen == expert).nonzero()[:, 0]
-            inner = gate(self._project("gate_up_proj", expert, hidden_TH[rows // choices]))
-            weighted[rows] = self._project("down_proj", expert, inner) * share[rows]
-        return weighted.view(tokens, choices, -1).sum(1).to(hidden_TH.dtype)
+        return interface_forward(self, self.layout, self._project, hidden_states, top_k_index, top_k_weights)
 
-    def _project(self, projection: str, expert: int, x: torch.Tensor) -> torch.Tensor:
-        if f"q_{projection}" in self._modules:
-            result: torch.Tensor = self.get_submodule(f"q_{projection}.{expert}")(x)
-            return result
-        return nn.functional.linear(x, getattr(self, projection)[expert])
+    def _project(self, parameter: str, expert: int, x_RK: torch.Tensor) -> torch.Tensor:
+        if (layers := self._modules.get(f"q_{parameter}")) is not None:
+            y_RN: torch.Tensor = layers.get_submodule(str(expert))(x_RK)
+            return y_RN
+        w = self._parameters[parameter]
+        assert w is not None
+        return x_RK @ w[expert] if self.layout[parameter].transposed else nn.functional.linear(x_RK, w[expert])
 
 
-def _refuse_unsupported(dense: nn.Module, packed: dict[str, list[PackedLinear]], path: str) -> None:
-    """Raises FormatError unless `dense` is laid out as this module assumes, by transformers' own description of it."""
-    for attribute, expected in _EXPECTED.items():
-        if getattr(dense, attribute, None) is not expected:
-            found = getattr(dense, attribute, "not described")
-            raise FormatError(
-                f"experts of {type(dense).__name__} with {attribute}: {found}", allowed=str(expected), layer=path
-            )
-    if getattr(dense, "has_post_expert_norm", False):
-        raise FormatError(f"experts of {type(dense).__name__} with a norm after each expert", layer=path)
-    if extra := {name for name, _ in dense.named_parameters()} - set(naming.PROJECTIONS):
-        raise FormatError(f"experts of {type(dense).__name__} with the parameters {sorted(extra)}", layer=path)
-    for projection, layers in packed.items():
-        shape = tuple(getattr(dense, projection).shape)
+def pack_experts(module: nn.Module, packed: Mapping[str, Sequence[PackedLinear]], path: str) -> None:
+    """Makes `module` compute with packed experts, in place; `packed` maps a parameter to the layers of its experts.
+
+    Each parameter gives way to a guard of its name, at which a loader without this package stops, and to a list of
+    layers `q_<parameter>`.
+
+    Raises:
+        FormatError: the module's layout is unknown, or the layers do not fit it.
+    """
+    layout = expert_layout(module)
+    if layout is None:
+        raise FormatError(refusal(module), do="Install the version of transformers that it was packed with", layer=path)
+    _check_fit(layout, packed, path)
+    dense = {parameter: module.get_parameter(parameter) for parameter in packed}
+    for parameter, layers in packed.items():
+        delattr(module, parameter)
+        module.add_module(f"q_{parameter}", nn.ModuleList(layers))
+        module.register_buffer(parameter, naming.guard_tensor().to(dense[parameter].device))
+    exchange_class(module, PackedExperts, layout)
+    module.__dict__["dense_dtype"] = next(iter(dense.values())).dtype
+
+
+def check_loaded(module: PackedExperts, path: str) -> None:
+    """Raises FormatError unless the guards, biases and dense parameters of the module came from the checkpoint."""
+    for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+        if tensor.device.type != "meta" and not getattr(tensor, "_is_hf_initialized", False):
+            raise FormatError(f"{name!r} is missing from the checkpoint", do="Copy or compress it again", layer=path)
+
+
+def _check_fit(layout: ExpertLayout, packed: Mapping[str, Sequence[PackedLinear]], path: str) -> None:
+    stacks = {stack.parameter: stack for stack in layout.stacks}
+    for parameter, layers in packed.items():
+        if parameter not in stacks:
+            raise FormatError(f"q_{parameter} is packed", allowed=", ".join(f"q_{name}" for name in stacks), layer=path)
+        expected = (stacks[parameter].experts, *stacks[parameter].shape)
         for expert, layer in enumerate(layers):
-            if (len(layers), layer.out_features, layer.in_features) != shape:
+            if (len(layers), layer.out_features, layer.in_features) != expected:
                 raise FormatError(
-                    f"q_{projection}.{expert} is {layer.out_features}×{layer.in_features}, one of {len(layers)}",
-                    allowed="×".join(map(str, shape)),
+                    f"q_{parameter}.{expert} is {layer.out_features}×{layer.in_features}, one of {len(layers)}",
+                    allowed="×".join(map(str, expected)),
                     layer=path,
                 )

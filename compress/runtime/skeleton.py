@@ -12,7 +12,8 @@ from compress.errors import FormatError
 from compress.format import layouts, naming
 from compress.format.scheme import Scheme
 from compress.kernels import select
-from compress.runtime.experts import PackedExperts
+from compress.models.linears import is_conv1d, is_linear
+from compress.runtime import experts
 from compress.runtime.linear import AdaptableLinear, PackedLinear
 
 KEEP_PREPARED_BYTES = 1 << 30
@@ -26,20 +27,20 @@ def install(model: nn.Module, tensors: Mapping[str, Any]) -> None:
     Raises FormatError for a name, shape or bias that the model does not have, and for experts it cannot replace.
     """
     _refuse_tied_head(model, tensors)
-    experts: dict[str, dict[str, dict[int, PackedLinear]]] = {}
+    stacks: dict[str, dict[str, dict[int, PackedLinear]]] = {}
     for name, entry in tensors.items():
-        if expert := naming.parse_expert(name):
-            path, projection, index = expert
-            experts.setdefault(path, {}).setdefault(projection, {})[index] = _empty_layer(PackedLinear, model, entry)
+        if parsed := naming.parse_expert(name):
+            path, projection, index = parsed
+            stacks.setdefault(path, {}).setdefault(projection, {})[index] = _empty_layer(PackedLinear, model, entry)
         else:
             layer, path = _empty_layer(AdaptableLinear, model, entry), _path(model, name)
             _refuse_mismatch(model.get_submodule(path), layer, name)
             model.set_submodule(path, layer)
     naming.check_experts(tensors)
-    for path, projections in experts.items():
-        lists = {name: [layers[index] for index in sorted(layers)] for name, layers in projections.items()}
-        path = _path(model, path)
-        model.set_submodule(path, PackedExperts(model.get_submodule(path), lists, path))
+    for name, projections in stacks.items():
+        lists = {key: [layers[index] for index in sorted(layers)] for key, layers in projections.items()}
+        path = _path(model, name)
+        experts.pack_experts(model.get_submodule(path), lists, path)
 
 
 def check_loaded(model: nn.Module) -> None:
@@ -47,6 +48,9 @@ def check_loaded(model: nn.Module) -> None:
 
     A loader leaves memory that nobody wrote where a checkpoint lacks a tensor; it marks those that it filled.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, experts.PackedExperts):
+            experts.check_loaded(module, name)
     for name, layer in packed_layers(model).items():
         for part, tensor in [*layer.named_buffers(recurse=False), *layer.named_parameters(recurse=False)]:
             on_disk = tensor.device.type == "meta"
@@ -104,11 +108,10 @@ def _path(model: nn.Module, name: str) -> str:
 
 
 def _refuse_mismatch(module: nn.Module, layer: PackedLinear, name: str) -> None:
-    from transformers.pytorch_utils import Conv1D
-
-    if not isinstance(module, (nn.Linear, Conv1D)):
+    if not is_linear(module):
         raise FormatError(f"a {type(module).__name__} cannot be packed", allowed="Linear, Conv1D", layer=name)
-    shape = tuple(module.weight.shape[::-1] if isinstance(module, Conv1D) else module.weight.shape)
+    weight = module.get_parameter("weight")
+    shape = tuple(weight.shape[::-1] if is_conv1d(module) else weight.shape)
     given = (layer.out_features, layer.in_features)
     if shape != given or (module.bias is None) != (layer.bias is None):
         raise FormatError(

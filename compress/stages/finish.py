@@ -16,6 +16,7 @@ from compress.methods import registry
 from compress.recipe import digest
 from compress.stages.budget import allocation
 from compress.stages.pack import shards
+from compress.stages.plan import coverage
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +90,8 @@ def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, ou
         warnings.append(
             f"{len(output.unused)} tensors of the source have no place in its model, left out: {_few(output.unused)}"
         )
+    if (dense := coverage.warning(output.coverage)) is not None:
+        warnings.append(dense)
     weights = sum(entry["shape"][0] * entry["shape"][1] for entry in entries.values())
     bits = 8 * sum(entry["size_bytes"] for entry in entries.values()) / weights if weights else None
     allotted = allocation.stored(workspace)

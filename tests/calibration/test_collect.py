@@ -12,12 +12,13 @@ from torch import nn
 
 from compress.calibration.collect import collect, input_groups
 from compress.calibration.stats import LayerStats
+from compress.calibration.taps import tapped
 from compress.errors import CalibrationError
 from compress.models import linears
 from compress.models.blocks import Block, BlockWalker
 from compress.models.linears import LinearRef
 from compress.models.source import ModelSource
-from tests.support.models import TINY, save_tiny, tiny_tokens
+from tests.support.models import EXPERT_LAYOUTS, TINY, save_tiny, tiny_tokens
 
 SAMPLES, LENGTH = 5, 12
 
@@ -87,13 +88,48 @@ def test_sums_of_experts_equal_a_direct_computation(tmp_path: Path, kind: str) -
     for ref in refs:
         _, projection, number = ref.experts
         x_RK = x_TH[(chosen_Tk == number).any(-1)]
-        if projection == "q_down_proj":
+        if projection == "down_proj":
             with torch.no_grad():
                 gate, up = nn.functional.linear(x_RK, experts.gate_up_proj[number]).chunk(2, dim=-1)
                 x_RK = experts.act_fn(gate) * up
         assert stats[ref.name].num_tokens == len(x_RK) > 0
         torch.testing.assert_close(stats[ref.name].gram_KK, x_RK.T @ x_RK, rtol=1e-4, atol=1e-5)
     assert sum(stats[ref.name].num_tokens for ref in refs if ".q_down_proj." in ref.name) == 2 * SAMPLES * LENGTH
+
+
+@pytest.mark.parametrize("kind", sorted(EXPERT_LAYOUTS))
+def test_listening_changes_nothing_and_hears_what_the_matrices_multiply(tmp_path: Path, kind: str) -> None:
+    walker, hidden_STH = opened(tmp_path, kind)
+    for index in range(len(walker.block_names)):
+        block = walker.load_block(index)
+        before = walker.call(block, hidden_STH)
+        classes = [type(module) for module in block.module.modules()]
+        refs = [ref for ref in walker.linears(index) if ref.kind == "expert"]
+        inputs: dict[str, torch.Tensor] = {}
+        with tapped(block, refs, lambda ref, x: inputs.__setitem__(ref.name, x)):  # noqa: B023
+            torch.testing.assert_close(walker.call(block, hidden_STH), before)
+        assert classes == [type(module) for module in block.module.modules()]
+        stats = collect(walker, block, refs, hidden_STH, micro_batch=SAMPLES)
+        for ref in refs:
+            x_RK = inputs.get(ref.name, torch.zeros(0, ref.shape[1]))
+            assert stats[ref.name].num_tokens == len(x_RK)
+            torch.testing.assert_close(stats[ref.name].gram_KK, x_RK.T @ x_RK, rtol=1e-4, atol=1e-5)
+        for ref in refs:  # a weight without a part of its inputs' span changes nothing but what they would multiply
+            blind_KK = torch.eye(ref.shape[1]) - _span(inputs.get(ref.name, torch.zeros(0, ref.shape[1])))
+            weight_NK = linears.weight(block, ref)
+            linears.set_weight(block, ref, weight_NK + torch.ones(ref.shape) @ blind_KK)
+        torch.testing.assert_close(walker.call(block, hidden_STH), before, rtol=1e-3, atol=1e-3)
+        walker.free_block(block)
+        hidden_STH = before
+
+
+def _span(x_RK: torch.Tensor) -> torch.Tensor:
+    """Returns the projection on what the rows span, [K, K]."""
+    return (
+        torch.linalg.pinv(x_RK.double()).matmul(x_RK.double()).float()
+        if len(x_RK)
+        else torch.zeros(x_RK.shape[1], x_RK.shape[1])
+    )
 
 
 @pytest.mark.parametrize("kind", ["llama", "mixtral", "gpt2"])

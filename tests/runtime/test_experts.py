@@ -1,4 +1,4 @@
-"""PackedExperts takes the place of what it understands and refuses the rest."""
+"""Packed experts compute what the dense module does with the decoded weights; unknown layouts are refused."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ import torch
 from torch import nn
 
 from compress.errors import FormatError
-from compress.format import naming
-from compress.runtime.experts import PackedExperts
+from compress.runtime.experts import PackedExperts, pack_experts
 from compress.runtime.linear import PackedLinear
 from tests.support.packed_checkpoints import pack_in_place, rtn4, tiny
+
+PROJECTIONS = ("gate_up_proj", "down_proj")
+
+
+def packed_experts(dense: nn.Module, packed: dict[str, list[PackedLinear]]) -> nn.Module:
+    pack_experts(dense, packed, "experts")
+    assert isinstance(dense, PackedExperts)
+    return dense
 
 
 def dense_and_packed() -> tuple[nn.Module, dict[str, list[PackedLinear]]]:
     """Returns the experts of a tiny Mixtral, their weights already the unpacked ones, and their packed layers."""
     experts = tiny("mixtral").model.layers[0].mlp.experts
     packed = pack_in_place(nn.ModuleDict({"experts": experts}), rtn4, r"^$")
-    return experts, {
-        p: [PackedLinear.from_packed(packed[f"experts.q_{p}.{e}"]) for e in range(4)] for p in naming.PROJECTIONS
-    }
+    return experts, {p: [PackedLinear.from_packed(packed[f"experts.q_{p}.{e}"]) for e in range(4)] for p in PROJECTIONS}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -30,7 +35,7 @@ def test_the_same_routing_gives_the_same_output(dtype: torch.dtype) -> None:
     weights_TC = torch.rand(9, 2)
     with torch.no_grad():
         expected_TH = dense(hidden_TH, index_TC, weights_TC)
-        found_TH = PackedExperts(dense, packed, "experts")(hidden_TH, index_TC, weights_TC)
+        found_TH = packed_experts(dense, packed)(hidden_TH, index_TC, weights_TC)
     assert found_TH.dtype == dtype
     # a kernel sums in float32 where the dense layer rounds on the way
     rtol, atol = (1e-5, 1e-5) if dtype == torch.float32 else (2e-2, 1e-2)
@@ -45,21 +50,21 @@ def test_experts_of_another_make_are_refused(attribute: str, value: bool) -> Non
     dense, packed = dense_and_packed()
     setattr(dense, attribute, value)
     with pytest.raises(FormatError, match=f"{attribute}: {value}"):
-        PackedExperts(dense, packed, "experts")
+        packed_experts(dense, packed)
 
 
 def test_experts_that_do_not_describe_themselves_are_refused() -> None:
     dense, packed = dense_and_packed()
     del dense.has_gate
     with pytest.raises(FormatError, match="has_gate: not described"):
-        PackedExperts(dense, packed, "experts")
+        packed_experts(dense, packed)
 
 
 def test_too_few_experts_are_refused() -> None:
     dense, packed = dense_and_packed()
     packed["down_proj"].pop()
     with pytest.raises(FormatError, match=r"one of 3.*Allowed: 4×32×48"):
-        PackedExperts(dense, packed, "experts")
+        packed_experts(dense, packed)
 
 
 def test_a_custom_gate_is_used() -> None:
@@ -74,4 +79,4 @@ def test_a_custom_gate_is_used() -> None:
     with torch.no_grad():
         dense.config._experts_implementation = "grouped_mm"
         expected = dense(*arguments)
-        torch.testing.assert_close(PackedExperts(dense, packed, "experts")(*arguments), expected)
+        torch.testing.assert_close(packed_experts(dense, packed)(*arguments), expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 import compress
 import compress.hf
 from compress.errors import FormatError
-from compress.format import layouts, manifest
+from compress.format import layouts, manifest, naming
 from compress.format.layouts import spqr
 from compress.format.packed import PackedTensor
 from compress.kernels import select
@@ -141,6 +142,37 @@ def test_experts_may_be_packed_in_part(make: Make, tokens: torch.Tensor, skip: s
     model.save_pretrained(packed.folder.with_name("again"))
     again = AutoModelForCausalLM.from_pretrained(packed.folder.with_name("again"))
     assert torch.equal(logits(again, tokens), logits(model, tokens))
+
+
+@pytest.mark.parametrize("kind", ["gpt-oss", "llama4", "jetmoe", "dbrx"])
+def test_packed_experts_can_be_copied_and_cast(make: Make, tokens: torch.Tensor, kind: str) -> None:
+    packed = make(kind)
+    model = compress.load(packed.folder)
+    experts = {naming.guard(*parsed[:2]) for name in packed.linears if (parsed := naming.parse_expert(name))}
+    assert experts and not experts & dict(model.named_parameters()).keys()
+    expected = logits(model, tokens)
+    other = copy.deepcopy(model)
+    assert torch.equal(logits(other, tokens), expected)
+    assert relative(logits(other.to(torch.bfloat16), tokens), expected) <= 0.1
+    assert torch.equal(logits(model, tokens), expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "lost"),
+    [
+        ("gpt-oss", "model.layers.0.mlp.experts.gate_up_proj_bias"),
+        ("gpt-oss", "model.layers.1.mlp.experts.down_proj"),
+        ("jetmoe", "model.layers.1.mlp.input_linear.weight"),
+    ],
+)
+def test_a_lost_bias_or_guard_of_experts_is_an_error_through_transformers(make: Make, kind: str, lost: str) -> None:
+    packed = make(kind)
+    folder = packed.folder.with_name("again")
+    compress.load(packed.folder).save_pretrained(folder)
+    rewrite(folder, lambda tensors: tensors.pop(lost))  # type: ignore[arg-type, return-value]
+    path, _, name = lost.rpartition(".")
+    with pytest.raises(FormatError, match=f"{path}: '{name}' is missing"):
+        AutoModelForCausalLM.from_pretrained(folder)
 
 
 def test_the_base_model_loads_without_its_head(make: Make, tokens: torch.Tensor) -> None:

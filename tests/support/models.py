@@ -50,6 +50,35 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name -> (model_type, configuration). The names are the keys of `save_tiny`."""
 
+_OTHER_MOE = _LLAMA | dict(num_local_experts=4, num_experts_per_tok=2, num_hidden_layers=2)
+EXPERT_LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt-oss": ("gpt_oss", _OTHER_MOE | dict(sliding_window=7)),  # [E, H, 2I], interleaved, with biases
+    "llama4": (  # [E, H, 2I], outside of the experts interface, every token through every expert
+        "llama4_text",
+        _OTHER_MOE | dict(num_experts_per_tok=1, intermediate_size_mlp=40, interleave_moe_layer_step=2),
+    ),
+    "jetmoe": ("jetmoe", _OTHER_MOE | dict(kv_channels=8)),  # one module for each matrix, in the attention too
+    "dbrx": (  # [E · I, H]
+        "dbrx",
+        _COMMON
+        | dict(
+            d_model=32, n_heads=4, n_layers=2, max_seq_len=CONTEXT,
+            attn_config=dict(kv_n_heads=2, clip_qkv=8.0, rope_theta=1e4),
+            ffn_config=dict(ffn_hidden_size=24, moe_num_experts=4, moe_top_k=2, hidden_size=32),
+        ),
+    ),
+    "nemotron-h": (  # no gate
+        "nemotron_h",
+        _LLAMA
+        | dict(
+            layers_block_type=["attention", "moe"], n_routed_experts=4, num_experts_per_tok=2, n_group=1, topk_group=1,
+            moe_intermediate_size=16, moe_shared_expert_intermediate_size=24,
+        ),
+    ),
+    "granitemoe": ("granitemoe", _OTHER_MOE),
+}  # fmt: skip
+"""As `TINY`: mixtures of experts in every other layout."""
+
 
 def tiny_model(kind: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: Any) -> Any:
     """Returns a tiny random causal language model in evaluation mode; `overrides` go into its configuration.
@@ -58,7 +87,7 @@ def tiny_model(kind: str = "llama", *, seed: int = 0, dtype: torch.dtype = torch
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    model_type, values = TINY[kind]
+    model_type, values = (TINY | EXPERT_LAYOUTS)[kind]
     config = AutoConfig.for_model(model_type, **(values | overrides))
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -107,9 +136,10 @@ def save_tiny(
     shards: int = 1,
     **overrides: Any,
 ) -> Path:
-    """Saves a tiny model of `kind` (a key of `TINY`) with its tokenizer into `folder` and returns the folder.
+    """Saves a tiny model with its tokenizer into `folder` and returns the folder.
 
-    With `shards` above one the tensors are dealt out to that many files, with an index.
+    `kind` is a key of `TINY` or of `EXPERT_LAYOUTS`. With `shards` above one the tensors are dealt out to that many
+    files, with an index.
     """
     model = tiny_model(kind, seed=seed, dtype=dtype, **overrides)
     model.save_pretrained(folder)

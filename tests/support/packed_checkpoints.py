@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +12,15 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from compress.format import layouts, naming
 from compress.format.packed import PackedTensor
 from compress.format.writer import CheckpointWriter
 from compress.methods import rtn
+from compress.models.linears import is_conv1d, is_linear
+from compress.models.moe.layouts import expert_layout
+from compress.models.moe.routers import find_routers
+from tests.support.models import EXPERT_LAYOUTS
 
 COMMON = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 COMMON |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.1}
@@ -29,6 +33,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mixtral": {"model_type": "mixtral", **MOE, "num_local_experts": 4},
     "qwen3-moe": {"model_type": "qwen3_moe", **MOE, "num_experts": 4, "head_dim": 8, "decoder_sparse_step": 1},
 }
+CONFIGS |= {kind: {"model_type": model_type, **values} for kind, (model_type, values) in EXPERT_LAYOUTS.items()}
 HEADS = re.compile(r"(^|\.)(lm_head|embed_out)$")
 
 
@@ -62,16 +67,19 @@ def pack_in_place(
         packed[name] = solve(weight_NK.detach().float())
         return layouts.unpack(packed[name])
 
+    routers = find_routers(model)
     for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, Conv1D)) and not HEADS.search(name) and not re.search(skip, name):
-            transposed = isinstance(module, Conv1D)
+        if is_linear(module) and module not in routers and not HEADS.search(name) and not re.search(skip, name):
+            transposed = is_conv1d(module)
             weight_NK = take(name, module.weight.T if transposed else module.weight)
             module.weight.data = (weight_NK.T if transposed else weight_NK).contiguous()
-        for projection in naming.PROJECTIONS:
-            fused = getattr(module, projection, None)
-            if isinstance(fused, nn.Parameter) and not re.search(skip, f"{name}.q_{projection}"):
-                for expert in range(fused.shape[0]):
-                    fused.data[expert] = take(f"{name}.q_{projection}.{expert}", fused[expert])
+        for stack in layout.stacks if (layout := expert_layout(module)) is not None else ():
+            if re.search(skip, f"{name}.q_{stack.parameter}"):
+                continue
+            held = module.get_parameter(stack.parameter).data.view(-1, *stack.held)
+            for expert in range(stack.experts):
+                matrix = held[expert].T if stack.transposed else held[expert]
+                matrix.copy_(take(naming.expert(name, stack.parameter, expert), matrix))
     return packed
 
 
@@ -93,7 +101,10 @@ def write(folder: Path, model: PreTrainedModel, packed: dict[str, PackedTensor])
         name: {"scheme": p.scheme.to_dict(), "shape": list(p.shape), "bias": f"{name}.bias" in dense}
         for name, p in packed.items()
     }
-    config = model.config.to_dict() | {"architectures": [type(model).__name__], "dtype": "float32"}
+    config = json.loads(model.config.to_json_string(use_diff=False)) | {
+        "architectures": [type(model).__name__],
+        "dtype": "float32",
+    }
     writer.finish(records=records, config=config, manifest={"tensors": tensors})
 
 

@@ -78,10 +78,7 @@ def _of_block(
     losses: dict[str, float] = {}
     for group in collecting.input_groups(stage.walker, block, hidden_STH):
         refs = [ref for ref in group if ref.name in wanted]
-        # experts have inputs of their own: a few at a time bound the memory of their Gram matrices
-        at_once = stage.memory_plan.experts_at_once if refs and refs[0].kind == "expert" else len(refs)
-        for start in range(0, len(refs), at_once or 1):
-            part = refs[start : start + at_once]
+        for part in linears.in_batches(refs, stage.memory_plan.experts_at_once):
             losses |= _of_linears(stage, part, hidden_STH, block)
             memory.enforce(stage.memory_limit, part[-1].name)
             task.advance(len(part), part[-1].name)

@@ -159,11 +159,9 @@ def _try_group(
     contributions = (
         routing.contributions(stage.walker, block, refs, hidden_STH, micro_batch=micro_batch) if alone else {}
     )
-    at_once = stage.memory_plan.experts_at_once if alone else len(refs)
     packed: list[dict[str, PackedTensor]] = [{} for _ in configs]
     errors: list[dict[str, float]] = [{} for _ in configs]
-    for start in range(0, len(refs), at_once):
-        at_hand = refs[start : start + at_once]
+    for at_hand in linears.in_batches(refs, stage.memory_plan.experts_at_once):
         stats = collecting.collect(stage.walker, block, at_hand, hidden_STH, micro_batch=micro_batch)
         for ref in at_hand:
             for place, (_, of_linear) in enumerate(configs):

@@ -113,10 +113,7 @@ def _statistics(
         if not stage.method.NEEDS:
             yield wanted, {}
             continue
-        # experts have inputs of their own: a few at a time bound the memory of their Gram matrices
-        at_once = stage.memory_plan.experts_at_once if wanted and wanted[0].kind == "expert" else len(wanted)
-        for start in range(0, len(wanted), at_once or 1):
-            refs = wanted[start : start + at_once]
+        for refs in linears.in_batches(wanted, stage.memory_plan.experts_at_once):
             yield (
                 refs,
                 collecting.collect(stage.walker, block, refs, hidden_STH, micro_batch=stage.memory_plan.micro_batch),

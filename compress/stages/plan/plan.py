@@ -172,7 +172,12 @@ def _coverage(recipe: Recipe, walker: BlockWalker, blocks: list[list[LinearRef]]
     dense = {name: walker.dense_shape(name) for name in walker.dense_tensors()}
     skipped = coverage.select(shapes, recipe.skip)
     refusals.refuse_split_experts((ref for refs in blocks for ref in refs), set(skipped))
-    return coverage.account(shapes, dense, skipped, recipe.min_coverage)
+    matrices = [
+        matrix
+        for name, refs in zip(walker.block_names, blocks, strict=True)
+        for matrix in coverage.dense_matrices(walker.model.get_submodule(name), name, refs)
+    ]
+    return coverage.account(shapes, matrices, dense, skipped, recipe.min_coverage)
 
 
 def _calibration(recipe: Recipe) -> dict[str, Any]:
