@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from tests.support.models import EXPERT_LAYOUTS
 from tests.support.packed_checkpoints import Packed
 
 STOCK = """
@@ -34,7 +33,7 @@ def test_stock_transformers_stops_on_the_shapes(make: Callable[..., Packed]) -> 
         make("mixtral", skip="self_attn|gate_up"),
         make("llama", skip="[qk]_proj"),
     ]
-    built += [make(kind, skip="self_attn|attention|q_proj|shared") for kind in sorted(EXPERT_LAYOUTS)]
+    built += [make(kind, skip="self_attn|attention|q_proj|shared") for kind in ("gpt-oss", "jetmoe", "dbrx")]
     folders = [str(packed.folder) for packed in built]
     done = subprocess.run(
         [sys.executable, "-c", STOCK, *folders],
