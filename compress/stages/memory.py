@@ -8,19 +8,15 @@ Shape letters: N out features, K in features.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import psutil
 
 from compress.errors import MemoryLimitError
 from compress.sizes import format_size
 from compress.tuning.settings import FullSettings, Settings
-
-if TYPE_CHECKING:
-    from compress.models.linears import LinearRef
 
 _FLOAT = 4
 _SOLVER_COPIES = 3
@@ -61,16 +57,6 @@ class MemoryPlan:
     """Sequences that pass through a block at once."""
     experts_at_once: int
     """Experts whose Gram matrices are collected in the same forward pass."""
-
-    def portions(self, refs: Sequence[LinearRef]) -> Iterator[Sequence[LinearRef]]:
-        """Yields the linears of an input group in the portions whose statistics are collected together.
-
-        Experts have separate inputs, and so a Gram matrix each: a few at once bound the memory. Other linears of a
-        group share one matrix and come in one portion.
-        """
-        at_once = self.experts_at_once if refs and refs[0].kind == "expert" else max(1, len(refs))
-        for start in range(0, len(refs), at_once):
-            yield refs[start : start + at_once]
 
 
 def resident_bytes(others: Iterable[int] = ()) -> int:
