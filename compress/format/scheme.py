@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,4 +45,6 @@ class Scheme:
         ints = all(isinstance(value, int) and not isinstance(value, bool) for value in counts)
         if not (isinstance(layout, str) and ints):
             raise FormatError(f"a scheme has fields of the wrong type: {dict(data)!r}")
+        if any(isinstance(value, float) and not math.isfinite(value) for value in options.values()):
+            raise FormatError(f"a scheme has a number that is not finite: {dict(data)!r}")
         return cls(layout=layout, bits=bits, group_size=group, options=dict(options))

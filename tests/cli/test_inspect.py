@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,31 @@ def test_only_what_a_reader_needs_is_required(
     (tmp_path / "compress.json").write_text(json.dumps(bare), encoding="utf-8")
     assert invoke(["inspect", str(tmp_path)]) == 0
     assert "2 linears" in capsys.readouterr().out
+
+
+def _places(value: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Yields the keys that lead to every value of a JSON document but the document itself."""
+    items = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*place, key)
+        yield from _places(inner, (*place, key))
+
+
+@pytest.mark.parametrize("value", ["x", 5, [5], {"a": 5}, None, float("nan")], ids=str)
+def test_whatever_a_field_holds_there_is_a_table_or_one_error(
+    value: Any, tmp_path: Path, manifest: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest["history"] = [{"source": {"model": "m"}, "recipe": {"stages": [{"method": "svd_llm", "options": {}}]}}]
+    for place in list(_places(manifest)):
+        damaged = copy.deepcopy(manifest)
+        parent = damaged
+        for key in place[:-1]:
+            parent = parent[key]  # type: ignore[index]
+        parent[place[-1]] = value  # type: ignore[index]
+        (tmp_path / "compress.json").write_text(json.dumps(damaged), encoding="utf-8")
+        code = invoke(["inspect", str(tmp_path)])
+        said = capsys.readouterr()
+        assert (code == 0 and said.out) or (code == 2 and said.err.startswith("Error: ")), place
 
 
 def test_a_folder_of_a_newer_version_is_refused(
