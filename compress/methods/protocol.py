@@ -1,4 +1,4 @@
-"""What a method file must and may define: one Protocol for each of the three kinds of stage.
+"""The interface of a method file: one Protocol for each of the three kinds of stage.
 
 | KIND      | the stage makes                                                      | Protocol        |
 |-----------|----------------------------------------------------------------------|-----------------|
@@ -43,18 +43,18 @@ _ALIKE = 0.75
 
 
 class MethodFile(Protocol):
-    """What a file of any kind defines."""
+    """Members that a file of any kind must define."""
 
     KIND: str
     """`pack`, `rewrite` or `train`; a literal, since it is read without importing the file."""
     NEEDS: frozenset[str]
-    """What is read of the calibration text: for `pack` fields of LayerStats, otherwise `tokens`; empty for none."""
+    """Calibration data that is read: for `pack` fields of LayerStats, otherwise `tokens`; empty for none."""
     Config: type[Any]
     """Frozen dataclass of the options; every field has a literal default and a string below it, the help text."""
 
 
 class PackFile(MethodFile, Protocol):
-    """What a file of kind `pack` must define."""
+    """Members that a file of kind `pack` must define."""
 
     @abstractmethod
     def check(self, shape: tuple[int, int], config: Any) -> None:
@@ -73,7 +73,7 @@ class PackFile(MethodFile, Protocol):
 
 
 class Loaded(MethodFile, Protocol):
-    """What `registry.load` adds to a file."""
+    """A file as `registry.load` returns it."""
 
     name: str
     """The method's name: that of its file."""
@@ -192,7 +192,7 @@ class RewriteMethod(Loaded, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What training made of a model."""
+    """The trained tensors of a model, with the report of the training."""
 
     dense: dict[str, torch.Tensor] = field(repr=False)
     """Dense tensors by their names in the model, in the dtypes that they had there."""

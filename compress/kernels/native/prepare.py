@@ -172,13 +172,12 @@ def reject(scheme: Scheme) -> str | None:
     if scheme.options.get("delta_dtype", "float16") != "float16":
         return "native kernels read deltas in float16, not in float32"
     if scheme.layout == sparse_nm.LAYOUT:
-        if reason := reject(composing.part_scheme(scheme, "values")):
-            return reason
         values = composing.part_scheme(scheme, "values").layout
         if values not in (dense.PART_LAYOUT, int_group.LAYOUT):
             return f"no native kernel for sparse_nm.v1 with values of {values}"
         if scheme.options["m"] != _OF:
             return f"native kernels know n:{_OF}, not {scheme.options['n']}:{scheme.options['m']}"
+        return reject(composing.part_scheme(scheme, "values"))
     return None
 
 
