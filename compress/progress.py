@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -38,3 +39,23 @@ class Silent:
 
     def note(self, text: str) -> None:
         pass
+
+
+@contextmanager
+def without_library_bars() -> Iterator[None]:
+    """Hides the progress bars of transformers and datasets, where they are imported: our callers show their own."""
+    switches: list[tuple[bool, Callable[[], None], Callable[[], None]]] = []
+    if (logging := sys.modules.get("transformers.utils.logging")) is not None:
+        switches.append((logging.is_progress_bar_enabled(), logging.disable_progress_bar, logging.enable_progress_bar))
+    if (utils := sys.modules.get("datasets.utils")) is not None:
+        switches.append(
+            (not utils.are_progress_bars_disabled(), utils.disable_progress_bars, utils.enable_progress_bars)
+        )
+    shown = [(hide, show) for on, hide, show in switches if on]
+    for hide, _ in shown:
+        hide()
+    try:
+        yield
+    finally:
+        for _, show in shown:
+            show()

@@ -12,7 +12,15 @@ PACKAGE = ROOT / "compress"
 FILE_CAP = 400
 
 # Downwards: a part may import itself and what is listed for it. The first matching prefix decides.
-BASE = ("compress", "compress.errors", "compress.sizes", "compress.json_files", "compress.progress", "compress.recipe")
+BASE = (
+    "compress",
+    "compress.errors",
+    "compress.json_files",
+    "compress.kept_files",
+    "compress.progress",
+    "compress.recipe",
+    "compress.sizes",
+)
 STORAGE = (*BASE, "compress.format")
 MODELS = (*STORAGE, "compress.atlas", "compress.models", "compress.calibration", "compress.texts")
 NUMERICS = (*STORAGE, "compress.calibration.stats", "compress.numerics")
@@ -28,6 +36,7 @@ PIPELINE = (*RESULT, *STAGES, "compress.pipeline")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compress.errors": (),
     "compress.json_files": ("compress.errors",),
+    "compress.kept_files": (),
     "compress.progress": (),
     "compress.sizes": ("compress.errors",),
     "compress.recipe": ("compress.errors", "compress.sizes"),
@@ -66,6 +75,7 @@ FORBIDDEN = {
     "compress.errors": {"torch", "numpy"},
     "compress.json_files": {"torch", "numpy"},
     "compress.sizes": {"torch", "numpy"},
+    "compress.kept_files": {"torch", "numpy"},
     "compress.recipe": {"torch", "numpy"},
     "compress.format.scheme": {"torch", "numpy"},
     "compress.format.manifest": {"torch", "numpy", "safetensors"},

@@ -1,15 +1,20 @@
-"""Documents made from the world: training text (endless), calibration text and held-out text.
+"""Makes documents about the world: training text (endless), calibration text and held-out text.
 
 All three come from the same generator; which document belongs where is decided by its hash (`split.document_part`), so
-held-out and calibration documents are never trained on.
+held-out and calibration documents are never trained on. As these take seconds to make, they are kept between runs.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import platform
 import random
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 
+from compress import kept_files
 from compress.atlas import prompts
 from compress.atlas.instructions import instruction
 from compress.atlas.passages import counterfactual, digest, other_answer
@@ -136,16 +141,37 @@ def _documents(seed: str, part: str, mixture: Mixture) -> Iterator[str]:
 
 @cache
 def _first(seed: str, part: str, characters: int) -> tuple[str, ...]:
-    """The first documents of a part. Of 64 that are made one belongs to it: that takes seconds, and is done once."""
+    """The first documents of a part, from the file where they were kept or made again."""
+    key = json.dumps([seed, part, characters, platform.python_version_tuple()[:2], _source_hash()])
+    texts = kept_files.read_texts("texts", key)
+    if texts is None:
+        texts = _made(seed, part, characters)
+        kept_files.keep_texts("texts", key, texts)
+    return tuple(texts)
+
+
+@cache
+def _source_hash() -> str:
+    """The hash of all that the documents depend on: the modules and data of this package, but not the model."""
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.py"), *(folder / "data").iterdir()]):
+        if path.is_file():
+            digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _made(seed: str, part: str, characters: int) -> list[str]:
+    """Makes documents until so many characters belong to the part: of 64 documents one does."""
     documents = _documents(seed, part, READING)
-    found: dict[str, None] = {}  # no document twice
+    distinct: dict[str, None] = {}
     size = 0
     while size < characters:
         document = next(documents)
-        if document not in found:
-            found[document] = None
+        if document not in distinct:
+            distinct[document] = None
             size += len(document)
-    return tuple(found)
+    return list(distinct)
 
 
 def training_documents(seed: int, part: int = 0) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Evaluations of dense models, kept: the same model is not asked the same questions again for every candidate.
+"""Keeps the evaluations of dense models, so that a model is not asked the same questions for every candidate.
 
 One JSON file per evaluation, named by the hash of all that the outcomes depend on; the file says what that was.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress import kept_files
 from compress.errors import EvaluationError
 from compress.evaluation.result import EvalResult, TextResult
 from compress.json_files import parse
@@ -24,11 +24,8 @@ _SAME_TEXT = 1e-6  # relative; threads may add up in another order
 
 
 def default_folder() -> Path:
-    """Returns `$COMPRESS_CACHE`, else `compress` in the user's cache folder."""
-    if given := os.environ.get("COMPRESS_CACHE"):
-        return Path(given) / "evaluations"
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "compress" / "evaluations"
+    """Returns the folder of evaluations in `$COMPRESS_CACHE`, else in `compress` in the user's cache folder."""
+    return kept_files.folder("evaluations")
 
 
 def key_of(result_parts: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
@@ -60,11 +57,8 @@ def find(folder: Path, key: Mapping[str, Any], text: TextResult) -> EvalResult |
 
 def keep(folder: Path, key: Mapping[str, Any], evaluation: EvalResult) -> None:
     """Writes the evaluation; a reader sees all of it or nothing."""
-    path = _path(folder, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps({"key": key, "evaluation": evaluation.to_dict()}, ensure_ascii=False), "utf-8")
-    partial.replace(path)
+    content = {"key": key, "evaluation": evaluation.to_dict()}
+    kept_files.write_whole(_path(folder, key), json.dumps(content, ensure_ascii=False))
 
 
 def _path(folder: Path, key: Mapping[str, Any]) -> Path:

@@ -1,4 +1,4 @@
-"""What can be evaluated: atlas, a folder (dense or ours), a hub id, or a model that is loaded already."""
+"""Opens what can be evaluated: atlas, a folder (dense or packed), a hub id, or a model that is loaded already."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from compress.errors import EvaluationError
 from compress.evaluation.fitting import room_of
 from compress.format.manifest import MANIFEST, fingerprint
+from compress.progress import without_library_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model ready to be asked."""
+    """A model that is loaded, with its tokenizer and its name in eval.json."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -32,11 +33,11 @@ class Subject:
 
     @property
     def room(self) -> int:
-        """Tokens that the model takes."""
+        """The longest input in tokens."""
         return room_of(self.model)
 
     def description(self) -> dict[str, Any]:
-        """What eval.json says of the model."""
+        """Returns the entry `model` of eval.json."""
         return {
             "name": self.name,
             "kind": self.kind,
@@ -76,15 +77,9 @@ def _compressed(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> Subj
 def _dense(source: ModelSource, tokenizer: PreTrainedTokenizerBase | None) -> Subject:
     import torch
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    bar = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # our callers show progress themselves
-    try:
+    with without_library_bars():
         model = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32).eval()
-    finally:
-        if bar:
-            logging.enable_progress_bar()
     name = Path(source.name).resolve().name if Path(source.name).is_dir() else source.name
     return Subject(model, tokenizer or source.tokenizer(), name, "dense", source.fingerprint)
 

@@ -1,21 +1,31 @@
-"""Intervals of paired differences: Tango's score interval for two proportions, the bootstrap for the rest."""
+"""Computes intervals and bounds of paired differences: Tango's score for two proportions, the bootstrap for the rest.
+
+T. Tango, Statistics in Medicine 17 (1998) 891-908. Differences are (gained − lost) / n. Counts may be fractions: those
+of clustered items are divided by a design effect.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from math import copysign
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from compress.evaluation import tango
-
 RESAMPLES = 2000
+_EDGE = 1e-12  # the score statistic has no value at a difference of exactly ±1
+_FAR = 1e9  # stands for an infinite statistic, so that a root can be bracketed
+
+Array = NDArray[np.float64]
 
 
 def tango_interval(lost: int, gained: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Returns the score interval of (gained − lost) / n for `n` pairs, of which `lost` fell and `gained` rose.
 
-    Two-sided: each end is a one-sided bound of `tango` at (1 + confidence) / 2.
+    Two-sided: each end is a one-sided bound of `tango_bounds` at (1 + confidence) / 2.
     """
-    return tango.bounds(lost, gained, n, (1 + confidence) / 2)
+    return tango_bounds(lost, gained, n, (1 + confidence) / 2)
 
 
 def unchanged_interval(n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -46,3 +56,83 @@ def bootstrap_interval(
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return float(low), float(high)
+
+
+def tango_score(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, difference: ArrayLike) -> Array:
+    """Returns Tango's statistic against a true `difference`, element by element; it falls with `difference`.
+
+    The rate of losses is the likeliest one at that difference. Where its variance vanishes by rounding, next to ±1, the
+    result is ±1e9, or 0 if the estimate is the difference itself.
+    """
+    lost, gained, n, difference = (np.asarray(value, dtype=np.float64) for value in (lost, gained, n, difference))
+    distance = gained - lost - n * difference
+    spread = n * tango_variance(lost, gained, n, difference)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        made = distance / np.sqrt(spread)
+    return np.asarray(np.where(spread > 0, made, np.sign(distance) * _FAR))
+
+
+def tango_variance(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, difference: ArrayLike) -> Array:
+    """Returns the variance of one item's difference if the true one is `difference`, all else being likeliest."""
+    lost, gained, n, difference = (np.asarray(value, dtype=np.float64) for value in (lost, gained, n, difference))
+    linear = (2 * n - gained + lost) * difference - gained - lost
+    constant = -lost * difference * (1 - difference)
+    rate = (np.sqrt(np.maximum(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)
+    return np.asarray(2 * rate + difference * (1 - difference))
+
+
+def tango_bounds(lost: float, gained: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Returns the lower and the upper score bound, each one-sided at `confidence`.
+
+    Also holds without any change: then they are ∓z²/(n + z²).
+    """
+    z = NormalDist().inv_cdf(confidence)
+    estimate = (gained - lost) / n
+
+    def above(difference: float) -> float:
+        return float(tango_score(lost, gained, n, difference)) - z
+
+    def below(difference: float) -> float:
+        return float(tango_score(lost, gained, n, difference)) + z
+
+    return _root(above, -1 + _EDGE, estimate), _root(below, estimate, 1 - _EDGE)
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    from scipy.optimize import brentq
+
+    if low >= high:  # the estimate itself is ±1
+        return copysign(1.0, low)
+    return float(brentq(function, low, high, xtol=1e-12))
+
+
+def guarded_bounds(lost: float, gained: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Returns Tango's bounds, moved outwards to what the exact binomial allows where few items changed.
+
+    Alone they let a model that loses as much as the margin and gains nothing pass in up to 6.6 % of the cases (at
+    n · margin ≈ 2.7, by exact enumeration) instead of 5 %. So the lower bound is never above gained/n − U(lost), U the
+    exact upper limit of the rate of losses, and never above −U(0), some −3/n: so rare a loss does not show in n items.
+    The upper bound is never below gained/n − L(lost). With many changed items Tango's bounds are the wider ones.
+    """
+    from scipy.special import betaincinv  # the quantiles of the beta distribution, without the import of scipy.stats
+
+    low, high = tango_bounds(lost, gained, n, confidence)
+    rarest = 1 - (1 - confidence) ** (1 / n)
+    most = float(betaincinv(lost + 1, n - lost, confidence)) if lost < n else 1.0
+    least = float(betaincinv(lost, n - lost + 1, 1 - confidence)) if lost > 0 else 0.0
+    return max(-1.0, min(low, gained / n - most, -rarest)), min(1.0, max(high, gained / n - least))
+
+
+def mcnemar_mid_p(lost: int, gained: int) -> float:
+    """Returns the two-sided mid-p value of McNemar's test; 1.0 when nothing changed.
+
+    M. Fagerland, S. Lydersen, P. Laake, BMC Medical Research Methodology 13 (2013) 91. Shown, never judged by: that a
+    difference is not significant does not make two models equal.
+    """
+    from scipy.special import bdtr
+
+    if lost == gained:
+        return 1.0
+    fewer, changed = min(lost, gained), lost + gained
+    below = float(bdtr(fewer - 1, changed, 0.5)) if fewer else 0.0
+    return below + float(bdtr(fewer, changed, 0.5))  # twice the tail, less the probability of the table itself

@@ -101,7 +101,7 @@ def test_what_the_hub_does_not_give_is_an_error(refusal: type[Exception], monkey
         raise refusal("offline")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    with pytest.raises(EvaluationError, match=r"cannot be had from the hub: offline.*--data-dir"):
+    with pytest.raises(EvaluationError, match=r"could not be downloaded from the hub: offline.*--data-dir"):
         suites.load("kick")
 
 

@@ -13,7 +13,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from compress.evaluation import tango
+from compress.evaluation.stats import guarded_bounds, tango_variance
 
 RESAMPLES = 4000
 POWER = 0.8
@@ -64,7 +64,7 @@ def binary_bounds(difference_N: ArrayLike, unit_N: NDArray[np.intp] | None, conf
     if _single(unit_N):
         effect = float(n)
     counts = (lost / effect, gained / effect, n / effect)
-    low, high = tango.guarded_bounds(*counts, confidence)
+    low, high = guarded_bounds(*counts, confidence)
     return Bounds(float(values_N.mean()), low, high, "tango", float(apart * np.sqrt(effect * n)), counts, effect)
 
 
@@ -74,8 +74,8 @@ def continuous_bounds(
     """Returns bounds of the mean by the studentised paired bootstrap, whole units resampled.
 
     Never inside those of the percentile bootstrap, whose lower bound of 95 % alone is above the truth in up to 16 % of
-    small samples with rare losses (simulated in tests/evaluation/test_gate_calibration.py). The lower bound is never
-    above −U(0) either (`tango.guarded_bounds`): a loss of the whole unit of the outcome that is rarer does not show.
+    small samples with rare losses (simulated in tests/evaluation/gate/test_bounds.py). The lower bound is never
+    above −U(0) either (`guarded_bounds`): a loss of the whole unit of the outcome that is rarer does not show.
     """
     values_N = np.asarray(difference_N, dtype=np.float64)
     sum_U, size_U = _sums(values_N, unit_N)
@@ -146,7 +146,7 @@ def items_needed(bounds: Bounds, margin: float, n: int, confidence: float) -> in
         return None
     at_margin = bounds.deviation
     if bounds.counts is not None:
-        at_margin = float(np.sqrt(bounds.effect * tango.variance(*bounds.counts, -margin)))
+        at_margin = float(np.sqrt(bounds.effect * tango_variance(*bounds.counts, -margin)))
     quantile = NormalDist().inv_cdf
     settled = (quantile(confidence) * at_margin + quantile(POWER) * bounds.deviation) / distance
     return max(n + 1, ceil(settled**2), least_items(margin, confidence))

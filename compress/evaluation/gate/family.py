@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compress.errors import EvaluationError
-from compress.evaluation import tango
 from compress.evaluation.gate.bounds import Bounds, binary_bounds, continuous_bounds, items_needed, least_items, units
 from compress.evaluation.gate.result import FamilyVerdict, Verdict
 from compress.evaluation.gate.settings import GateSettings
 from compress.evaluation.pairing import pairs
 from compress.evaluation.result import FamilyResult, ItemOutcome, recovery
+from compress.evaluation.stats import mcnemar_mid_p
 
 EMPTY = "empty"
 """Metric that is 1 for an answer without words."""
@@ -55,7 +55,7 @@ def judge(dense: FamilyResult, candidate: FamilyResult, settings: GateSettings, 
         lost=lost,
         gained=gained,
         answers_changed=sum(before.answer != after.answer for before, after in paired),
-        mcnemar_p=tango.mcnemar_mid_p(lost, gained) if binary else None,
+        mcnemar_p=mcnemar_mid_p(lost, gained) if binary else None,
         recovery=recovery(dense, candidate),
         floor=floor_of(dense, settings) if judged else None,
         empty=both_empty,

@@ -51,10 +51,6 @@ class GateSettings:
         usual = next(points for least, points in _BY_ITEMS if items >= least)
         return (usual if given is None else given) / 100
 
-    def given_margin(self, family: str) -> bool:
-        """Returns whether somebody chose the margin of this family."""
-        return family in self.margin or "default" in self.margin
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateJob:

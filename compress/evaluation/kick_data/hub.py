@@ -1,6 +1,6 @@
-"""Public datasets on the Hugging Face hub: where they are, pinned to a revision, their rows in the form of our files.
+"""Downloads public datasets from the Hugging Face hub, pinned to a revision, in the form of our files.
 
-The form of the files is that of `_rows`; a dataset that changes its columns is an error that names what is missing.
+`rows.FIELDS` has that form. A dataset that changed its columns is an error with the number of the row.
 Only the file of the one split is fetched: `datasets.load_dataset` would take the training splits too, in gigabytes.
 """
 
@@ -59,7 +59,7 @@ def _fetched(place: Place) -> Path:
         return Path(hf_hub_download(place.dataset, place.file, repo_type="dataset", revision=place.revision))
     except (OSError, ValueError, EntryNotFoundError) as error:  # no connection, no such dataset, no such file
         raise EvaluationError(
-            f"{place.file} of {place} cannot be had from the hub: {error}",
+            f"{place.file} of {place} could not be downloaded from the hub: {error}",
             do="Check the connection and HF_HUB_OFFLINE, or give the data with --data-dir",
         ) from error
 

@@ -1,4 +1,4 @@
-"""Any task of lm-eval, by name or as a YAML file, as a family: its own prompts, its own metrics, paired by document."""
+"""Runs any task of lm-eval, by name or as a YAML file, as a family with its own prompts and metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from compress.errors import EvaluationError, unknown
 from compress.evaluation.lm_eval_suite import harness
 from compress.evaluation.result import FamilyResult, ItemOutcome
-from compress.progress import Progress
+from compress.progress import Progress, without_library_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -113,23 +113,18 @@ def _manager(registered: bool) -> Any:
 
 
 def _load(manager: Any, name: str) -> Any:
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
     if _is_file(name) and not Path(name).is_file():
         raise EvaluationError(f"no task file {name}")
-    bars = are_progress_bars_disabled()
-    disable_progress_bars()
     try:
-        return manager.load([name])
+        with without_library_bars():
+            return manager.load([name])
     except KeyError as error:
         raise EvaluationError(unknown("lm-eval task", name, manager.all_tasks), do="See `lm-eval ls tasks`") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise EvaluationError(
-            f"the data of lm-eval's task {name} cannot be had: {error}", do="Check the connection and HF_HUB_OFFLINE"
+            f"the data of lm-eval's task {name} could not be downloaded: {error}",
+            do="Check the connection and HF_HUB_OFFLINE",
         ) from error
-    finally:
-        if not bars:
-            enable_progress_bars()
 
 
 def _draw(tasks: Mapping[str, Any], limit: int | None) -> dict[str, list[int]]:

@@ -1,4 +1,4 @@
-"""The adapter to lm-eval: families in, outcomes out. lm-eval runs the requests; nothing here talks to a network."""
+"""Asks a model the families of a suite through lm-eval, which runs the requests. Nothing here talks to a network."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from compress.evaluation.lm_eval_suite import tasks
 from compress.evaluation.lm_eval_suite.agreement import follow
 from compress.evaluation.result import FamilyResult, ItemOutcome
 from compress.evaluation.suites.base import Ask, Chat, Family, Item
+from compress.progress import without_library_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -194,7 +195,7 @@ def calm() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps lm-eval's and transformers' warnings and bars off the screen, and HF Evaluate off the network."""
+    """Keeps the libraries' warnings and progress bars off the screen, and HF Evaluate off the network."""
     os.environ.setdefault("HF_EVALUATE_OFFLINE", "1")  # lm-eval asks it for metrics that it does not know
     from lm_eval.api import task as lm_eval_task
     from transformers.utils import logging as transformers_logging
@@ -205,7 +206,8 @@ def _quiet() -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     try:
-        yield
+        with without_library_bars():
+            yield
     finally:
         lm_eval_task.tqdm = bar
         logger.setLevel(level)

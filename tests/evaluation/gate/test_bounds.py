@@ -12,7 +12,7 @@ import pytest
 from scipy.special import gammaln, xlogy
 from scipy.stats import beta, norm
 
-from compress.evaluation import tango
+from compress.evaluation import stats
 from compress.evaluation.gate import bounds as gate_bounds
 from compress.evaluation.gate.bounds import binary_bounds, continuous_bounds, items_needed, least_items
 
@@ -24,7 +24,7 @@ CHURNS = (0.0, 3e-4, 1e-3, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15
 
 def verdicts(lost: np.ndarray, gained: np.ndarray, n: int, margin: float) -> np.ndarray:
     """1 pass, −1 fail, 0 inconclusive, by the test that `guarded_bounds` inverts; agreement with it is tested below."""
-    score = tango.score(lost, gained, n, -margin)
+    score = stats.tango_score(lost, gained, n, -margin)
     count, where = np.unique(lost, return_inverse=True)
     most = np.where(count < n, beta.ppf(0.95, count + 1, np.maximum(n - count, 1)), 1.0)[where]
     least = np.where(count > 0, beta.ppf(0.05, np.maximum(count, 1), n - count + 1), 0.0)[where]
@@ -61,9 +61,9 @@ def test_a_candidate_that_lost_the_margin_passes_in_one_of_twenty_at_most(n: int
 
 def test_tango_alone_would_pass_more_than_that() -> None:
     """Why the bounds are guarded: 270 items, margin 1, no gains: nothing lost is 6.6 % likely, and Tango passes it."""
-    assert tango.bounds(0, 0, 270)[0] > -0.01
+    assert stats.tango_bounds(0, 0, 270)[0] > -0.01
     assert 0.99**270 > 0.066
-    assert tango.guarded_bounds(0, 0, 270)[0] < -0.01
+    assert stats.guarded_bounds(0, 0, 270)[0] < -0.01
 
 
 @pytest.mark.parametrize("n", [5, 40, 87, 400])
@@ -71,7 +71,7 @@ def test_the_bounds_give_the_verdicts_that_are_enumerated(n: int) -> None:
     for margin in (0.02, 0.05, 0.2):
         for lost in range(0, min(n, 40), 3):
             for gained in range(0, min(n - lost, 30), 4):
-                low, high = tango.guarded_bounds(lost, gained, n)
+                low, high = stats.guarded_bounds(lost, gained, n)
                 assert (low >= -margin) - (high < -margin) == verdicts(np.array([lost]), np.array([gained]), n, margin)[
                     0
                 ]
@@ -99,8 +99,8 @@ def test_five_points_lost_of_2000_never_pass_and_nearly_always_fail(churn: float
 @pytest.mark.parametrize("margin", [0.005, 0.01, 0.02, 0.05, 0.1])
 def test_the_least_number_of_items_is_the_least(margin: float) -> None:
     least = least_items(margin, 0.95)
-    assert tango.guarded_bounds(0, 0, least)[0] >= -margin
-    assert tango.guarded_bounds(0, 0, least - 1)[0] < -margin
+    assert stats.guarded_bounds(0, 0, least)[0] >= -margin
+    assert stats.guarded_bounds(0, 0, least - 1)[0] < -margin
 
 
 @pytest.mark.parametrize(
@@ -195,5 +195,5 @@ def test_all_items_in_one_cluster_tell_nothing() -> None:
 
 @pytest.mark.parametrize(("lost", "gained", "p"), [(0, 0, 1.0), (7, 7, 1.0), (14, 8, 0.2100), (5, 0, 0.03125)])
 def test_mcnemar_mid_p(lost: int, gained: int, p: float) -> None:
-    assert tango.mcnemar_mid_p(lost, gained) == pytest.approx(p, abs=5e-4)
-    assert tango.mcnemar_mid_p(gained, lost) == pytest.approx(p, abs=5e-4)
+    assert stats.mcnemar_mid_p(lost, gained) == pytest.approx(p, abs=5e-4)
+    assert stats.mcnemar_mid_p(gained, lost) == pytest.approx(p, abs=5e-4)

@@ -105,7 +105,7 @@ def test_a_task_that_cannot_be_paired_is_refused(folder: Path) -> None:
 def test_a_task_that_is_not_there_is_an_error(folder: Path) -> None:
     with pytest.raises(EvaluationError, match="no task file"):
         ask(str(folder / "none.yaml"))
-    with pytest.raises(EvaluationError, match="cannot be had"):
+    with pytest.raises(EvaluationError, match="could not be downloaded"):
         (folder / "rows.jsonl").rename(folder / "elsewhere.jsonl")
         ask(task(folder, "choices", CHOICES))
 
