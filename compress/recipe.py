@@ -25,8 +25,8 @@ class CalibrationSpec:
     """The text that statistics are collected on and that models are trained on."""
 
     source: str = "bundled"
-    """`bundled`, a text file (.txt, .md, .jsonl), a token file (.safetensors with `tokens`), or
-    `hub:NAME[:SPLIT[:COLUMN]]`."""
+    """`bundled`, a text file (.txt, .md), rows of text or chats (.jsonl, .json, .csv, .tsv, .parquet, also
+    `FILE:COLUMN`), a token file (.safetensors with `tokens`), or `hub:NAME[:SPLIT[:COLUMN]]`."""
     samples: int = 128
     """Number of sequences, 1 or more."""
     seq_len: int = 256

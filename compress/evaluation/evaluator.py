@@ -1,4 +1,4 @@
-"""evaluate: one model, one suite, and what it lost against a baseline. The file to read first."""
+"""Evaluates one model on one suite, and against a baseline (`evaluate`). The file to read first."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _of_suite(suite: Suite) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Run:
-    """What is asked, of whichever model."""
+    """The suite, tasks and limits of one evaluation, the same for both models."""
 
     suite: Suite
     tasks: Sequence[extra_tasks.Loaded]

@@ -1,4 +1,4 @@
-"""Non-finite scores are an error, and the error names the layer that made them."""
+"""Makes non-finite scores an error that names the first layer to produce one."""
 
 from __future__ import annotations
 

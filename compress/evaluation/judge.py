@@ -1,4 +1,4 @@
-"""A judge: another model, behind an OpenAI-compatible endpoint, compares answers with the dense model's. Optional.
+"""Lets another model, behind an OpenAI-compatible endpoint, compare answers with the dense model's. Optional.
 
 Every pair is shown in both orders, since judges favour a place; the judging model is named with its version and has to
 name itself the same in every reply; a reply that holds no verdict fails the run instead of leaving an item out.

@@ -1,4 +1,4 @@
-"""compare: two results paired item by item. Refuses results that were not asked the same questions."""
+"""Pairs two results item by item (`compare`), and refuses results of different questions."""
 
 from __future__ import annotations
 

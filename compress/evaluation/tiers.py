@@ -1,4 +1,4 @@
-"""How much of a suite is asked: for every change, or before a release. Standard library only."""
+"""Tiers: how much of a suite is asked, for every change or before a release. Standard library only."""
 
 from __future__ import annotations
 

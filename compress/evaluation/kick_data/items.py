@@ -1,4 +1,4 @@
-"""The items of the suite kick: rows of public datasets as prompts, choices and references."""
+"""Makes the items of the suite kick: rows of public datasets as prompts, choices and references."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions of a suite as lm-eval tasks: one task per question, its documents are the items."""
+"""Turns the questions of a suite into lm-eval tasks: one task per question, whose documents are the items."""
 
 from __future__ import annotations
 
