@@ -54,10 +54,12 @@ def _of_expert(weights: Weights, parameter: str, number: int) -> tuple[str, ...]
     if steps not in ([(MergeModulelist, 0)], [(MergeModulelist, 0), (Concatenate, 1)]):
         return ()
     origins = sorted(weights.origins[parameter], key=dot_natural_key)
-    return tuple(
-        [origin for origin in origins if weights.patterns[origin] == pattern][number]
-        for pattern in rule.source_patterns
-    )
+    by_pattern = [
+        [origin for origin in origins if weights.patterns[origin] == pattern] for pattern in rule.source_patterns
+    ]
+    if any(number >= len(of_pattern) for of_pattern in by_pattern):
+        return ()
+    return tuple(of_pattern[number] for of_pattern in by_pattern)
 
 
 class WeightReader:

@@ -76,6 +76,14 @@ EXPERT_LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
         ),
     ),
     "granitemoe": ("granitemoe", _OTHER_MOE),
+    "longcat": (  # experts that do nothing have matrices of one of the two stacks
+        "longcat_flash",
+        _SIZES
+        | dict(
+            num_layers=2, ffn_hidden_size=24, q_lora_rank=16, kv_lora_rank=8, qk_nope_head_dim=8, qk_rope_head_dim=8,
+            v_head_dim=8, head_dim=8, moe_topk=2, n_routed_experts=4, zero_expert_num=2, expert_ffn_hidden_size=16,
+        ),
+    ),
 }  # fmt: skip
 """As `TINY`: mixtures of experts in every other layout."""
 

@@ -50,7 +50,7 @@ class ExpertLayout:
 
     @property
     def experts(self) -> int:
-        """Number of experts."""
+        """Number of experts that a router chooses among."""
         return self.stacks[0].experts
 
 
@@ -84,23 +84,26 @@ def _marked(module: nn.Module) -> ExpertLayout | None:
     if marks["has_gate"] and not marks["is_concatenated"] and default_gate:
         return None  # interleaved rows need a gate that knows it; the default one cuts them in halves
     up = "gate_up_proj" if marks["has_gate"] else "up_proj"
-    stacks: list[Stack] = []
-    for name in (up, "down_proj"):
-        if (tensor := _parameter(module, name, dims=3)) is None:
-            return None
-        stacks.append(_of_tensor(name, tensor, marks["is_transposed"] is True))
-    if not _fit(stacks[0], stacks[1], halves=2 if marks["has_gate"] else 1):
+    tensors = _parameter(module, up, dims=3), _parameter(module, "down_proj", dims=3)
+    if tensors[0] is None or tensors[1] is None:
+        return None
+    transposed = marks["is_transposed"] is True
+    stacks = _of_tensor(up, tensors[0], transposed), _of_tensor("down_proj", tensors[1], transposed)
+    if stacks[0].experts != stacks[1].experts or not _fit(*stacks, halves=2 if marks["has_gate"] else 1):
         return None
     for stack in stacks:
         bias = _parameter(module, f"{stack.parameter}_bias", dims=2)
         expected = (stack.experts, stack.shape[0]) if marks["has_bias"] else None
         if (None if bias is None else tuple(bias.shape)) != expected:
             return None
-    return ExpertLayout(tuple(stacks), interface=True)
+    return ExpertLayout(stacks, interface=True)
 
 
 def _pair(module: nn.Module) -> ExpertLayout | None:
-    """Unmarked `gate_up_proj` and `down_proj` (Llama 4): only one way round makes the widths fit."""
+    """Unmarked `gate_up_proj` and `down_proj` (Llama 4): only one way round makes the widths fit.
+
+    LongCat-Flash holds matrices of `gate_up_proj` for its experts that do nothing too, more than of `down_proj`.
+    """
     up, down = (_parameter(module, name, dims=3) for name in ("gate_up_proj", "down_proj"))
     if up is None or down is None:
         return None
@@ -150,7 +153,7 @@ def _of_tensor(name: str, tensor: torch.Tensor, transposed: bool) -> Stack:
 def _fit(up: Stack, down: Stack, halves: int) -> bool:
     """Whether `down` takes what the gate makes of what `up` gives, and gives back what `up` took."""
     (up_out, up_in), (down_out, down_in) = up.shape, down.shape
-    return up.experts == down.experts and up_in == down_out and up_out == halves * down_in
+    return up.experts >= down.experts and up_in == down_out and up_out == halves * down_in
 
 
 def _only_known_parameters(module: nn.Module, layout: ExpertLayout) -> bool:

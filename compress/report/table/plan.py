@@ -19,6 +19,7 @@ def render(plan: Mapping[str, Any]) -> str:
         "model": f"{plan['model']}, {plan['blocks']} blocks, {size(plan['source_bytes'])}",
         "method": f"{plan['method']} ({options})",
         "linears": f"{plan['linears']}{_share(coverage)}",
+        "left dense": _left_dense(coverage),
         "calibration": f"{data['source']}, {data['samples']} × {data['seq_len']} tokens" if data else "none needed",
         "bits/weight": _bits(plan),
         "output": f"{plan['output']}, about {size(plan['output_bytes'])}{smaller}",
@@ -32,6 +33,15 @@ def render(plan: Mapping[str, Any]) -> str:
 def _share(coverage: Mapping[str, Any] | None) -> str:
     shares = None if coverage is None else covered.compressed(coverage, total=False)
     return "" if shares is None else f", {shares}"
+
+
+def _left_dense(coverage: Mapping[str, Any] | None) -> str | None:
+    """The matrices of decoder blocks that stay dense unasked."""
+    entries = [] if coverage is None else coverage.get("dense_matrices", ())
+    texts = [
+        f"{entry['reason']}, {entry['parameters']:,} in {entry['matrices']} × {entry['module']}" for entry in entries
+    ]
+    return "; ".join(texts) or None
 
 
 def _bits(plan: Mapping[str, Any]) -> str | None:

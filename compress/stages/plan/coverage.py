@@ -193,9 +193,10 @@ def _reason_of_matrix(module: nn.Module, name: str, dims: int) -> str:
         return CONVOLUTION
     if isinstance(module, nn.Embedding):
         return TABLE
-    if dims >= 3 and not is_linear(module):
+    words = f"{name} {type(module).__name__}".lower()
+    if "expert" in words and dims >= 3 and not is_linear(module):
         return UNKNOWN_LAYOUT
-    return ROUTER if "router" in f"{name} {type(module).__name__}".lower() else READ_DIRECTLY
+    return ROUTER if "router" in words else READ_DIRECTLY
 
 
 def _label(name: str) -> str:

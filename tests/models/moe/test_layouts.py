@@ -41,9 +41,14 @@ EXPECTED = {
             (Stack("up_proj", 4, (16, 32)), Stack("down_proj", 4, (32, 16))), interface=True
         )
     },
+    "longcat": {
+        "layers.0.mlp.experts": ExpertLayout(
+            (Stack("gate_up_proj", 6, (32, 32)), Stack("down_proj", 4, (32, 16))), interface=False
+        )
+    },
     "granitemoe": {"layers.1.block_sparse_moe.experts": ExpertLayout(GATED, interface=True)},
 }
-ROUTERS = {"gpt-oss": 2, "llama4": 1, "jetmoe": 4, "dbrx": 2, "nemotron-h": 1, "granitemoe": 2}
+ROUTERS = {"gpt-oss": 2, "llama4": 1, "jetmoe": 4, "dbrx": 2, "nemotron-h": 1, "granitemoe": 2, "longcat": 1}
 
 
 @pytest.mark.parametrize("kind", EXPERT_LAYOUTS)
