@@ -1,4 +1,4 @@
-"""The statistics of a block's linears: which of them share an input, and the sums over what they receive.
+"""Collects the statistics of a block's linears: which of them share an input, and the sums over their inputs.
 
 Shape letters: S samples, T tokens, H hidden, K in features.
 """
@@ -57,7 +57,7 @@ def collect(
 
     Linears that receive the same tensor share one LayerStats object; experts have one each, over the tokens routed to
     them. A linear that is never called, or an expert that no token reaches, has `num_tokens` 0. The block's forward is
-    left as soon as the last of `refs` has been heard.
+    left as soon as the last of `refs` has been called.
 
     Raises:
         CalibrationError: a linear receives NaN or infinite values.

@@ -1,4 +1,4 @@
-"""How much each expert of a block matters: what it adds to the sum of the experts, over all tokens.
+"""Measures how much each expert of a block contributes to the block's output, over all calibration tokens.
 
 Shape letters: S samples, T tokens, H hidden, R tokens routed to one expert.
 """
@@ -19,9 +19,19 @@ def contributions(
 ) -> dict[tuple[str, int], float]:
     """Returns Σ ‖r·y‖² over its tokens for every expert among `refs`, r the routing weight and y its output.
 
-    How often an expert is chosen, with which weight and how much it then says are all in the one figure. An expert
-    that no token reaches counts as if it had been reached once, by a token of the mean over the others, so that it is
-    the last one but not worth nothing. Keys are the path of the experts and the number of the expert.
+    The figure grows with how often an expert is chosen, with its routing weight and with the size of its output. An
+    expert that no token reaches gets the mean over all tokens of the others, as if one token had reached it: it ranks
+    low, but not at zero. r is left out where the experts' module does not multiply by it (see `taps.OnOutput`).
+
+    Args:
+        walker: walks the model.
+        block: the block, loaded.
+        refs: linears of the block; those of experts are measured.
+        hidden_STH: the block's inputs.
+        micro_batch: samples that go through the block at once.
+
+    Returns:
+        (path of the experts' module, number of the expert) -> energy.
     """
     experts = [ref for ref in refs if ref.kind == "expert"]
     energy = {(ref.experts[0], ref.experts[2]): 0.0 for ref in experts}

@@ -1,4 +1,4 @@
-"""LayerStats: what a method may know about the inputs of a linear. Two shards merge by `+`.
+"""LayerStats: sums over the calibration inputs of one linear, which is all that a method learns about them.
 
 Shape letters: T tokens, K in features.
 """
@@ -12,12 +12,12 @@ import torch
 
 @dataclass(slots=True)
 class LayerStats:
-    """Sums over the calibration tokens that a linear received."""
+    """Sums over the calibration tokens that a linear received. The sums of two sets of tokens are added with `+`."""
 
     num_tokens: int
-    """Tokens summed over; for an expert, the tokens that were routed to it."""
+    """Number of tokens; for an expert, of those that were routed to it."""
     gram_KK: torch.Tensor  # noqa: N815
-    """Gram matrix Σ x xᵀ, float32 [K, K]; each chunk is multiplied in float32 and the chunks are few."""
+    """Gram matrix Σ x xᵀ, float32 [K, K]. One product per micro-batch: too few additions for float32 to lose digits."""
 
     @classmethod
     def empty(cls, in_features: int, device: torch.device | str = "cpu") -> LayerStats:

@@ -1,4 +1,4 @@
-"""Where the weight of one linear lies in the checkpoint, and how to read it alone, without its block or transformers.
+"""Finds the weight of one linear in the checkpoint and reads it alone, without loading its block.
 
 Shape letters: N out features, K in features, E experts.
 """
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StoredWeight:
-    """A linear and the checkpoint tensors that hold it; plain values, which another process can be sent."""
+    """A linear and the checkpoint tensors that hold its weight; plain values that can be sent to another process."""
 
     ref: LinearRef
     origins: tuple[str, ...]
-    """Checkpoint tensors which, one below the other, are the weight; empty when only the model's loader can make it."""
+    """Checkpoint tensors whose rows, one tensor below the other, are the weight; empty: the loader must convert it."""
     expert: int | None = None
     """Which of the experts' matrices it is, where the checkpoint keeps them in one tensor."""
 
 
 def find_stored(weights: Weights, ref: LinearRef) -> StoredWeight:
-    """Returns where the weight of `ref` lies."""
+    """Returns which tensors of the checkpoint hold the weight of `ref`."""
     plain = weights.plain(ref.parameter)
     number = ref.experts[2] if ref.kind == "expert" else None
     if plain is not None:
@@ -42,9 +42,9 @@ def find_stored(weights: Weights, ref: LinearRef) -> StoredWeight:
 
 
 def _of_expert(weights: Weights, parameter: str, number: int) -> tuple[str, ...]:
-    """The tensors of one expert where the fused parameter is nothing but the experts stacked: gate above up, or down.
+    """Returns the tensors of one expert where the loader does nothing but stack experts (gate above up, or down).
 
-    Any other conversion is left to the loader.
+    Any other conversion is left to the loader: the result is empty.
     """
     from transformers.core_model_loading import Concatenate, MergeModulelist, dot_natural_key
 
@@ -63,7 +63,7 @@ def _of_expert(weights: Weights, parameter: str, number: int) -> tuple[str, ...]
 
 
 class WeightReader:
-    """Reads weights one by one. What only the model's loader can make is read through a walker, made at first need."""
+    """Reads weights one by one; those that the loader must convert through a walker, made when it is first needed."""
 
     def __init__(self, source: TensorFiles, make_walker: Callable[[], BlockWalker]) -> None:
         self._source, self._make_walker = source, make_walker

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from compress.errors import ModelError
-from compress.models.linears import is_fused_experts
+from compress.models.linears import is_conv1d, is_fused_experts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -308,7 +308,7 @@ def _hidden(model: PreTrainedModel, block_names: list[str]) -> Coupled:
                 continue
             scored, shape = name.startswith(inside), tuple(parameter.shape)
             if len(shape) == 1:
-                linear = isinstance(module, nn.Linear) or hasattr(module, "nf")
+                linear = isinstance(module, nn.Linear) or is_conv1d(module)
                 if f"{path}.weight" not in inner if linear else name.startswith(attention):
                     continue  # belongs to heads or channels
                 if shape != (width,):
@@ -317,7 +317,7 @@ def _hidden(model: PreTrainedModel, block_names: list[str]) -> Coupled:
                 continue
             shape = shape[-2:]
             # linears that read the stream have it along their inputs, those that write it along their outputs
-            dim = 1 - inner[name] if name in inner else _dim(model, path, 1) if hasattr(module, "nf") else 1
+            dim = 1 - inner[name] if name in inner else _dim(model, path, 1) if is_conv1d(module) else 1
             if shape[dim] != width:
                 raise ModelError(f"its shape {shape} does not fit a stream of {width} channels", layer=name)
             count = parameter.shape[0] if parameter.dim() == 3 else None
@@ -329,10 +329,10 @@ def _hidden(model: PreTrainedModel, block_names: list[str]) -> Coupled:
 
 def _dim(model: nn.Module, path: str, dim: int) -> int:
     """Where a linear's outputs (0) or inputs (1) lie: a Conv1D keeps its weight the other way round."""
-    return 1 - dim if hasattr(model.get_submodule(path), "nf") else dim
+    return 1 - dim if is_conv1d(model.get_submodule(path)) else dim
 
 
 def _size(module: nn.Module) -> tuple[int, int]:
     """Outputs and inputs of a linear."""
     rows, columns = module.get_parameter("weight").shape
-    return (columns, rows) if hasattr(module, "nf") else (rows, columns)
+    return (columns, rows) if is_conv1d(module) else (rows, columns)
