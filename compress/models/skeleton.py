@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from compress.errors import ModelError
+from compress.errors import ModelError, translated
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -17,19 +17,18 @@ def build(config: PreTrainedConfig) -> PreTrainedModel:
     """Returns the causal language model of `config` in evaluation mode, every tensor on meta, floats as float32.
 
     Raises:
-        ModelError: transformers has no causal language model for this configuration.
+        ModelError: transformers cannot build a causal language model from this configuration.
     """
     from transformers import AutoModelForCausalLM
 
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    except (ValueError, KeyError, AttributeError, ImportError) as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise ModelError(
-            f"{config.model_type!r} cannot be built as a causal language model: {first_line}",
+    with (
+        translated(
+            f"{config.model_type!r} cannot be built as a causal language model",
             allowed="architectures of AutoModelForCausalLM",
-        ) from error
+        ),
+        torch.device("meta"),
+    ):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     return model.eval()
 
 

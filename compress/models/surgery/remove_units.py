@@ -6,19 +6,20 @@ Shape letters: U units, P positions along a dimension.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from compress.errors import MethodError, ModelError
+from compress.errors import MethodError, ModelError, translated
 from compress.models import skeleton
 from compress.models.structure import ATTRIBUTES, Structure, difference, get_attribute
 from compress.models.surgery.coupled import Coupled
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from compress.models.source import ModelSource
 
@@ -122,7 +123,7 @@ def describe(
         raw = _stock_config(source, sets, removed)
         try:
             implied = skeleton.build(configured(source, raw))
-        except (ModelError, ValueError):  # an architecture whose widths depend on each other
+        except ModelError:  # an architecture whose widths depend on each other
             implied = None
         if implied is not None and not difference(implied, wanted, numbers):
             return Outcome(raw, Structure())
@@ -152,14 +153,23 @@ def _stock_config(source: ModelSource, sets: list[Coupled], removed: list[torch.
     for one, lost in zip(sets, removed, strict=True):
         if not len(lost):
             continue
-        values = {key: size * (one.units - len(lost)) for key, size in one.config.items()} | dict(one.constants)
+        # Falcon derives head_dim from other keys; stating it would be an error
+        constants = {key: value for key, value in one.constants.items() if not _is_derived(source.config, key)}
+        values = {key: size * (one.units - len(lost)) for key, size in one.config.items()} | constants
         raw |= {names.get(key, key): value for key, value in values.items()}
     return raw
 
 
-def configured(source: ModelSource, raw: Mapping[str, Any]) -> Any:
-    """Returns the configuration object of a changed config.json."""
-    return type(source.config).from_dict({key: value for key, value in raw.items() if key != "quantization_config"})
+def _is_derived(config: PreTrainedConfig, key: str) -> bool:
+    """Whether the configuration computes this key from others and cannot be told it."""
+    attribute = inspect.getattr_static(type(config), key, None)
+    return isinstance(attribute, property) and attribute.fset is None
+
+
+def configured(source: ModelSource, raw: Mapping[str, Any]) -> PreTrainedConfig:
+    """Returns the configuration object of a changed config.json; ModelError when its class accepts no such widths."""
+    with translated(f"a {source.config.model_type!r} of the new widths has no valid configuration"):
+        return type(source.config).from_dict({key: value for key, value in raw.items() if key != "quantization_config"})
 
 
 def _others(left: torch.Tensor, length: int) -> torch.Tensor:

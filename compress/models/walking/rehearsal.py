@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from compress.errors import ModelError
+from compress.errors import ModelError, translated
 from compress.models.walking.arguments import BlockArguments, same, silenced
 from compress.models.walking.outputs import OutputForm, holds_absent
 from compress.models.walking.trial import Trial, kind_of, run_alone
@@ -33,10 +33,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _TOKENS = 4
-_TROUBLE = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError,
-)  # fmt: skip
-"""What the code of a model raises when it is run in a way that it does not foresee."""
+_CANNOT = "this model cannot be compressed block by block"
+_ALLOWED = "decoders that run each block once, in order, on the output of the one before it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,37 +103,46 @@ class _Stage:
         log = _Pass()
 
         def answer(index: int, hidden_BTH: torch.Tensor, arguments: BlockArguments) -> Any:
-            name = self._names[index]
             self._check_call(log, index, hidden_BTH, arguments)
-            kind = self.kinds[name]
-            if kind not in self.trials:
-                try:
-                    self.trials[kind] = run_alone(self._model, name, hidden_BTH, arguments, self._device)
-                except _TROUBLE as error:
-                    raise _unwalkable(f"this block cannot be run alone: {_first_line(error)}", name) from error
-            last = index == len(self._names) - 1
-            generator = torch.Generator().manual_seed(-1 if last else 1000 * seed + index)
+            form = self._trial(self._names[index], hidden_BTH, arguments).form
+            is_last = index == len(self._names) - 1
+            generator = torch.Generator().manual_seed(0 if is_last else 1 + len(self._names) * seed + index)
             log.arguments.append(arguments)
             log.returned.append(torch.randn(hidden_BTH.shape, generator=generator).to(hidden_BTH))
-            return self.trials[kind].form.around(log.returned[-1])
+            return form.around(log.returned[-1])
 
         tokens_BT = torch.full((1, _TOKENS), probe, device=self._device)
-        weights = [
-            f"{name}.{key}"
-            for name, block in zip(self._names, self._blocks, strict=True)
-            for key in linear_weights(block)
-        ]
-        try:
-            with Watch(self._model, weights) as watch, silenced(self._blocks, answer), _head_silenced(self._model, log):
-                logits = self._model(input_ids=tokens_BT, use_cache=False).logits
-        except _TROUBLE as error:
-            raise _unwalkable(f"running it on {_TOKENS} tokens failed: {_first_line(error)}", None) from error
+        with (
+            translated(f"{_CANNOT}: running it on {_TOKENS} tokens failed", allowed=_ALLOWED),
+            Watch(self._model, self._linear_weights()) as watch,
+            silenced(self._blocks, answer),
+            _head_silenced(self._model, log),
+        ):
+            logits = self._model(input_ids=tokens_BT, use_cache=False).logits
         self.direct |= watch.direct
         if len(log.arguments) != len(self._names):
             raise _unwalkable(f"only {len(log.arguments)} of {len(self._names)} decoder blocks were run", None)
-        if len(log.head_inputs) != 1 or logits.shape[:2] != tokens_BT.shape:
+        if len(log.head_inputs) != 1:
             raise _unwalkable(f"its output head was called {len(log.head_inputs)} times for one text", None)
+        if logits.shape[:2] != tokens_BT.shape:
+            raise _unwalkable(f"it gives logits of shape {list(logits.shape)} for 1 text of {_TOKENS} tokens", None)
         return log
+
+    def _linear_weights(self) -> list[str]:
+        named = zip(self._names, self._blocks, strict=True)
+        return [f"{name}.{weight}" for name, block in named for weight in linear_weights(block)]
+
+    def _trial(self, name: str, hidden_BTH: torch.Tensor, arguments: BlockArguments) -> Trial:
+        """What a run of the block alone shows; blocks of one kind share it."""
+        kind = self.kinds[name]
+        if kind not in self.trials:
+            try:
+                with translated(f"{_CANNOT}: this block cannot be run alone", allowed=_ALLOWED):
+                    self.trials[kind] = run_alone(self._model, name, hidden_BTH, arguments, self._device)
+            except ModelError as error:
+                error.layer = error.layer or name
+                raise
+        return self.trials[kind]
 
     def _check_call(self, log: _Pass, index: int, hidden_BTH: torch.Tensor, arguments: BlockArguments) -> None:
         name, expected = self._names[index], len(log.arguments)
@@ -173,13 +180,4 @@ def _head_silenced(model: PreTrainedModel, log: _Pass) -> Iterator[None]:
 
 
 def _unwalkable(reason: str, layer: str | None) -> ModelError:
-    return ModelError(
-        f"this model cannot be compressed block by block: {reason}",
-        allowed="decoders that run each block once, in order, on the output of the one before it",
-        layer=layer,
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return ModelError(f"{_CANNOT}: {reason}", allowed=_ALLOWED, layer=layer)
