@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import os
@@ -113,6 +114,7 @@ def main() -> None:
         # everything is released by now; an ordinary exit would wait for threads of libraries, which may never end when
         # the signal came while they were started
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            with contextlib.suppress(OSError):  # whoever read it is gone as well
+                stream.flush()
         os._exit(code)
     sys.exit(code)

@@ -1,6 +1,6 @@
-"""The reference of the proof of load: the logits of the packed values as they stand in the written shards.
+"""Computes the reference logits for the proof of load, from the packed values in the written shards.
 
-One block is in memory at a time, the head a stretch at a time. Shape letters: S samples, T tokens, H hidden, V
+One decoder block is in memory at a time, and one slice of the head. Shape letters: S samples, T tokens, H hidden, V
 vocabulary, N out, K in.
 """
 

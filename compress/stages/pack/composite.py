@@ -38,9 +38,9 @@ def check(method: PackMethod, scheme: Scheme, shape: tuple[int, int], config: An
     options cannot; nothing is read."""
     if reason := _refused(method, scheme.layout):
         raise RecipeError(
-            f"the method {method.name} on a linear that the source holds as {scheme.layout}: {reason}",
+            f"the method {method.name} cannot pack a linear that the source stores as {scheme.layout}: {reason}",
             allowed=", ".join(_able(scheme.layout)),
-            do="Let one of these follow, or run the method on the dense model",
+            do="Use one of these, or run the method on the dense model",
             layer=layer,
         )
     for part, part_shape in _shapes(scheme, shape).items():
@@ -49,7 +49,7 @@ def check(method: PackMethod, scheme: Scheme, shape: tuple[int, int], config: An
         except CompressError as error:
             error.given = f"part {part!r} [{part_shape[0]}, {part_shape[1]}] of {scheme.layout}: {error.given}"
             if part == "left":
-                error.do = "Give the stage that made it a --multiple that fits, or give other options here"
+                error.do = "Give the earlier stage a --multiple that fits, or give other options here"
             error.layer = error.layer or layer
             raise
 
@@ -103,7 +103,7 @@ def _refused(method: PackMethod, layout: str) -> str | None:
     if not layouts.is_composite(layout):
         return None
     if method.COMPOSES:
-        return "it makes parts itself, and parts have none"
+        return "it makes parts itself, and a part cannot have parts"
     if layout == sparse_nm.LAYOUT and method.NEEDS:
         return "it needs the statistics of inputs, which differ from row to row there"
     return None
