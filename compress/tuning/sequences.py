@@ -1,4 +1,4 @@
-"""Which sequences are trained on, which are held out, and in which order an epoch takes them.
+"""Divides the sequences into training and held-out ones, and orders the training sequences of each epoch.
 
 Everything follows from the seed and the number of the epoch, so a resumed run needs to store no generator state.
 
