@@ -12,6 +12,7 @@ from compress.format import files
 from compress.json_files import read_object
 from compress.runtime import load, proof
 from compress.stages.pack import full_tuning, shards
+from compress.stages.pack import run as pack_run
 from compress.stages.workspace import Workspace
 from compress.tuning import sequences, settings
 from tests.support.models import save_tiny, tiny_model, tiny_tokens
@@ -24,7 +25,8 @@ OPTIONS = dict(bits=2, group_size=8, symmetric=False)
 @pytest.fixture(autouse=True)
 def short_runs(monkeypatch):
     """Every run fits for a few steps, and proves its load without another interpreter."""
-    monkeypatch.setattr(settings, "FullSettings", lambda: SETTINGS)
+    for module in (settings, pack_run):  # imported at the start, and looked up later
+        monkeypatch.setattr(module, "FullSettings", lambda: SETTINGS)
     monkeypatch.setattr(proof, "prove_in_fresh_process", lambda folder, reference: held(proof.prove(folder, reference)))
 
 
