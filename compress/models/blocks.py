@@ -1,4 +1,4 @@
-"""BlockWalker: a model of any size, one decoder block in memory at a time.
+"""BlockWalker: runs a model of any size with one decoder block in memory at a time.
 
 Shape letters: S samples, T tokens per sample, H hidden, B samples of one micro-batch.
 """
@@ -172,7 +172,7 @@ class BlockWalker:
         return Block(index, name, module.requires_grad_(False))
 
     def free_block(self, block: Block) -> None:
-        """Gives the block's memory back; the block must not be used afterwards."""
+        """Frees the block's memory; the block must not be used afterwards."""
         prefix = f"{block.name}."
         skeleton.to_meta(self.model, {n for n in (*self._stored, *self._computed) if n.startswith(prefix)})
 
@@ -230,7 +230,7 @@ class BlockWalker:
 
     @contextmanager
     def _front(self, tokens: torch.Tensor) -> Iterator[None]:
-        """While open, everything outside the blocks that a forward needs before them is in memory."""
+        """While open, all tensors outside the blocks are in memory, but for the head and unneeded embedding rows."""
         ends = {embedding_name(self.model), head_name(self.model)}
         ends |= {self.tied[name] for name in ends if name in self.tied}
         absent = {*ends, *self.tied, *self._inside}

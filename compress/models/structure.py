@@ -1,4 +1,4 @@
-"""Structure: what of a model has another shape than its config.json says, as plain data that a loader applies.
+"""Structure: the shapes and attributes of a model that differ from its config.json, as plain data.
 
 A pruned layer is narrower than its neighbours, which no configuration can express. The manifest then lists the shapes
 of the parameters that differ, and the numbers that modules work with (head counts, splits of fused projections).

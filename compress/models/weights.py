@@ -1,4 +1,4 @@
-"""From the checkpoint's names and shapes to the model's, by the rules of transformers' own loader.
+"""Loads tensors of a checkpoint into a model on meta, with the renaming and conversion rules of transformers' loader.
 
 What a checkpoint calls `block_sparse_moe.experts.3.w1.weight` is, in the model, a slice of `mlp.experts.gate_up_proj`.
 The loader is handed only the tensors that are wanted now, as objects that read themselves when it asks for them.

@@ -1,8 +1,9 @@
-"""Coupled structures: what has to leave a model together, found from its modules and their shapes.
+"""Finds coupled structures: rows and columns of several parameters that can only be removed together.
 
 An attention head is rows of the query, key and value projections and columns of the output projection; a channel of an
 MLP is a row of gate and up and a column of down. Nothing is traced: projections are known by the names that
-architectures give them, head counts follow from the widths, so that a model that was pruned before is read the same.
+architectures give them. Head counts follow from the widths and not from the configuration, so that a model that was
+pruned before is read in the same way.
 
 Shape letters: U units, C channels of one unit, F positions of a member that share one channel.
 """
@@ -65,11 +66,11 @@ class Coupled:
     members: tuple[Member, ...]
     """The root first: the key projection, the gate, a norm."""
     attributes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Module -> number -> how much of it one unit is."""
+    """Module -> attribute -> by how much each unit counts in it (one key head: 1 of num_key_value_heads)."""
     config: Mapping[str, int] = field(default_factory=dict)
-    """Key of the configuration -> how much of it one unit is, where all layers are alike."""
+    """Key of the configuration -> by how much each unit counts in it, where all layers are alike."""
     constants: Mapping[str, int] = field(default_factory=dict)
-    """Keys that the configuration must state then, since it may derive them from those above."""
+    """Keys that the configuration must state once units are gone: it may derive them from those above."""
 
     @property
     def units(self) -> int:
@@ -109,13 +110,17 @@ def unit_parameters(one: Coupled, shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Attention:
+    """An attention module and how its projections are split into heads."""
+
     path: str
     module: nn.Module
     inputs: tuple[str, ...]
+    """Names of the query, key and value projections, or of the one that holds all three."""
     output: str
     head_dim: int
     heads: int
     groups: int
+    """Key-value heads."""
 
     @property
     def each(self) -> int:
@@ -124,54 +129,83 @@ class _Attention:
 
 
 def _attentions(model: PreTrainedModel, block_name: str, number: int, kind: Kind) -> Iterator[Coupled]:
-    found = list(_find_attentions(model.get_submodule(block_name), block_name))
-    if not found:
+    attentions = list(_find_attentions(model.get_submodule(block_name), block_name))
+    if not attentions:
         raise ModelError("no attention with known projections", allowed="q_proj, qkv_proj, c_attn …", layer=block_name)
     config: Any = model.config
-    for one in found:
+    for attention in attentions:
         if getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt"):
             raise ModelError(
-                "its heads differ by their number (ALiBi), so none can be taken out",
+                "its heads differ by their number (ALiBi), so none can be removed",
                 do="Prune other units: attention=none",
-                layer=one.path,
+                layer=attention.path,
             )
-        q_HD, k_GD, v_GD, names = _rows(one)
-        out_HD = torch.arange(one.heads * one.head_dim).view(one.heads, one.head_dim)
-        if kind == "kv":
-            factors = dict(
-                num_heads=one.each, num_attention_heads=one.each, num_key_value_heads=1, num_kv_heads=1,
-                split_size=one.each * one.head_dim,
-            )  # fmt: skip
-            keys = {"num_attention_heads": one.each, "num_key_value_heads": 1, "num_kv_heads": 1}
-        else:
-            factors = dict(
-                num_heads=one.groups, num_attention_heads=one.groups, num_key_value_groups=1,
-                split_size=one.groups * one.head_dim,
-            )  # fmt: skip
-            keys = {"num_attention_heads": one.groups}
-        numbers = {name: size for name, size in factors.items() if isinstance(getattr(one.module, name, None), int)}
-        if "qkv_proj" in one.inputs:  # Phi-3 splits by what its configuration says
-            numbers["config.num_attention_heads"] = keys["num_attention_heads"]
-        shared = dict(
-            attributes={one.path: numbers},
-            config={key: size for key, size in keys.items() if getattr(config, key, None) is not None},
-            constants={"head_dim": one.head_dim},
-        )
-        if kind == "kv":
-            # [G, each, D] -> [G, D, each]: the query heads of a group lie behind each other on its channels
-            q_GDE = q_HD.view(one.groups, one.each, one.head_dim).transpose(1, 2)
-            out_GDE = out_HD.view(one.groups, one.each, one.head_dim).transpose(1, 2)
-            parts = [(names[1], k_GD[..., None]), (names[0], q_GDE), (names[2], v_GD[..., None])]
-            members = _linear_members(model, parts, (f"{one.path}.{one.output}", out_GDE))
-            yield Coupled(one.path, "kv", number, f"{one.path}:kv", members, **shared)  # type: ignore[arg-type]
-        else:
-            for group in range(one.groups):
-                own = slice(group * one.each, (group + 1) * one.each)
-                members = _linear_members(
-                    model, [(names[0], q_HD[own, :, None])], (f"{one.path}.{one.output}", out_HD[own, :, None])
-                )
-                name = f"{one.path}.{group}"
-                yield Coupled(name, "query", number, f"{one.path}:query", members, **shared)  # type: ignore[arg-type]
+        yield from (_key_heads if kind == "kv" else _query_heads)(model, attention, number)
+
+
+def _key_heads(model: PreTrainedModel, attention: _Attention, number: int) -> Iterator[Coupled]:
+    """One set: a unit is a key head with its value head and all query heads that read it."""
+    heads, groups, each, width = attention.heads, attention.groups, attention.each, attention.head_dim
+    q_HD, k_GD, v_GD, (q, k, v) = _rows(attention)
+    out_HD = torch.arange(heads * width).view(heads, width)
+    # [G, each, D] -> [G, D, each]: channel d of a unit is row d of its key and row d of each of its query heads, so
+    # that scores of one channel are combined over all of them
+    q_GDE = q_HD.view(groups, each, width).transpose(1, 2)
+    out_GDE = out_HD.view(groups, each, width).transpose(1, 2)
+    outputs = [(k, k_GD[..., None]), (q, q_GDE), (v, v_GD[..., None])]  # the key is the root
+    members = _linear_members(model, outputs, (f"{attention.path}.{attention.output}", out_GDE))
+    yield Coupled(
+        name=attention.path,
+        kind="kv",
+        block=number,
+        tie=f"{attention.path}:kv",
+        members=members,
+        **_counts(
+            model,
+            attention,
+            dict(
+                num_heads=each, num_attention_heads=each, num_key_value_heads=1, num_kv_heads=1, split_size=each * width
+            ),
+            {"num_attention_heads": each, "num_key_value_heads": 1, "num_kv_heads": 1},
+        ),
+    )
+
+
+def _query_heads(model: PreTrainedModel, attention: _Attention, number: int) -> Iterator[Coupled]:
+    """One set for each key head: a unit is one of the query heads that read it; the key head itself stays.
+
+    All sets lose equally many units (they share a tie), since attention repeats each key head equally often.
+    """
+    heads, groups, each, width = attention.heads, attention.groups, attention.each, attention.head_dim
+    q_HD, _, _, (q, _, _) = _rows(attention)
+    out_HD = torch.arange(heads * width).view(heads, width)
+    counts = _counts(
+        model,
+        attention,
+        dict(num_heads=groups, num_attention_heads=groups, num_key_value_groups=1, split_size=groups * width),
+        {"num_attention_heads": groups},
+    )
+    for group in range(groups):
+        own = slice(group * each, (group + 1) * each)
+        output = (f"{attention.path}.{attention.output}", out_HD[own, :, None])
+        members = _linear_members(model, [(q, q_HD[own, :, None])], output)
+        name, tie = f"{attention.path}.{group}", f"{attention.path}:query"
+        yield Coupled(name, "query", number, tie, members, **counts)
+
+
+def _counts(
+    model: PreTrainedModel, attention: _Attention, in_module: Mapping[str, int], in_config: Mapping[str, int]
+) -> dict[str, Any]:
+    """How one unit counts in attributes of the module and in keys of the configuration, of those that exist."""
+    numbers = {name: size for name, size in in_module.items() if isinstance(getattr(attention.module, name, None), int)}
+    if "qkv_proj" in attention.inputs:  # Phi-3 splits the rows by what its configuration says
+        numbers["config.num_attention_heads"] = in_config["num_attention_heads"]
+    return dict(
+        attributes={attention.path: numbers},
+        config={key: size for key, size in in_config.items() if getattr(model.config, key, None) is not None},
+        # most architectures derive head_dim from hidden size and number of heads, which would change with the heads
+        constants={"head_dim": attention.head_dim},
+    )
 
 
 def _find_attentions(block: nn.Module, block_name: str) -> Iterator[_Attention]:
@@ -199,7 +233,7 @@ def _find_attentions(block: nn.Module, block_name: str) -> Iterator[_Attention]:
             weight = getattr(norm, "weight", None)
             if weight is not None and weight.numel() != head_dim:
                 raise ModelError(
-                    "a norm over all heads couples them, so none can be taken out",
+                    "a norm over all heads couples them, so none can be removed",
                     do="Prune other units: attention=none",
                     layer=name,
                 )
@@ -207,7 +241,11 @@ def _find_attentions(block: nn.Module, block_name: str) -> Iterator[_Attention]:
 
 
 def _rows(one: _Attention) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[str, str, str]]:
-    """Rows of the query heads [H, D], of the keys and of the values [G, D], and in which linears they are."""
+    """Rows of the query heads [H, D], of the keys and of the values [G, D], and the linears that hold them.
+
+    A fused projection is laid out in one of two ways: all queries, then all keys, then all values (Phi-3, GPT-2, Falcon
+    with one key head), or group after group (Falcon's new architecture; GPT-NeoX and BLOOM with one head in each).
+    """
     heads, groups, width = one.heads, one.groups, one.head_dim
     if len(one.inputs) == 3:
         q_HD, k_GD = (torch.arange(n * width).view(n, width) for n in (heads, groups))

@@ -1,4 +1,4 @@
-"""Taking whole blocks out of a model: what the ones that stay are called then, and the configuration of the result."""
+"""Removes whole blocks from a model: renames those that stay and writes the new configuration."""
 
 from __future__ import annotations
 

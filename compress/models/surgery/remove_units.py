@@ -1,4 +1,4 @@
-"""Taking units out of a model: which positions of every parameter stay, and the parameters without the others.
+"""Removes units from a model: cuts their positions out of every parameter and writes the new configuration.
 
 Shape letters: U units, P positions along a dimension.
 """

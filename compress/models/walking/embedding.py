@@ -1,4 +1,4 @@
-"""A stand-in for the token embedding that holds only the rows that a batch of tokens needs.
+"""Loads only those rows of the token embedding that a batch of tokens needs.
 
 Shape letters: V vocabulary, R rows needed, H hidden.
 """

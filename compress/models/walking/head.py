@@ -1,4 +1,4 @@
-"""The output head applied a stretch of the vocabulary at a time, so that it never stands in memory whole.
+"""Applies the output head some rows of its weight at a time, so that it is never in memory as a whole.
 
 Shape letters: B samples, T tokens, H hidden, V vocabulary, R rows of one stretch.
 """
