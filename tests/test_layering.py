@@ -1,8 +1,9 @@
-"""Imports go one way. The table says who may import whom; function-level imports count too."""
+"""Imports go one way, as the table of docs/ARCHITECTURE.md says; imports inside functions and for types count too."""
 
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -10,65 +11,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "compress"
 FILE_CAP = 400
+FOLDER_CAP = 16
 
-# Downwards: a part may import itself and what is listed for it. The first matching prefix decides.
-BASE = (
-    "compress",
-    "compress.errors",
-    "compress.json_files",
-    "compress.kept_files",
-    "compress.progress",
-    "compress.recipe",
-    "compress.sizes",
-)
-STORAGE = (*BASE, "compress.format")
-MODELS = (*STORAGE, "compress.atlas", "compress.models", "compress.calibration", "compress.texts")
-NUMERICS = (*STORAGE, "compress.calibration.stats", "compress.numerics")
-METHODS = (*NUMERICS, "compress.methods")
-RUNTIME = (*MODELS, "compress.kernels", "compress.runtime", "compress.hf")
-EVALUATION = (*RUNTIME, "compress.evaluation")
-TUNING = (*RUNTIME, *METHODS, "compress.tuning")
-BENCH = (*RUNTIME, "compress.bench")
-REPORT = (*EVALUATION, "compress.methods.registry", "compress.bench.speed", "compress.report")
-RESULT = (*REPORT, "compress.result")
-STAGES = (*REPORT, *TUNING, "compress.training", "compress.stages")
-PIPELINE = (*RESULT, *STAGES, "compress.pipeline")
-MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "compress.errors": (),
-    "compress.json_files": ("compress.errors",),
-    "compress.kept_files": (),
-    "compress.progress": (),
-    "compress.sizes": ("compress.errors",),
-    "compress.recipe": ("compress.errors", "compress.sizes"),
-    "compress.format.scheme": ("compress.errors",),
-    "compress.format.manifest": ("compress", "compress.errors", "compress.format.scheme", "compress.json_files"),
-    "compress.format": STORAGE,
-    "compress.calibration.stats": BASE,
-    "compress.methods.registry": (*BASE, "compress.methods.protocol"),
-    "compress.numerics": NUMERICS,
-    "compress.methods": METHODS,
-    "compress.texts": (*BASE, "compress.texts"),
-    "compress.kernels": (*STORAGE, "compress.kernels"),
-    "compress.atlas": (*MODELS, "compress.evaluation"),  # its own exam: `train` and `score` ask the suite
-    "compress.models": MODELS,
-    "compress.calibration": MODELS,
-    "compress.runtime": RUNTIME,
-    "compress.hf": RUNTIME,
-    "compress.tuning.settings": ("compress.errors",),
-    "compress.tuning": TUNING,
-    "compress.training": (*TUNING, "compress.training"),
-    "compress.bench.speed": ("compress", "compress.errors", "compress.json_files"),
-    "compress.bench": (*BENCH, "compress"),
-    "compress.evaluation.result": ("compress", "compress.errors", "compress.json_files"),
-    "compress.evaluation": EVALUATION,
-    "compress.report": REPORT,
-    "compress.result": RESULT,
-    "compress.stages": STAGES,
-    "compress.pipeline": PIPELINE,
-    "compress.frontier": (*PIPELINE, "compress.frontier"),
-    "compress.cli": (*PIPELINE, *BENCH, "compress.frontier", "compress.cli"),
-    "compress.__main__": ("compress.cli",),
-    "compress": ("compress.evaluation", "compress.pipeline", "compress.recipe", "compress.runtime"),
+# The table of docs/ARCHITECTURE.md, from the bottom up: a part, and what its files import. The longest prefix decides.
+_ROW = re.compile(r"^\| `([\w.]+)` \| .* \| ([^|]*) \|$", re.MULTILINE)
+TABLE: dict[str, tuple[str, ...]] = {
+    part: tuple(re.findall(r"`([\w.]+)`", imports))
+    for part, imports in _ROW.findall((ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8"))
 }
 # These parts must not know what a model library is, or load anything beyond the standard library.
 FORBIDDEN = {
@@ -116,27 +65,96 @@ def module_exists(name: str) -> bool:
 
 
 def part_of(module: str) -> str:
-    """The row of the table for a module: the longest prefix there is."""
-    prefixes = [row for row in MAY_IMPORT if module == row or (row != "compress" and module.startswith(row + "."))]
-    assert prefixes, f"{module} has no row in the layering table"
-    return max(prefixes, key=len)
+    """The row of the table for a module: the longest prefix there is. `compress` itself is the row of the package."""
+    name = module.removeprefix("compress").removeprefix(".")
+    prefixes = [part for part in TABLE if name == part or name.startswith(part + ".")]
+    assert prefixes or not name, f"{module} has no row in docs/ARCHITECTURE.md"
+    return max(prefixes, key=len, default="compress")
 
 
-def allowed(module: str, imported: str) -> bool:
-    part = part_of(module)
-    if imported == part or (part != "compress" and imported.startswith(part + ".")):
-        return True
-    return any(
-        imported == prefix or (prefix != "compress" and imported.startswith(prefix + "."))
-        for prefix in MAY_IMPORT[part]
-    )
+def parts_imported(path: Path) -> dict[str, set[str]]:
+    """The parts that a file imports, each with the modules; without its own part and `from compress import …`."""
+    parts: dict[str, set[str]] = {}
+    for name in imports_of(path):
+        if name.startswith("compress.") and part_of(name) != part_of(module_of(path)):
+            parts.setdefault(part_of(name), set()).add(name)
+    return parts
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_imports_go_downwards(path: Path) -> None:
-    module = module_of(path)
-    wrong = {name for name in imports_of(path) if name.split(".")[0] == "compress" and not allowed(module, name)}
-    assert not wrong, f"{module} (row {part_of(module)!r}) must not import {sorted(wrong)}"
+def test_a_file_imports_only_what_its_row_lists(path: Path) -> None:
+    part = part_of(module_of(path))
+    wrong = {name for name, modules in parts_imported(path).items() if name not in TABLE[part] for name in modules}
+    assert not wrong, f"{module_of(path)} (row {part!r} of docs/ARCHITECTURE.md) must not import {sorted(wrong)}"
+
+
+def test_rows_list_only_rows_above_them_and_only_what_is_imported() -> None:
+    order = list(TABLE)
+    imported: dict[str, set[str]] = {part: set() for part in TABLE}
+    for path in FILES:
+        imported[part_of(module_of(path))] |= parts_imported(path).keys()
+    for part, allowed in TABLE.items():
+        assert set(allowed) <= set(order[: order.index(part)]), f"row {part!r} lists a part that stands below it"
+        assert set(allowed) == imported[part], f"row {part!r} lists what is not imported, or lacks what is"
+
+
+def test_every_package_has_a_row() -> None:
+    """The table of contents is whole: each folder and module directly in the package, and no row without code."""
+    entries = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert entries - {"__init__"} == {part.split(".")[0] for part in TABLE} - {"compress"}
+    assert not [part for part in TABLE if not module_exists("compress." + part) and part != "compress"]
+
+
+def test_no_two_files_import_each_other_in_a_circle() -> None:
+    graph = {module_of(path): {name for name in imports_of(path) if module_exists(name)} for path in FILES}
+    files = {module_of(path): path for path in FILES}
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " → ".join([*trail[trail.index(module) :], module])
+        if module not in done:
+            for name in sorted(graph.get(module, ())):
+                if files.get(name, Path()).name != "__init__.py":  # a package's face imports the files below it
+                    visit(name, (*trail, module))
+            done.add(module)
+
+    for module in sorted(graph):
+        visit(module, ())
+
+
+def test_folders_stay_small() -> None:
+    folders = {path.parent for path in FILES}
+    crowded = {str(f.relative_to(ROOT)): n for f in folders if (n := len([*f.glob("*.py")]) - 1) > FOLDER_CAP}
+    assert not crowded, f"more than {FOLDER_CAP} modules: {crowded}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_nothing_private_is_imported_from_another_package(path: Path) -> None:
+    package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
+    foreign = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "compress":
+            for name in (f"{node.module}.{alias.name}" for alias in node.names):
+                parts = name.split(".")
+                private = next((i for i, part in enumerate(parts) if part.startswith("_") and part[1] != "_"), None)
+                if private is not None and ".".join(parts[:private]) != package:
+                    foreign.append(name)
+    assert not foreign
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_hooks_of_a_method_are_called_not_looked_for(path: Path) -> None:
+    """The registry fills in the hooks that a method leaves out (methods/protocol.py)."""
+    looked_for = [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and (node.func.id == "hasattr" or (node.func.id == "getattr" and len(node.args) == 3))
+        and re.search(r"\b(method|module)$", ast.unparse(node.args[0]))
+        and "method" in ast.unparse(node.args[0])
+    ]
+    assert not looked_for
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
@@ -147,29 +165,13 @@ def test_no_part_knows_a_library_it_must_not(path: Path) -> None:
     assert not forbidden & {name.split(".")[0] for name in imports_of(path)}
 
 
-def test_no_two_parts_import_each_other() -> None:
-    """Parts are the top-level modules and subpackages; calibration.stats and atlas count on their own."""
-    pairs = set()
-    for path in FILES:
-        for name in imports_of(path):
-            if name.startswith("compress."):
-                pairs.add((_part(module_of(path)), _part(name)))
-    mutual = {(a, b) for a, b in pairs if a < b and (b, a) in pairs} - {("atlas", "evaluation"), ("atlas", "models")}
-    assert not mutual
-
-
-def _part(module: str) -> str:
-    parts = module.split(".")[1:]
-    return ".".join(parts[:2]) if module == "compress.calibration.stats" else parts[0] if parts else "compress"
-
-
 def test_the_table_itself_refuses() -> None:
     """A table that allows everything would pass every test above."""
-    assert not allowed("compress.methods.rtn", "compress.models")
-    assert not allowed("compress.methods.rtn", "compress.calibration.collect")
-    assert not allowed("compress.format.writer", "compress.pipeline")
-    assert not allowed("compress.evaluation.lm_eval_suite.harness", "compress.report")
-    assert allowed("compress.methods.rtn", "compress.calibration.stats")
+    assert not {"models", "calibration", "kernels", "runtime", "recipe"} & set(TABLE["methods"])
+    assert "calibration.stats" in TABLE["methods"]
+    assert not {"methods", "models", "methods.registry"} & set(TABLE["numerics"])
+    assert not {"pipeline", "cli", "models"} & set(TABLE["format"])
+    assert "report" not in TABLE["evaluation"] and "cli" not in TABLE["pipeline"]
 
 
 @pytest.mark.parametrize("path", [*FILES, *sorted((ROOT / "tests").rglob("*.py"))], ids=str)

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from compress.models.folder.tensor_files import TensorFiles
 from compress.models.linears import LinearRef
 from compress.models.weights import Weights, check_finite
-
-if TYPE_CHECKING:
-    from compress.models.blocks import BlockWalker
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +59,16 @@ def _of_expert(weights: Weights, parameter: str, number: int) -> tuple[str, ...]
 
 
 class WeightReader:
-    """Reads weights one by one; those that the loader must convert through a walker, made when it is first needed."""
+    """Reads the weights of linears one by one.
 
-    def __init__(self, source: TensorFiles, make_walker: Callable[[], BlockWalker]) -> None:
-        self._source, self._make_walker = source, make_walker
-        self._walker: BlockWalker | None = None
+    Args:
+        source: the checkpoint's tensors.
+        read_converted: reads a parameter by its name in the model, for weights that the loader must convert
+            (`BlockWalker.read_dense`).
+    """
+
+    def __init__(self, source: TensorFiles, read_converted: Callable[[str], torch.Tensor]) -> None:
+        self._source, self._read_converted = source, read_converted
         self._converted: tuple[str, torch.Tensor] | None = None  # the last one: it may hold many experts
 
     def read(self, stored: StoredWeight) -> torch.Tensor:
@@ -99,6 +100,5 @@ class WeightReader:
     def _through_loader(self, parameter: str) -> torch.Tensor:
         if self._converted is None or self._converted[0] != parameter:
             self._converted = None  # given back before the next one is read
-            self._walker = self._walker or self._make_walker()
-            self._converted = (parameter, self._walker.read_dense(parameter))
+            self._converted = (parameter, self._read_converted(parameter))
         return self._converted[1]

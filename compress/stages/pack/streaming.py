@@ -54,7 +54,7 @@ def run(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torc
 def _solve(stage: LinearStage, jobs: dict[int, list[Job]], task: Task) -> None:
     """Solves the jobs of every step in worker processes, and finishes each step once all its jobs are done."""
     walker = stage.walker
-    reader = WeightReader(walker.source, lambda: walker)
+    reader = WeightReader(walker.source, walker.read_dense)
     with start_workers(stage.workers, reader, walker.source.path) as workers:
         for step, entries in _solved_steps(stage, workers, jobs, task):
             tensors = shards.dense_tensors(stage, step - 1)

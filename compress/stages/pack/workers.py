@@ -10,6 +10,7 @@ each and send pickles.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import queue
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from compress import errors
 from compress.errors import CompressError, MemoryLimitError, MethodError
@@ -33,6 +34,11 @@ from compress.models.folder.tensor_list import list_tensors
 from compress.models.stored import WeightReader
 from compress.stages.pack import jobs
 from compress.stages.pack.jobs import Job
+
+if TYPE_CHECKING:
+    import torch
+
+    from compress.models.blocks import BlockWalker
 
 Answer = tuple[Job, dict[str, Any]]
 """A job and what a worker answered: `entries`, the manifest entries by name; or `error`; or `traceback`."""
@@ -198,8 +204,7 @@ def main(descriptor: int, folder: Path) -> None:
     sys.excepthook = send_traceback
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, lines), daemon=True).start()
-    # transformers is not imported unless the checkpoint has to be converted
-    reader = WeightReader(TensorFiles(folder, folder.name, list_tensors(folder)), lambda: _walker(folder))
+    reader = WeightReader(TensorFiles(folder, folder.name, list_tensors(folder)), _read_converted(folder))
     while True:
         job = Job.from_json(lines.get())
         try:
@@ -218,11 +223,17 @@ def _listen(channel: BinaryIO, lines: queue.SimpleQueue[bytes]) -> None:
         os._exit(1)
 
 
-def _walker(folder: Path) -> Any:
-    from compress.models.blocks import BlockWalker
-    from compress.models.source import ModelSource
+def _read_converted(folder: Path) -> Callable[[str], torch.Tensor]:
+    """Returns a function that reads a parameter through the model's loader, which is made at the first call."""
 
-    return BlockWalker(ModelSource.open(folder))
+    @functools.cache
+    def walker() -> BlockWalker:
+        from compress.models import blocks
+        from compress.models.source import ModelSource
+
+        return blocks.BlockWalker(ModelSource.open(folder))
+
+    return lambda name: walker().read_dense(name)
 
 
 if __name__ == "__main__":

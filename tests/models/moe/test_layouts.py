@@ -63,7 +63,7 @@ def test_the_layout_is_found(kind: str) -> None:
 def test_weights_are_read_and_set_whatever_way_round(kind: str, tmp_path: Path) -> None:
     source = ModelSource.open(save_tiny(tmp_path, kind, dtype=torch.float16))
     walker = BlockWalker(source)
-    reader = WeightReader(source, lambda: walker)
+    reader = WeightReader(source, walker.read_dense)
     for index, name in enumerate(walker.block_names):
         read = {ref.name: reader.read(walker.stored(ref)) for ref in walker.linears(index)}
         block = walker.load_block(index)

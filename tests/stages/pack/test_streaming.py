@@ -95,7 +95,7 @@ def test_a_weight_read_alone_is_the_one_of_the_loaded_block(kind, tmp_path):
     source = ModelSource.open(save_tiny(tmp_path / "model", kind, dtype=torch.float16))
     walker = BlockWalker(source)
 
-    def never():
+    def never(name):
         raise AssertionError("the loader is not needed for any of these")
 
     reader = WeightReader(TensorFiles(source.path, source.name, source.tensors), never)
