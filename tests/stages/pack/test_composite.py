@@ -128,7 +128,7 @@ def test_methods_that_cannot_are_refused_by_name():
         assert "gptq" not in str(e.value.allowed)
         composite.check(method, product.scheme, product.shape, _fitting(method), layer="model.x")
     for one in (product, sparse):
-        with pytest.raises(RecipeError, match=r"svd_llm on a linear .* it makes parts itself.*Allowed: .*rtn"):
+        with pytest.raises(RecipeError, match=r"svd_llm cannot pack a linear .* it makes parts itself.*Allowed: .*rtn"):
             composite.check(svd_llm, one.scheme, one.shape, svd_llm.Config(), layer="model.x")
 
 
