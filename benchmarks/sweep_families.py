@@ -158,7 +158,7 @@ def make(family: str, folder: Path) -> Path:
 def put_decoded(dense: torch.nn.Module, packed: Path) -> None:
     """Puts the decoded weights of a packed folder in place of the dense model's, by the names of the manifest."""
     from compress.models.blocks import BlockWalker
-    from compress.models.linears import set_weight
+    from compress.models.linears import from_parameter, set_weight
     from compress.models.source import ModelSource
 
     walker = BlockWalker(ModelSource.open(packed))
@@ -166,14 +166,7 @@ def put_decoded(dense: torch.nn.Module, packed: Path) -> None:
     for index in range(len(walker.block_names)):
         for ref in walker.linears(index):
             if ref.name in entries:
-                set_weight(dense, ref, decoded(walker, ref))
-
-
-def decoded(walker: Any, ref: Any) -> torch.Tensor:
-    weight = walker.read_dense(ref.parameter).float()
-    if ref.kind == "expert":
-        return weight[ref.experts[2]]
-    return weight.T if ref.kind == "conv1d" else weight
+                set_weight(dense, ref, from_parameter(ref, walker.read_dense(ref.parameter)).float())
 
 
 def proof_in_this_process() -> None:
