@@ -259,10 +259,10 @@ def test_options_are_written_out_and_defaults_are_the_same_recipe(tmp_path, data
 
 def test_what_is_left_out_of_the_source_is_said(tmp_path, data):
     source = save_tiny(tmp_path / "model")
-    tensors = load_file(source / "model.safetensors") | {"vision.weight": torch.ones(2, 2)}
+    tensors = load_file(source / "model.safetensors") | {"mtp.0.weight": torch.ones(2, 2)}
     save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
     manifest = compress.run(source, "rtn", output=tmp_path / "out", **DATA).manifest
-    assert any("vision.weight" in warning for warning in manifest["warnings"])
+    assert any("mtp.0.weight" in warning for warning in manifest["warnings"])
 
 
 def test_plan_writes_nothing(tmp_path, data):

@@ -77,9 +77,9 @@ def _load(folder: Path, dtype: torch.dtype) -> Any:
         from compress.runtime import load
 
         return load(folder, dtype=dtype, verify=False)
-    from transformers import AutoModelForCausalLM
+    from compress.models.load_dense import load_dense
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
+    return load_dense(folder, dtype)
 
 
 def memory() -> dict[str, int]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from compress.errors import EvaluationError
 from compress.evaluation.fitting import room_of
 from compress.format.manifest import MANIFEST, fingerprint
-from compress.progress import without_library_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -76,10 +75,10 @@ def _compressed(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> Subj
 
 def _dense(source: ModelSource, tokenizer: PreTrainedTokenizerBase | None) -> Subject:
     import torch
-    from transformers import AutoModelForCausalLM
 
-    with without_library_bars():
-        model = AutoModelForCausalLM.from_pretrained(source.path, dtype=torch.float32).eval()
+    from compress.models.load_dense import load_dense
+
+    model = load_dense(source.path, torch.float32)
     name = Path(source.name).resolve().name if Path(source.name).is_dir() else source.name
     return Subject(model, tokenizer or source.tokenizer(), name, "dense", source.fingerprint)
 

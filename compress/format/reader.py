@@ -24,7 +24,9 @@ class Checkpoint:
     folder: Path
     manifest: dict[str, Any] = field(repr=False)
     files: dict[str, str] = field(repr=False)
-    """Tensor name -> file it stands in."""
+    """Tensor name -> file that holds it."""
+    dtypes: dict[str, str] = field(repr=False)
+    """Tensor name -> its dtype by the name in safetensors headers."""
 
     def verify(self) -> None:
         """Reads every shard once; one whose sha256 is not the recorded one is a FormatError that names it."""
@@ -99,7 +101,10 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
                 piece = file.get_slice(name)
                 stored[name] = (piece.get_dtype(), tuple(piece.get_shape()))
     _check_index(folder, files)
-    checkpoint = Checkpoint(folder, content, files)
+    for name, (stored_dtype, _) in stored.items():
+        if stored_dtype not in STORED_NAMES.values():
+            raise FormatError(f"{name} is stored as {stored_dtype}", allowed=", ".join(STORED_NAMES.values()))
+    checkpoint = Checkpoint(folder, content, files, {name: dtype for name, (dtype, _) in stored.items()})
     for name in content["tensors"]:
         for plane, (dtype, shape) in checkpoint._specs(name).items():
             found = stored.get(f"{name}.{plane}")
@@ -107,9 +112,22 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
                 raise FormatError(f"its plane {plane!r} is missing", do="Compress again", layer=name)
             if found != (STORED_NAMES[dtype], shape):
                 raise FormatError(f"its plane {plane!r} is {found}", allowed=f"{dtype} {shape}", layer=name)
+        _check_bias(name, content["tensors"][name], stored)
     naming.check_experts(content["tensors"])
     _check_config(folder, content)
     return checkpoint
+
+
+def _check_bias(name: str, entry: dict[str, Any], stored: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Raises FormatError unless the bias of a packed linear, where it has one, is a floating-point tensor [N]."""
+    if not entry["bias"]:
+        return
+    bias = stored.get(f"{name}.bias")
+    if bias is None:
+        raise FormatError("its bias is missing", do="Compress again", layer=name)
+    floating = [text for dtype, text in STORED_NAMES.items() if dtype.is_floating_point]
+    if bias[0] not in floating or bias[1] != (entry["shape"][0],):
+        raise FormatError(f"its bias is {bias}", allowed=f"{', '.join(floating)} ({entry['shape'][0]},)", layer=name)
 
 
 def _check_index(folder: Path, files: dict[str, str]) -> None:

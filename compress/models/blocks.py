@@ -20,6 +20,7 @@ from compress.models.block import Block
 from compress.models.linears import LinearRef, find_linears
 from compress.models.source import ModelSource
 from compress.models.stored import StoredWeight, find_stored
+from compress.models.unread_tensors import sort_unread
 from compress.models.walking.arguments import BlockArguments, Listener
 from compress.models.walking.buffers import compute_buffers, computed_buffers
 from compress.models.walking.embedding import embedding_name, rows_present
@@ -51,6 +52,7 @@ class BlockWalker:
         self.block_names = skeleton.find_blocks(self.model)
         embedding_name(self.model), head_name(self.model)  # refuses models that have none
         self._weights = Weights(source, self.model)
+        self._unread = sort_unread(self._weights.unused, source.tensors, self.model)
         self._computed = computed_buffers(self.model)
         self._arguments: dict[tuple[int, int], list[BlockArguments]] = {}
         inside = tuple(f"{name}." for name in self.block_names)
@@ -73,8 +75,16 @@ class BlockWalker:
 
     @property
     def unused_tensors(self) -> list[str]:
-        """Tensors of the checkpoint that the model has no place for, and that a copy would therefore lose."""
-        return self._weights.unused
+        """Extra heads in the checkpoint that a copy of the model loses: no loader would keep them."""
+        return list(self._unread.left_out)
+
+    @property
+    def extra_tensors(self) -> list[str]:
+        """Extra heads in the checkpoint that the model does not run and a copy of it carries over, as they are stored.
+
+        `source.read` reads them; they bear the checkpoint's names, not those of the model.
+        """
+        return list(self._unread.carried)
 
     @cached_property
     def rehearsal(self) -> Rehearsal:

@@ -24,7 +24,7 @@ def build(config: PreTrainedConfig) -> PreTrainedModel:
     with (
         translated(
             f"{config.model_type!r} cannot be built as a causal language model",
-            allowed="architectures of AutoModelForCausalLM",
+            allowed="architectures of AutoModelForCausalLM, with values in config.json that fit together",
         ),
         torch.device("meta"),
     ):

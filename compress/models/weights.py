@@ -19,6 +19,7 @@ from compress.errors import ModelError
 from compress.format.dtypes import TORCH_DTYPES
 from compress.models import linears
 from compress.models.linears import LinearRef
+from compress.models.quiet import no_progress_bar
 from compress.models.source import ModelSource
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Weights:
             dtype_plan={} if dtype is None else {"*": dtype},
             weight_mapping=self._transforms,
         )
-        with _no_bar(), _no_threads():
+        with no_progress_bar(), _no_threads():
             info, _ = convert_and_load_state_dict_in_model(self._model, state, config, None)
         for name, found, expected in info.mismatched_keys:
             raise ModelError(
@@ -195,17 +196,3 @@ def _no_threads() -> Iterator[None]:
             del os.environ[_SYNCHRONOUS]
         else:
             os.environ[_SYNCHRONOUS] = before
-
-
-@contextmanager
-def _no_bar() -> Iterator[None]:
-    """The loader's own progress bar is for a whole model; here it would run once per block."""
-    from transformers.utils import logging
-
-    active = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if active:
-            logging.enable_progress_bar()

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from compress.errors import FormatError
+from compress.errors import FormatError, translated
 from compress.format.reader import open_checkpoint
-from compress.runtime import head, skeleton
+from compress.models.load_dense import NO_ADAPTER
+from compress.models.quiet import no_progress_bar
+from compress.runtime import dense_tensors, head, skeleton
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,6 +51,7 @@ def load(
             raise FormatError(
                 f"{folder}: {kind.replace('_', ' ')}: {shown}", do="Copy the folder again, or compress again"
             )
+    dense_tensors.check_dense(model, checkpoint)
     model = model.to(device).eval()
     skeleton.keep_prepared(model, keep_prepared)
     head.keep_tiles(model, keep_prepared is not False)
@@ -57,20 +60,21 @@ def load(
 
 def _from_pretrained(folder: Path, dtype: torch.dtype | None) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
     from compress.runtime import hf
 
     hf.register()
-    bar = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # our callers show progress themselves
-    try:
+    with (
+        no_progress_bar(),
+        translated(
+            f"transformers cannot load {folder}", kind=FormatError, do="Copy the folder again, or compress again"
+        ),
+    ):
         model, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto" if dtype is None else dtype, local_files_only=True, output_loading_info=True
+            folder,
+            dtype="auto" if dtype is None else dtype,
+            local_files_only=True,
+            output_loading_info=True,
+            adapter_kwargs=dict(NO_ADAPTER),
         )
-    except RuntimeError as error:  # transformers' word for shapes that do not fit
-        raise FormatError(f"transformers cannot load {folder}: {error}") from error
-    finally:
-        if bar:
-            logging.enable_progress_bar()
     return model, report

@@ -145,6 +145,8 @@ def write(
         for name in names:
             trained = dense.get(name)
             tensors[name] = walker.read_dense(name) if trained is None else trained.to(walker.stored_dtype(name)).cpu()
+        if not step:
+            tensors |= {name: walker.source.read(name) for name in walker.extra_tensors}
         block_entries = _entries(method, walker, step - 1, linears_packed)
         shard = writer.write_shard(step, {name: tensor.contiguous() for name, tensor in tensors.items()})
         workspace.finish_block(step, {"linears": block_entries, "shard": shard.to_dict()})

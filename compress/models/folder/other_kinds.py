@@ -115,7 +115,7 @@ def adapter_note(folder: Path) -> str | None:
     if not (folder / ADAPTER_CONFIG).is_file():
         return None
     return (
-        f"the model's folder also holds {_described(folder)}, which is not applied: the weights are used as they are. "
+        f"the model's folder also holds {_kind(folder)[0]}, which is not applied: the weights are used as they are. "
         f"To include it, merge it first ({_MERGE})"
     )
 
@@ -124,19 +124,19 @@ _MERGE = "PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pret
 
 
 def _adapter(folder: Path) -> ModelError:
+    kind, base = _kind(folder)
     return ModelError(
-        f"{folder} holds {_described(folder)}, and no whole model",
+        f"{folder} holds {kind}{f' for {base}' if base else ''}, and no whole model",
         do=f"Give its base model, or merge it first and give the new folder: {_MERGE}",
     )
 
 
-def _described(folder: Path) -> str:
+def _kind(folder: Path) -> tuple[str, str | None]:
+    """Returns what kind of adapter lies in the folder, and the name of its base model when it says."""
     raw = read_object(folder / ADAPTER_CONFIG, error=ModelError, do="Download the adapter again")
     kind, base = raw.get("peft_type"), raw.get("base_model_name_or_path")
-    return (
-        f"a PEFT adapter ({kind if isinstance(kind, str) else 'of unknown type'}, {ADAPTER_CONFIG})"
-        f"{f' for {base}' if isinstance(base, str) and base else ''}"
-    )
+    named = kind if isinstance(kind, str) else "of unknown type"
+    return f"a PEFT adapter ({named}, {ADAPTER_CONFIG})", base if isinstance(base, str) and base else None
 
 
 def _whole_model(names: list[str]) -> bool:

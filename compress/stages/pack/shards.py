@@ -68,7 +68,9 @@ def dense_tensors(stage: LinearStage, block: int | None) -> dict[str, torch.Tens
     prefixes = tuple(f"{name}." for name in walker.block_names)
     own = (lambda name: not name.startswith(prefixes)) if block is None else (lambda n: n.startswith(prefixes[block]))
     tensors = {name: walker.read_dense(name) for name in walker.dense_tensors() if own(name)}
-    if block is not None:
+    if block is None:
+        tensors |= {name: walker.source.read(name) for name in walker.extra_tensors}
+    else:
         skipped = [ref for ref in walker.linears(block) if ref.name in stage.skipped]
         tensors |= walker.read_skipped([ref for ref in skipped if walker.source.scheme(ref.name) is None])
     return tensors

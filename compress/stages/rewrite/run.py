@@ -39,4 +39,6 @@ def run(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Pro
         "removed_parameters": removed,
         "share_removed": round(removed / source.parameters, 6),
     }
-    return StageOutput(account, rewritten.config, rewritten.structure, walker.unused_tensors, rewritten.report)
+    # an extra head does not fit a model of another shape
+    unused = [*walker.unused_tensors, *walker.extra_tensors]
+    return StageOutput(account, rewritten.config, rewritten.structure, unused, rewritten.report)

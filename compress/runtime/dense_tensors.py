@@ -1,0 +1,36 @@
+"""Checks the dense tensors of a loaded checkpoint, which no layout checks: their stored dtype and their values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from compress.errors import FormatError
+from compress.format.dtypes import TORCH_DTYPES
+
+if TYPE_CHECKING:
+    from compress.format.reader import Checkpoint
+
+_CURE = "Copy the folder again, or compress again"
+
+
+def check_dense(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
+    """Raises FormatError for a dense parameter that is stored as integers, or that holds NaN or infinite values.
+
+    transformers takes integers for the parameter without a word. Buffers may be infinite (bounds of clipped linears in
+    Gemma 4) and are not checked; neither are parameters on the meta device, which are read when they are used.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name in checkpoint.dense_names:
+        parameter = parameters.get(name)
+        if parameter is None:
+            continue
+        stored = checkpoint.dtypes[name]
+        if not TORCH_DTYPES[stored].is_floating_point:
+            raise FormatError(f"it is stored as {stored}", allowed="F64, F32, F16, BF16", do=_CURE, layer=name)
+        if parameter.is_meta or not parameter.numel():
+            continue
+        # NaN passes through minimum and maximum: one pass, and no mask as large as the tensor
+        if not all(bool(bound.isfinite()) for bound in torch.aminmax(parameter.detach())):
+            raise FormatError("it holds NaN or infinite values", do=_CURE, layer=name)
