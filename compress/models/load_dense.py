@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from compress.errors import ModelError, translated
 from compress.models.folder.tensor_list import list_tensors
-from compress.models.quiet import no_progress_bar
 from compress.models.unread_tensors import sort_unread
+from compress.progress import without_library_bars
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ def load_dense(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     with (
-        no_progress_bar(),
+        without_library_bars(),
         translated(
             f"transformers cannot load the model in {folder}",
             do="Check config.json, generation_config.json and the weights, or download the model again",

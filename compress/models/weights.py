@@ -19,8 +19,8 @@ from compress.errors import ModelError
 from compress.format.dtypes import TORCH_DTYPES
 from compress.models import linears
 from compress.models.linears import LinearRef
-from compress.models.quiet import no_progress_bar
 from compress.models.source import ModelSource
+from compress.progress import without_library_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -111,7 +111,7 @@ class Weights:
             dtype_plan={} if dtype is None else {"*": dtype},
             weight_mapping=self._transforms,
         )
-        with no_progress_bar(), _no_threads():
+        with without_library_bars(), _no_threads():
             info, _ = convert_and_load_state_dict_in_model(self._model, state, config, None)
         for name, found, expected in info.mismatched_keys:
             raise ModelError(

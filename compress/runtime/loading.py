@@ -10,7 +10,7 @@ import torch
 from compress.errors import FormatError, translated
 from compress.format.reader import open_checkpoint
 from compress.models.load_dense import NO_ADAPTER
-from compress.models.quiet import no_progress_bar
+from compress.progress import without_library_bars
 from compress.runtime import dense_tensors, head, skeleton
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _from_pretrained(folder: Path, dtype: torch.dtype | None) -> tuple[Any, dict
 
     hf.register()
     with (
-        no_progress_bar(),
+        without_library_bars(),
         translated(
             f"transformers cannot load {folder}", kind=FormatError, do="Copy the folder again, or compress again"
         ),
