@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
 from compress.errors import FormatError
 from compress.format.dtypes import TORCH_DTYPES
 
-if TYPE_CHECKING:
-    from compress.format.reader import Checkpoint
-
 _CURE = "Copy the folder again, or compress again"
 
 
-def check_dense(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
+def stored_dtypes(folder: Path) -> dict[str, str]:
+    """Returns the dtype of every tensor that transformers has just loaded from `folder`, as safetensors names it."""
+    from safetensors import safe_open
+
+    dtypes: dict[str, str] = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            dtypes |= {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no mapping)
+    return dtypes
+
+
+def check_dense(model: torch.nn.Module, dtypes: Mapping[str, str]) -> None:
     """Raises FormatError for a dense parameter that is stored as integers, or that holds NaN or infinite values.
 
+    `dtypes` are those of the stored tensors, by name. Planes of packed linears are buffers, and not checked here.
     transformers takes integers for the parameter without a word. Buffers may be infinite (bounds of clipped linears in
     Gemma 4) and are not checked; neither are parameters on the meta device, which are read when they are used.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    for name in checkpoint.dense_names:
+    for name, stored in dtypes.items():
         parameter = parameters.get(name)
         if parameter is None:
             continue
-        stored = checkpoint.dtypes[name]
         if not TORCH_DTYPES[stored].is_floating_point:
             raise FormatError(f"it is stored as {stored}", allowed="F64, F32, F16, BF16", do=_CURE, layer=name)
         if parameter.is_meta or not parameter.numel():

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from compress.errors import FormatError, translated
+from compress.format.manifest import CONFIG, MANIFEST, QUANT_METHOD
 from compress.format.reader import open_checkpoint
+from compress.json_files import read_object
 from compress.models.load_dense import NO_ADAPTER
 from compress.progress import without_library_bars
 from compress.runtime import dense_tensors, head, skeleton
@@ -31,27 +33,33 @@ def load(
     faster on the CPU, by a function that `compress.runtime.attention` describes.
 
     Args:
-        folder: what `compress run` wrote.
+        folder: what `compress run` wrote, or what `save_pretrained` of a loaded model wrote.
         dtype: of the dense tensors and the arithmetic; None takes that of the config. The planes keep theirs.
         device: where the model goes.
-        verify: read every shard once and compare its sha256 with the manifest.
+        verify: read every shard once and compare its sha256 with the manifest; `save_pretrained` writes no manifest.
         keep_prepared: True keeps each weight in the kernel's form after its first use (with the reference kernel: the
             memory of the dense model beside the packed one); False makes it at every call; None keeps what is about
             as small as the planes, a dense head of 64 MiB or more, and up to 1 GiB of decoded weights.
 
     Raises FormatError for a folder that is damaged, incomplete, newer than this package or not one of ours.
     """
-    checkpoint = open_checkpoint(folder)
-    if verify:
-        checkpoint.verify()
-    model, report = _from_pretrained(checkpoint.folder, dtype)
+    folder = Path(folder)
+    if (folder / MANIFEST).is_file() or not _saved_by_transformers(folder):
+        checkpoint = open_checkpoint(folder)
+        if verify:
+            checkpoint.verify()
+        stored = checkpoint.dtypes
+        model, report = _from_pretrained(folder, dtype)
+    else:
+        model, report = _from_pretrained(folder, dtype)
+        stored = dense_tensors.stored_dtypes(folder)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if keys := sorted(map(str, report.get(kind, ()))):
             shown = ", ".join(keys[:3]) + (" …" if len(keys) > 3 else "")
             raise FormatError(
                 f"{folder}: {kind.replace('_', ' ')}: {shown}", do="Copy the folder again, or compress again"
             )
-    dense_tensors.check_dense(model, checkpoint)
+    dense_tensors.check_dense(model, stored)
     model = model.to(device).eval()
     skeleton.keep_prepared(model, keep_prepared)
     head.keep_tiles(model, keep_prepared is not False)
@@ -78,3 +86,11 @@ def _from_pretrained(folder: Path, dtype: torch.dtype | None) -> tuple[Any, dict
             adapter_kwargs=dict(NO_ADAPTER),
         )
     return model, report
+
+
+def _saved_by_transformers(folder: Path) -> bool:
+    """Returns whether `save_pretrained` of one of our models wrote the folder: it states the schemes in config.json."""
+    if not (folder / CONFIG).is_file():
+        return False
+    quantization = read_object(folder / CONFIG).get("quantization_config")
+    return isinstance(quantization, dict) and quantization.get("quant_method") == QUANT_METHOD

@@ -46,7 +46,7 @@ def install(model: nn.Module, tensors: Mapping[str, Any]) -> None:
 def check_loaded(model: nn.Module) -> None:
     """Raises FormatError unless every plane and bias came from the checkpoint and its layout accepts it.
 
-    A loader leaves memory that nobody wrote where a checkpoint lacks a tensor; it marks those that it filled.
+    transformers leaves uninitialised memory where a checkpoint lacks a tensor, and marks the tensors that it filled.
     """
     for name, module in model.named_modules():
         if isinstance(module, experts.PackedExperts):

@@ -298,3 +298,68 @@ def test_every_plane_means_what_unpack_says(make: Make) -> None:
     for layer in packed_layers(compress.load(packed.folder)).values():
         weight_NK = layer(torch.eye(layer.in_features)).T
         torch.testing.assert_close(weight_NK, layouts.unpack(layer.packed), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("architecture", packed_checkpoints.CONFIGS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_load_opens_what_save_pretrained_wrote(
+    make: Make, tokens: torch.Tensor, architecture: str, dtype: torch.dtype
+) -> None:
+    packed = make(architecture)
+    model = compress.load(packed.folder, dtype=dtype)
+    for shard_size in ("1GB", "20KB"):
+        folder = packed.folder.with_name(f"again-{shard_size}")
+        model.save_pretrained(folder, max_shard_size=shard_size)
+        again = compress.load(folder)
+        assert next(again.parameters()).dtype == dtype
+        assert torch.equal(logits(again, tokens), logits(model, tokens))
+        assert packed_layers(again).keys() == packed_layers(model).keys()
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["of a run", "of save_pretrained"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensor: tensor.to(torch.int8), "stored as I8.*F64, F32, F16, BF16"),
+        (lambda tensor: tensor.index_fill(0, torch.tensor(2), torch.nan), "NaN or infinite values"),
+    ],
+    ids=["integers", "NaN"],
+)
+def test_dense_tensors_are_checked(
+    make: Make, saved: bool, change: Callable[[torch.Tensor], torch.Tensor], message: str
+) -> None:
+    folder = make("llama").folder
+    if saved:
+        model, folder = compress.load(folder), folder.with_name("again")
+        model.save_pretrained(folder)
+    name = "model.norm.weight"
+    for path in folder.glob("*.safetensors"):
+        tensors = load_file(path)
+        if name in tensors:
+            tensors[name] = change(tensors[name])
+            save_file(tensors, path, metadata={"format": "pt"})
+            if not saved:
+                state_sizes_again(folder, path)
+    with pytest.raises(FormatError, match=f"{name}.*{message}"):
+        compress.load(folder, verify=False)
+
+
+def state_sizes_again(folder: Path, shard: Path) -> None:
+    """Has the manifest state the size that a shard has now."""
+    manifest = json.loads((folder / "compress.json").read_text())
+    for entry in manifest["shards"]:
+        if entry["file"] == shard.name:
+            entry["size_bytes"] = shard.stat().st_size
+    (folder / "compress.json").write_text(json.dumps(manifest))
+
+
+def test_a_saved_folder_that_transformers_cannot_load_is_named(make: Make) -> None:
+    packed = make("llama")
+    folder = packed.folder.with_name("again")
+    compress.load(packed.folder).save_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(FormatError, match=r"transformers cannot load .*again: .*Copy the folder again"):
+        compress.load(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FormatError, match=r"transformers cannot load .*again"):
+        compress.load(folder)
