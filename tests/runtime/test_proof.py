@@ -69,7 +69,7 @@ def test_every_text_counts(reference: tuple[Packed, Path], tokens: torch.Tensor)
         wrong = logits.clone()
         wrong[text, position, 5] += logits.abs().max() * 1e-3
         proof.write_reference(path, texts(three, wrong))
-        assert proof.prove(packed.folder, path).holds == (position == 11 and text == 2), (text, position)
+        assert not proof.prove(packed.folder, path).holds, (text, position)
 
 
 def test_a_wrong_attention_of_one_token_fails(reference: tuple[Packed, Path], monkeypatch: pytest.MonkeyPatch) -> None:

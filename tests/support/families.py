@@ -72,6 +72,10 @@ class ToyBlock(nn.Module):
         self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
 
     def forward(self, hidden: torch.Tensor, mask: Any = None, extra: Any = None) -> Any:
+        if self.style == "reads the dtype of up":
+            hidden = hidden.to(self.up.weight.dtype)
+        if self.style == "reads the shape of up":
+            hidden = hidden[..., : self.up.weight.shape[1]]
         inner = hidden @ self.up.weight.T + self.up.bias if self.style == "reads up" else self.up(hidden)
         output = hidden + self.down(inner.relu())
         if self.style == "fails":

@@ -16,7 +16,7 @@ from compress.errors import ModelError
 from compress.models.walking.arguments import BlockArguments
 from compress.models.walking.buffers import compute_buffers, computed_buffers
 from compress.models.walking.outputs import OutputForm, hidden_states
-from compress.models.walking.watch import Watch, linear_weights
+from compress.models.walking.watch import Watch, WatchAttributes, linear_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,7 +28,8 @@ class Trial:
 
     form: OutputForm
     direct: frozenset[str]
-    """Weights of linears that are used outside the linear's own forward, by their names in the block."""
+    """Weights of linears that are used, or whose dtype or shape is read, outside the linear's own forward: names in the
+    block."""
 
 
 def kind_of(block: nn.Module) -> Hashable:
@@ -59,7 +60,7 @@ def run_alone(
     Tensors on meta are replaced by zeros (vectors by ones) while it runs; nothing is read from the checkpoint.
     """
     block = model.get_submodule(name)
-    with _zeros_for_weights(model, name, device), Watch(block, linear_weights(block)) as watch:
+    with _zeros_for_weights(model, name, device), Watch(block, linear_weights(block)) as watch, WatchAttributes(watch):
         # the class's forward: the instance's is silenced
         output = type(block).forward(block, hidden_BTH, *arguments.positional, **arguments.keyword)
     if (shape := hidden_states(output, name).shape) != hidden_BTH.shape:

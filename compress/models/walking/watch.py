@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -20,10 +21,7 @@ def linear_weights(module: nn.Module) -> list[str]:
 
 
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While entered, notes in `direct` every weight that an operation uses while its linear is not running.
-
-    Reading only the dtype, the shape or the device of a weight is no operation: packed linears have these too.
-    """
+    """While entered, notes in `direct` every weight that an operation uses while its linear is not running."""
 
     def __init__(self, root: nn.Module, weights: Iterable[str]) -> None:
         """`weights`: dotted names below `root`."""
@@ -52,12 +50,33 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for value in tree_leaves((args, kwargs)):
-            if isinstance(value, torch.Tensor) and (name := self._names.get(_identity(value))) not in (
-                None,
-                *self._running,
-            ):
-                assert name is not None
+            self.note(value)
+        return func(*args, **(kwargs or {}))
+
+    def note(self, value: Any) -> None:
+        """Adds `value` to `direct` if it is a watched weight whose linear is not running."""
+        if isinstance(value, torch.Tensor):
+            name = self._names.get(_identity(value))
+            if name is not None and name not in self._running:
                 self.direct.add(name)
+
+
+class WatchAttributes(TorchFunctionMode):  # type: ignore[no-untyped-call]
+    """While entered, notes in `watch` every weight whose dtype or shape is read while its linear is not running.
+
+    A packed linear has other ones. Code such as `linear(x.to(linear.weight.dtype))`, which DeepSeek-V3.2's indexer has,
+    would turn its inputs into integers.
+    """
+
+    _READS = (torch.Tensor.dtype.__get__, torch.Tensor.shape.__get__, torch.Tensor.size)  # type: ignore[attr-defined]
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._watch = watch
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self._READS:
+            self._watch.note(args[0])
         return func(*args, **(kwargs or {}))
 
 

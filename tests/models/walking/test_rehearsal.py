@@ -56,8 +56,9 @@ def test_what_cannot_be_walked_is_refused_with_the_cause(
     assert caught.value.layer == layer
 
 
-def test_a_weight_that_a_block_reads_without_calling_its_linear() -> None:
-    assert rehearsed(block_style="reads up").read_directly == {f"{name}.up.weight" for name in NAMES}
+@pytest.mark.parametrize("style", ["reads up", "reads the dtype of up", "reads the shape of up"])
+def test_a_weight_that_a_block_reads_beside_calling_its_linear(style: str) -> None:
+    assert rehearsed(block_style=style).read_directly == {f"{name}.up.weight" for name in NAMES}
 
 
 def test_a_weight_that_the_model_changes_around_its_blocks() -> None:
