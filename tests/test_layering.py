@@ -14,11 +14,10 @@ FILE_CAP = 400
 FOLDER_CAP = 16
 
 # The table of docs/ARCHITECTURE.md, from the bottom up: a part, and what its files import. The longest prefix decides.
-_ROW = re.compile(r"^\| `([\w.]+)` \| .* \| ([^|]*) \|$", re.MULTILINE)
-TABLE: dict[str, tuple[str, ...]] = {
-    part: tuple(re.findall(r"`([\w.]+)`", imports))
-    for part, imports in _ROW.findall((ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8"))
-}
+_ROWS = re.findall(
+    r"^\| `([\w.]+)` \| (.*) \| ([^|]*) \|$", (ROOT / "docs/ARCHITECTURE.md").read_text(encoding="utf-8"), re.MULTILINE
+)
+TABLE = {part: tuple(re.findall(r"`([\w.]+)`", imports)) for part, _, imports in _ROWS}
 # These parts must not know what a model library is, or load anything beyond the standard library.
 FORBIDDEN = {
     "compress.errors": {"torch", "numpy"},
@@ -103,6 +102,11 @@ def test_every_package_has_a_row() -> None:
     entries = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
     assert entries - {"__init__"} == {part.split(".")[0] for part in TABLE} - {"compress"}
     assert not [part for part in TABLE if not module_exists("compress." + part) and part != "compress"]
+    holds = {part: text for part, text, _ in _ROWS}
+    for folder in (path.parent for path in PACKAGE.glob("*/*/__init__.py")):
+        assert f"`{folder.name}`" in holds[folder.parent.name], (
+            f"the row of {folder.parent.name} does not name {folder}"
+        )
 
 
 def test_no_two_files_import_each_other_in_a_circle() -> None:
