@@ -43,7 +43,7 @@ sanitize: $(VENV)/.dev
 	done
 	cd build/sanitize/address; ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
-	  $(SANITIZE_RUN) tests/kernels/test_native.py tests/kernels/test_native_fuzz.py tests/test_gate.py
+	  $(SANITIZE_RUN) tests/kernels/test_native.py tests/kernels/test_native_fuzz.py tests/kernels/test_wrong_kernels.py
 	cd build/sanitize/thread; COMPRESS_THREADS=own TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1 \
 	  LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" setarch -R \
 	  $(SANITIZE_RUN) tests/kernels/test_native.py -k "threads or other_layouts"

@@ -48,6 +48,14 @@ def proof_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     proofs.in_this_process(monkeypatch)
 
 
+@pytest.fixture(scope="session")
+def token_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of a file of 3000 token ids that tiny models know, for calibration."""
+    from tests.support.models import save_tokens
+
+    return str(save_tokens(tmp_path_factory.mktemp("text")))
+
+
 @pytest.fixture
 def manifest() -> dict[str, Any]:
     """A well-formed compress.json of two linears in one block."""

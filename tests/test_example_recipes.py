@@ -8,7 +8,7 @@ import torch
 
 import compress
 from compress.recipe import Recipe, folders
-from compress.runtime import load, proof
+from compress.runtime import load
 
 FOLDER = Path(__file__).parents[1] / "examples" / "recipes"
 RECIPES = sorted(path for path in FOLDER.glob("*.toml") if len(Recipe.from_toml(path).stages) > 1)
@@ -32,8 +32,7 @@ def small(path: Path, output: Path) -> Recipe:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_it_runs(path, tmp_path, monkeypatch):
-    monkeypatch.setattr(proof, "prove_in_fresh_process", lambda folder, reference: proof.prove(folder, reference))
+def test_it_runs(path, tmp_path, proof_in_this_process):
     recipe = small(path, tmp_path / "out")
     result = compress.run(recipe)
     assert result.evaluation is not None and result.evaluation.divergence is not None

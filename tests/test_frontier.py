@@ -3,28 +3,24 @@
 import json
 
 import pytest
-from safetensors.torch import save_file
 
 from compress import frontier, pipeline
 from compress.errors import CompressError, RecipeError
 from compress.evaluation import evaluator
-from compress.runtime import proof
-from tests.support.models import save_tiny, tiny_tokens
+from tests.support.models import save_tiny, save_tokens
 
 
 @pytest.fixture
-def options(tmp_path, monkeypatch):
+def options(tmp_path, proof_in_this_process):
     """A tiny model with a suite of its own; proofs stay in this process."""
-    monkeypatch.setattr(proof, "prove_in_fresh_process", proof.prove)
     save_tiny(tmp_path / "model", "llama")
-    save_file({"tokens": tiny_tokens(1, 3000)[0].contiguous()}, tmp_path / "tokens.safetensors")
     rows = [{"question": f"What is {n}?", "answer": str(n)} for n in range(6)]
     (tmp_path / "facts.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return {
         "folder": tmp_path / "frontier",
         "model": str(tmp_path / "model"),
         "suite": str(tmp_path / "facts.jsonl"),
-        "calibration": str(tmp_path / "tokens.safetensors"),
+        "calibration": str(save_tokens(tmp_path)),
         "samples": 4,
         "seq_len": 16,
     }

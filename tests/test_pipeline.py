@@ -1,6 +1,5 @@
 """The pipeline on tiny models: shipped is what was evaluated, a killed run goes on, mistakes cost nothing."""
 
-import hashlib
 import json
 import math
 import os
@@ -15,46 +14,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import compress
-from compress.errors import CompressError, FormatError
+from compress.errors import CompressError
 from compress.format import layouts
 from compress.format.reader import open_checkpoint
 from compress.methods import spqr
 from compress.models.blocks import BlockWalker
 from compress.models.linears import find_linears, set_weight
-from compress.runtime import proof
-from compress.stages.workspace import Workspace
+from tests.support.digests import digests
+from tests.support.killing import KilledError, killed_before_record
 from tests.support.models import TINY, save_tiny, tiny_model, tiny_tokens
 
+pytestmark = pytest.mark.usefixtures("proof_in_this_process")  # except those of the command line
 DATA = {"samples": 6, "seq_len": 24, "suite": "none"}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("text") / "tokens.safetensors"
-    save_file({"tokens": tiny_tokens(1, 3000)[0].contiguous()}, path)
-    return str(path)
-
-
-@pytest.fixture(autouse=True)
-def proof_in_this_process(monkeypatch):
-    """Spares the start of an interpreter per run; the tests that go through the command line have the real one."""
-    monkeypatch.setattr(
-        proof, "prove_in_fresh_process", lambda folder, reference: _held(proof.prove(folder, reference))
-    )
-
-
-def _held(found):
-    if not found.holds:
-        raise FormatError("it does not reproduce its reference logits")
-    return found
-
-
-def digest(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def dense_with_unpacked(kind: str, folder: Path) -> torch.nn.Module:
@@ -67,9 +38,9 @@ def dense_with_unpacked(kind: str, folder: Path) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("kind", sorted(TINY))
-def test_packed_model_computes_what_unpack_means(kind, tmp_path, data):
+def test_packed_model_computes_what_unpack_means(kind, tmp_path, token_file):
     source = save_tiny(tmp_path / "model", kind)
-    result = compress.run(source, "spqr", output=tmp_path / "out", calibration=data, group_size=8, **DATA)
+    result = compress.run(source, "spqr", output=tmp_path / "out", calibration=token_file, group_size=8, **DATA)
     tokens = tiny_tokens(3, 20, seed=5)
     with torch.inference_mode():
         packed = compress.load(result.checkpoint)(tokens).logits
@@ -88,9 +59,9 @@ def test_packed_model_computes_what_unpack_means(kind, tmp_path, data):
     assert not (result.checkpoint / ".work").exists()
 
 
-def test_manifest_counts_the_bytes_that_were_written(tmp_path, data):
+def test_manifest_counts_the_bytes_that_were_written(tmp_path, token_file):
     result = compress.run(
-        save_tiny(tmp_path / "model"), "spqr", output=tmp_path / "out", calibration=data, group_size=8, **DATA
+        save_tiny(tmp_path / "model"), "spqr", output=tmp_path / "out", calibration=token_file, group_size=8, **DATA
     )
     stored = {}
     for shard in sorted(result.checkpoint.glob("*.safetensors")):
@@ -103,53 +74,44 @@ def test_manifest_counts_the_bytes_that_were_written(tmp_path, data):
         assert entry["tokens"] == 6 * 24 and 0 < entry["relative_error"] < 0.2
 
 
-def test_same_bytes_twice_and_a_finished_run_is_not_repeated(tmp_path, data):
+def test_same_bytes_twice_and_a_finished_run_is_not_repeated(tmp_path, token_file):
     source = save_tiny(tmp_path / "model")
-    one = compress.run(source, "spqr", output=tmp_path / "one", calibration=data, group_size=8, **DATA).checkpoint
-    two = compress.run(source, "spqr", output=tmp_path / "two", calibration=data, group_size=8, **DATA).checkpoint
-    assert digest(one) == digest(two)
+    one = compress.run(source, "spqr", output=tmp_path / "one", calibration=token_file, group_size=8, **DATA).checkpoint
+    two = compress.run(source, "spqr", output=tmp_path / "two", calibration=token_file, group_size=8, **DATA).checkpoint
+    assert digests(one) == digests(two)
     times = {path: path.stat().st_mtime_ns for path in one.glob("*.safetensors")}
-    compress.run(source, "spqr", output=one, calibration=data, group_size=8, **DATA)
+    compress.run(source, "spqr", output=one, calibration=token_file, group_size=8, **DATA)
     assert {path: path.stat().st_mtime_ns for path in one.glob("*.safetensors")} == times
 
 
-class StoppedError(Exception):
-    pass
-
-
 @pytest.mark.parametrize("step", range(4))
-def test_goes_on_at_the_block_where_it_stopped(step, tmp_path, data, monkeypatch):
+def test_goes_on_at_the_block_where_it_stopped(step, tmp_path, token_file, monkeypatch):
     """Stopped right before the record of each step: shard and hidden states are there, the step is done again."""
     source = save_tiny(tmp_path / "model")
-    whole = compress.run(source, "spqr", output=tmp_path / "whole", calibration=data, group_size=8, **DATA).checkpoint
-    finish_block = Workspace.finish_block
-
-    def stop(self, block, record):
-        if block == step:
-            raise StoppedError
-        finish_block(self, block, record)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Workspace, "finish_block", stop)
-        with pytest.raises(StoppedError):
-            compress.run(source, "spqr", output=tmp_path / "out", calibration=data, group_size=8, **DATA)
+    whole = compress.run(
+        source, "spqr", output=tmp_path / "whole", calibration=token_file, group_size=8, **DATA
+    ).checkpoint
+    with killed_before_record(step):
+        compress.run(source, "spqr", output=tmp_path / "out", calibration=token_file, group_size=8, **DATA)
     solved = []
     solve = spqr.solve
     monkeypatch.setattr(spqr, "solve", lambda *args: solved.append(1) or solve(*args))
-    resumed = compress.run(source, "spqr", output=tmp_path / "out", calibration=data, group_size=8, **DATA).checkpoint
-    assert digest(resumed) == digest(whole)
+    resumed = compress.run(
+        source, "spqr", output=tmp_path / "out", calibration=token_file, group_size=8, **DATA
+    ).checkpoint
+    assert digests(resumed) == digests(whole)
     assert len(solved) == 1 + 7 * (3 - max(step - 1, 0)), "one sample for the plan, then the unfinished blocks alone"
 
 
-def test_a_shard_that_changed_meanwhile_is_noticed(tmp_path, data, monkeypatch):
+def test_a_shard_that_changed_meanwhile_is_noticed(tmp_path, token_file, monkeypatch):
     source = save_tiny(tmp_path / "model")
 
     def stop(*args):
-        raise StoppedError
+        raise KilledError
 
     with monkeypatch.context() as patch:
         patch.setattr(BlockWalker, "logits", stop)
-        with pytest.raises(StoppedError):
+        with pytest.raises(KilledError):
             compress.run(source, "rtn", output=tmp_path / "out", **DATA)
     shard = tmp_path / "out" / "model-00002-of-00004.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
@@ -158,10 +120,10 @@ def test_a_shard_that_changed_meanwhile_is_noticed(tmp_path, data, monkeypatch):
 
 
 @pytest.mark.parametrize("share", [0.4, 0.6, 0.8])
-def test_kill_9_and_resume_gives_the_same_bytes(share, tmp_path, data):
+def test_kill_9_and_resume_gives_the_same_bytes(share, tmp_path, token_file):
     source = save_tiny(tmp_path / "model")
     command = [sys.executable, "-m", "compress", "run", "--model", str(source), "--group-size", "8", "--no-eval"]
-    command += ["--calibration", data, "--samples", "6", "--seq-len", "24", "-o"]
+    command += ["--calibration", token_file, "--samples", "6", "--seq-len", "24", "-o"]
     start = time.monotonic()
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     process = subprocess.Popen([*command, str(tmp_path / "out")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -169,7 +131,7 @@ def test_kill_9_and_resume_gives_the_same_bytes(share, tmp_path, data):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     subprocess.run([*command, str(tmp_path / "out")], check=True, capture_output=True)
-    assert digest(tmp_path / "out") == digest(tmp_path / "whole")
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
 
 
 def _nan_weight(folder: Path) -> None:
@@ -199,19 +161,19 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("case", MISTAKES, ids=str)
-def test_mistakes_are_named_and_nothing_is_taken_for_complete(case, tmp_path, data):
+def test_mistakes_are_named_and_nothing_is_taken_for_complete(case, tmp_path, token_file):
     options, damage, message = MISTAKES[case]
     source = save_tiny(tmp_path / "model")
     if damage:
         damage(source)
-    arguments = {"method": "spqr", "group_size": 8, "calibration": data, **DATA} | options
+    arguments = {"method": "spqr", "group_size": 8, "calibration": token_file, **DATA} | options
     with pytest.raises(CompressError, match=message) as error:
         compress.run(source, output=tmp_path / "out", **arguments)
     assert error.value.exit_code == 2
     assert not (tmp_path / "out" / "compress.json").exists()
 
 
-def test_a_failed_proof_takes_the_manifest_away(tmp_path, data, monkeypatch):
+def test_a_failed_proof_takes_the_manifest_away(tmp_path, token_file, monkeypatch):
     source = save_tiny(tmp_path / "model")
     logits = BlockWalker.logits
     monkeypatch.setattr(BlockWalker, "logits", lambda *args: logits(*args) + 1)
@@ -222,11 +184,18 @@ def test_a_failed_proof_takes_the_manifest_away(tmp_path, data, monkeypatch):
     assert compress.run(source, "rtn", output=tmp_path / "out", **DATA).manifest["format_version"] == 1
 
 
-def test_skipped_linears_stay_dense(tmp_path, data):
+def test_skipped_linears_stay_dense(tmp_path, token_file):
     source = save_tiny(tmp_path / "model", "mixtral")
     skip = ("*.o_proj", "model.layers.1.mlp.experts.*")
     result = compress.run(
-        source, "spqr", output=tmp_path / "out", calibration=data, group_size=8, skip=skip, min_coverage=0.3, **DATA
+        source,
+        "spqr",
+        output=tmp_path / "out",
+        calibration=token_file,
+        group_size=8,
+        skip=skip,
+        min_coverage=0.3,
+        **DATA,
     )
     assert not any("o_proj" in name or ".1.mlp" in name for name in result.manifest["tensors"])
     assert len(result.manifest["coverage"]["skipped"]) == 2 + 8
@@ -236,28 +205,30 @@ def test_skipped_linears_stay_dense(tmp_path, data):
         packed = compress.load(result.checkpoint)(tokens).logits
     assert (packed - expected).abs().max() <= 1e-5 * expected.abs().max()
     with pytest.raises(CompressError, match="some of its experts"):
-        compress.run(source, output=tmp_path / "x", calibration=data, group_size=8, skip="*.q_down_proj.1", **DATA)
+        compress.run(
+            source, output=tmp_path / "x", calibration=token_file, group_size=8, skip="*.q_down_proj.1", **DATA
+        )
 
 
-def test_experts_report_their_tokens(tmp_path, data):
+def test_experts_report_their_tokens(tmp_path, token_file):
     source = save_tiny(tmp_path / "model", "qwen3-moe")
-    manifest = compress.run(source, output=tmp_path / "out", calibration=data, group_size=8, **DATA).manifest
+    manifest = compress.run(source, output=tmp_path / "out", calibration=token_file, group_size=8, **DATA).manifest
     experts = [
         entry["tokens"] for name, entry in manifest["tensors"].items() if ".0.mlp.experts.q_gate_up_proj" in name
     ]
     assert len(experts) == 4 and sum(experts) == 2 * 6 * 24
 
 
-def test_options_are_written_out_and_defaults_are_the_same_recipe(tmp_path, data):
+def test_options_are_written_out_and_defaults_are_the_same_recipe(tmp_path, token_file):
     source = save_tiny(tmp_path / "model")
-    options = {"calibration": data, "group_size": 8, "threshold": float("inf"), **DATA}
+    options = {"calibration": token_file, "group_size": 8, "threshold": float("inf"), **DATA}
     result = compress.run(source, "spqr", output=tmp_path / "out", **options)
     stage = result.manifest["recipe"]["stages"][0]
     assert stage["options"]["bits"] == 3 and stage["options"]["threshold"] == "inf"
     assert compress.run(source, "spqr", output=tmp_path / "out", bits=3, **options).manifest == result.manifest
 
 
-def test_what_is_left_out_of_the_source_is_said(tmp_path, data):
+def test_what_is_left_out_of_the_source_is_said(tmp_path, token_file):
     source = save_tiny(tmp_path / "model")
     tensors = load_file(source / "model.safetensors") | {"mtp.0.weight": torch.ones(2, 2)}
     save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
@@ -265,9 +236,9 @@ def test_what_is_left_out_of_the_source_is_said(tmp_path, data):
     assert any("mtp.0.weight" in warning for warning in manifest["warnings"])
 
 
-def test_plan_writes_nothing(tmp_path, data):
+def test_plan_writes_nothing(tmp_path, token_file):
     source = save_tiny(tmp_path / "model")
-    recipe = compress.Recipe.from_options(str(source), "spqr", {"calibration": data, "group_size": 8, **DATA})
+    recipe = compress.Recipe.from_options(str(source), "spqr", {"calibration": token_file, "group_size": 8, **DATA})
     plan = compress.pipeline.plan(recipe)
     assert plan.blocks == 3 and plan.linears == 21 and 3.5 < plan.bits_per_weight < 9
     assert plan.peak_memory_bytes > 0 and plan.output_bytes > 0

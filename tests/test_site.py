@@ -19,6 +19,7 @@ from compress.cli import COMMANDS
 from compress.methods import registry
 from compress.stages.plan.refusals import check_recipe
 from tests import test_docs
+from tests.support import proofs
 from tests.test_docs import blocks
 
 ROOT = Path(__file__).parents[1]
@@ -121,11 +122,9 @@ def test_every_path_of_the_project_exists(path: Path) -> None:
 @pytest.mark.parametrize("path", RUNNABLE, ids=name_of)
 def test_the_python_of_a_page_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All blocks in order in one namespace; runs are made small, the proof of load stays in this process."""
-    from compress.runtime import proof
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compress, "run", functools.partial(pipeline.run, samples=2, seq_len=32, limit=2), raising=False)
-    monkeypatch.setattr(proof, "prove_in_fresh_process", lambda folder, reference: proof.prove(folder, reference))
+    proofs.in_this_process(monkeypatch)
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for source in blocks(path, "python"):
         exec(compile(source, str(path), "exec", dont_inherit=True), namespace)

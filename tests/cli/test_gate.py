@@ -12,7 +12,7 @@ from compress import evaluation
 from compress.cli import invoke
 from compress.evaluation.result import EvalResult
 from tests.support.gate_results import family, result
-from tests.test_imports import HEAVY, loaded_by
+from tests.support.imported import HEAVY, loaded_by
 
 NAMES = ["gate.json", "gate.md", "junit.xml"]
 

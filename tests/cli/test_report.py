@@ -10,7 +10,7 @@ import pytest
 
 from compress.cli import invoke
 from tests.support import runs
-from tests.test_imports import HEAVY, loaded_by
+from tests.support.imported import HEAVY, loaded_by
 
 
 @pytest.fixture

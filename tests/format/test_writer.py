@@ -21,10 +21,7 @@ from compress.format.reader import open_checkpoint
 from compress.format.writer import CheckpointWriter, ShardRecord
 from compress.methods import rtn
 from tests.support import format_folders
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+from tests.support.digests import digests
 
 
 def test_safetensors_reads_back_what_was_written(tmp_path: Path) -> None:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import compress
 from compress.cli import invoke
 from compress.errors import OutputError, RecipeError
 from compress.methods import registry
-from tests.support.models import save_tiny, tiny_tokens
+from tests.support.models import save_tiny, save_tokens, tiny_tokens
 
 SOURCE = '''"""Round to nearest under another name."""
 
@@ -119,8 +119,8 @@ def documented(tmp_path, monkeypatch):
 
 def test_the_documents_methods_of_other_kinds_work(documented, tmp_path):
     assert documented == {"zeros", "norms"}
-    save_file({"tokens": tiny_tokens(1, 400)[0].contiguous()}, tmp_path / "tokens.safetensors")
-    data = {"calibration": str(tmp_path / "tokens.safetensors"), "samples": 8, "seq_len": 16, "suite": "none"}
+    tokens = save_tokens(tmp_path, tiny_tokens(1, 400)[0])
+    data = {"calibration": str(tokens), "samples": 8, "seq_len": 16, "suite": "none"}
     dense = save_tiny(tmp_path / "model")
     thin = compress.run(dense, "zeros", share=0.25, output=tmp_path / "thin", **data)
     before, after = weights(dense), weights(thin.checkpoint)

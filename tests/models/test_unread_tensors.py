@@ -15,13 +15,10 @@ from compress.errors import ModelError
 from compress.models.blocks import BlockWalker
 from compress.models.load_dense import load_dense
 from compress.models.source import ModelSource
-from compress.runtime import load, proof
+from compress.runtime import load
 from tests.support.models import VOCAB, save_tiny, tiny_tokenizer
 
-
-@pytest.fixture(autouse=True)
-def no_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proof, "prove_in_fresh_process", lambda folder, reference: proof.prove(folder, reference))
+pytestmark = pytest.mark.usefixtures("proof_in_this_process")
 
 
 def add(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:

@@ -7,14 +7,7 @@ import pytest
 from rich.console import Console
 
 from compress.report import frontier
-
-
-def point(label, column, bits, kl, factoid=0.9):
-    return {
-        "label": label, "column": column, "bits_per_weight": bits, "size_bytes": 1_000_000,
-        "kl": {"mean": kl, "low": 0.9 * kl, "high": 1.1 * kl}, "perplexity": 2 + kl, "scores": {"factoid": factoid},
-        "differences": {"factoid": {"difference": factoid - 0.95, "low": -0.1, "high": 0.0}},
-    }  # fmt: skip
+from tests.support.results import point
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import compress
 from compress.errors import FormatError
-from compress.runtime import load, proof
+from compress.runtime import load
+from tests.support import proofs
 from tests.support.models import save_tiny
 
 NORM = "model.layers.0.input_layernorm.weight"
@@ -25,7 +26,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dense")
     source = save_tiny(folder / "tiny", "qwen2", num_hidden_layers=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(proof, "prove_in_fresh_process", lambda folder, reference: proof.prove(folder, reference))
+        proofs.in_this_process(patch)
         return compress.run(str(source), "rtn", suite="none", output=folder / "packed").checkpoint
 
 

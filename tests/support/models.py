@@ -135,6 +135,13 @@ def tiny_tokens(samples: int = 5, length: int = 12, *, seed: int = 0) -> torch.T
     return torch.randint(4, VOCAB, (samples, length), generator=torch.Generator().manual_seed(seed))
 
 
+def save_tokens(folder: Path, tokens: torch.Tensor | None = None) -> Path:
+    """Writes a file of token ids, by default a text of 3000, to calibrate with; returns its path in `folder`."""
+    path = folder / "tokens.safetensors"
+    save_file({"tokens": (tiny_tokens(1, 3000)[0] if tokens is None else tokens).contiguous()}, path)
+    return path
+
+
 def save_tiny(
     folder: Path,
     kind: str = "llama",

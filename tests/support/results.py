@@ -1,8 +1,9 @@
-"""A small evaluation with a baseline, made by hand, for the tests of the reports."""
+"""A small evaluation with a baseline, and points of a frontier, made by hand, for the tests of the reports."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from compress.evaluation.pairing import compare
 from compress.evaluation.result import Divergence, EvalResult, FamilyResult, ItemOutcome, TextResult
@@ -14,6 +15,15 @@ def dense_and_packed() -> tuple[EvalResult, EvalResult]:
     packed = _result("runs/atlas-spqr", [0, 0, 0, 1, 1, 1, 1, 1, 1, 0], nll=1.05)
     divergence = Divergence(mean=0.0123, low=0.0101, high=0.0149, p99=0.31, same_top1=0.972, tokens=4096)
     return dense, replace(packed, divergence=divergence, comparison=compare(dense, packed), baseline=dense)
+
+
+def point(label: str, column: str, bits: float, kl: float, factoid: float = 0.9) -> dict[str, Any]:
+    """Returns a point of a frontier, as its JSON file has it."""
+    return {
+        "label": label, "column": column, "bits_per_weight": bits, "size_bytes": 1_000_000,
+        "kl": {"mean": kl, "low": 0.9 * kl, "high": 1.1 * kl}, "perplexity": 2 + kl, "scores": {"factoid": factoid},
+        "differences": {"factoid": {"difference": factoid - 0.95, "low": -0.1, "high": 0.0}},
+    }  # fmt: skip
 
 
 def _result(name: str, outcomes: list[int], nll: float) -> EvalResult:

@@ -2,15 +2,14 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 import compress
 from compress.format import layouts
 from compress.format.layouts import sparse_nm
 from compress.format.reader import open_checkpoint
 from compress.recipe import CalibrationSpec, Recipe, StageSpec, folders
-from compress.runtime import load, proof
-from tests.support.models import save_tiny, tiny_tokens
+from compress.runtime import load
+from tests.support.models import save_tiny, save_tokens, tiny_tokens
 
 TRAIN = dict(steps=6, batch=2, micro_batch=2, rate=1e-3, held_out=0.2)
 SVD = ("svd_llm", dict(ratio=0.3, multiple=4))
@@ -19,15 +18,14 @@ PACKED = ("distill", TRAIN | dict(train="packed", rate=0.01))
 
 
 @pytest.fixture
-def recipe(tmp_path, monkeypatch):
-    monkeypatch.setattr(proof, "prove_in_fresh_process", proof.prove)
-    save_file({"tokens": tiny_tokens(1, 3000)[0].contiguous()}, tmp_path / "tokens.safetensors")
+def recipe(tmp_path, proof_in_this_process):
+    tokens = save_tokens(tmp_path)
     save_tiny(tmp_path / "model", "llama")
 
     def make(*stages, output="out"):
         return Recipe(
             model=str(tmp_path / "model"), output=str(tmp_path / output), suite="none",
-            calibration=CalibrationSpec(source=str(tmp_path / "tokens.safetensors"), samples=10, seq_len=24),
+            calibration=CalibrationSpec(source=str(tokens), samples=10, seq_len=24),
             stages=tuple(StageSpec(method=name, options=options) for name, options in stages),
         )  # fmt: skip
 

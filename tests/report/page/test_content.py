@@ -16,9 +16,8 @@ from compress.evaluation.result import EvalResult
 from compress.report import layer_names
 from compress.report.page import content as contents
 from compress.report.page import items, layers, sources
-from tests.report.test_frontier import point
 from tests.support import runs
-from tests.support.results import dense_and_packed
+from tests.support.results import dense_and_packed, point
 
 
 def content(*paths: Path, items: int = 6, data_dir: str | None = None) -> dict[str, Any]:

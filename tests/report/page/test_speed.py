@@ -14,8 +14,8 @@ from compress.format.manifest import fingerprint
 from compress.report.page import content, markdown, page, sources, speed
 from compress.report.page.sources import Run, Sources
 from compress.result import Result
-from tests.report.page.test_page import Parsed
 from tests.support import runs
+from tests.support.parsed_page import Parsed
 
 
 def of(*found: Run) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from compress.report.table import notebook, overview
 from compress.result import Result
-from tests.report.page.test_page import Parsed
 from tests.support import runs
+from tests.support.parsed_page import Parsed
 
 
 def test_a_result_shows_its_table_and_the_whole_page_in_a_frame(manifest: dict[str, Any]) -> None:

@@ -1,13 +1,12 @@
 """Mixed precision on tiny models: what is measured is the model's divergence, what is allotted is what is stored."""
 
 import dataclasses
-import hashlib
 import math
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import compress
 from compress import pipeline
@@ -19,33 +18,23 @@ from compress.models.blocks import BlockWalker
 from compress.models.source import ModelSource
 from compress.progress import Silent
 from compress.recipe import Recipe
-from compress.runtime import proof
 from compress.stages import memory
 from compress.stages.budget import allocation, linear_sets, sensitivity
 from compress.stages.budget.candidates import least_bits, settings
 from compress.stages.budget.linear_sets import Candidate, LinearSet
 from compress.stages.pack.block import LinearStage
-from compress.stages.workspace import Workspace, open_workspace
+from compress.stages.workspace import open_workspace
+from tests.support.digests import digests
+from tests.support.killing import killed_before_record
 from tests.support.models import save_tiny, tiny_model, tiny_tokenizer, tiny_tokens
 
+pytestmark = pytest.mark.usefixtures("proof_in_this_process")
 DATA = {"samples": 12, "seq_len": 24, "suite": "none"}
 OPTIONS = {"rtn": {"group_size": 16}, "spqr": {"group_size": 8, "stats_group": 8, "act_order": False}}
 
 BUDGETS = [
     ("rtn", 5.5), ("rtn", 4.3), ("gptq", 3.6), ("easyquant", 5.0), ("finequant", 4.5), ("spqr", 6.5), ("spqr", 8.0),
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("text") / "tokens.safetensors"
-    save_file({"tokens": tiny_tokens(1, 3000)[0].contiguous()}, path)
-    return str(path)
-
-
-@pytest.fixture(autouse=True)
-def proof_in_this_process(monkeypatch):
-    monkeypatch.setattr(proof, "prove_in_fresh_process", proof.prove)
 
 
 def loud_model():
@@ -86,8 +75,10 @@ def stage_of(source: Path, folder: Path, method: str = "rtn", **options) -> Line
         )
 
 
-def run(source, folder, data, method="rtn", **options):
-    return compress.run(source, method, output=folder, calibration=data, **OPTIONS.get(method, {}) | DATA | options)
+def run(source, folder, token_file, method="rtn", **options):
+    return compress.run(
+        source, method, output=folder, calibration=token_file, **OPTIONS.get(method, {}) | DATA | options
+    )
 
 
 def divergence(model, other, tokens):
@@ -156,8 +147,8 @@ def test_measuring_leaves_the_model_as_it_was_and_goes_on(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(("method", "target"), BUDGETS)
-def test_the_budget_is_kept_and_used_on_stored_bytes(method, target, tmp_path, data, one_loud_linear):
-    result = run(one_loud_linear, tmp_path / "out", data, method, target_bits=target)
+def test_the_budget_is_kept_and_used_on_stored_bytes(method, target, tmp_path, token_file, one_loud_linear):
+    result = run(one_loud_linear, tmp_path / "out", token_file, method, target_bits=target)
     stored = bits_of(result.checkpoint, result.manifest)
     assert 0.97 * target <= stored <= target
     assert result.manifest["bits_per_weight"] == pytest.approx(stored, abs=1e-5)
@@ -170,9 +161,9 @@ def test_the_budget_is_kept_and_used_on_stored_bytes(method, target, tmp_path, d
         assert schemes[0]["bits"] == one["options"]["bits"]
 
 
-def test_it_loses_less_than_the_same_bits_everywhere(tmp_path, data, one_loud_linear):
-    uniform = run(one_loud_linear, tmp_path / "uniform", data, bits=3)
-    mixed = run(one_loud_linear, tmp_path / "mixed", data, target_bits=uniform.manifest["bits_per_weight"])
+def test_it_loses_less_than_the_same_bits_everywhere(tmp_path, token_file, one_loud_linear):
+    uniform = run(one_loud_linear, tmp_path / "uniform", token_file, bits=3)
+    mixed = run(one_loud_linear, tmp_path / "mixed", token_file, target_bits=uniform.manifest["bits_per_weight"])
     assert mixed.manifest["bits_per_weight"] <= uniform.manifest["bits_per_weight"]
     tokens = tiny_tokens(8, 24, seed=9)
     lost, of_uniform = (divergence(loud_model(), compress.load(one.checkpoint), tokens) for one in (mixed, uniform))
@@ -193,9 +184,9 @@ def skewed(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3-moe"])
-def test_experts_that_are_chosen_more_get_no_fewer_bits(kind, tmp_path, data):
+def test_experts_that_are_chosen_more_get_no_fewer_bits(kind, tmp_path, token_file):
     source = skewed(tmp_path / "model", kind)
-    manifest = run(source, tmp_path / "out", data, target_bits=4.0).manifest
+    manifest = run(source, tmp_path / "out", token_file, target_bits=4.0).manifest
     groups: dict[str, list[dict]] = {}
     for name, entry in manifest["tensors"].items():
         if "experts" in name:
@@ -212,53 +203,38 @@ def test_experts_that_are_chosen_more_get_no_fewer_bits(kind, tmp_path, data):
     compress.load(tmp_path / "out")
 
 
-def test_an_expert_that_no_token_reaches_gets_the_least(tmp_path, data):
+def test_an_expert_that_no_token_reaches_gets_the_least(tmp_path, token_file):
     model = tiny_model("mixtral")
     with torch.no_grad():
         for layer in model.model.layers:
             layer.mlp.gate.weight.zero_()  # all logits equal: the same two experts for every token
-    manifest = run(saved(model, tmp_path / "model"), tmp_path / "out", data, target_bits=4.0).manifest
+    manifest = run(saved(model, tmp_path / "model"), tmp_path / "out", token_file, target_bits=4.0).manifest
     bits = [
         entry["scheme"]["bits"] for name, entry in manifest["tensors"].items() if "experts" in name and "down" in name
     ]
     assert sorted(bits[:4])[:2] == sorted(bits[4:])[:2] == [2, 2] and max(bits) > 2
 
 
-class StoppedError(Exception):
-    pass
-
-
-def digest(folder: Path) -> dict[str, str]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
 @pytest.mark.parametrize("method", ["rtn", "spqr"])
-def test_same_bytes_twice_and_a_stopped_run_keeps_its_allocation(method, tmp_path, data, monkeypatch, one_loud_linear):
-    whole = run(one_loud_linear, tmp_path / "whole", data, method, target_bits=7.0).checkpoint
-    finish_block = Workspace.finish_block
-
-    def stop(self, block, record):
-        if block == 2:
-            raise StoppedError
-        finish_block(self, block, record)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Workspace, "finish_block", stop)
-        with pytest.raises(StoppedError):
-            run(one_loud_linear, tmp_path / "out", data, method, target_bits=7.0)
+def test_same_bytes_twice_and_a_stopped_run_keeps_its_allocation(
+    method, tmp_path, token_file, monkeypatch, one_loud_linear
+):
+    whole = run(one_loud_linear, tmp_path / "whole", token_file, method, target_bits=7.0).checkpoint
+    with killed_before_record(2):
+        run(one_loud_linear, tmp_path / "out", token_file, method, target_bits=7.0)
     assert (tmp_path / "out" / ".work" / "allocation.json").is_file()
     monkeypatch.setattr(sensitivity, "measure", None)
-    assert digest(run(one_loud_linear, tmp_path / "out", data, method, target_bits=7.0).checkpoint) == digest(whole)
+    resumed = run(one_loud_linear, tmp_path / "out", token_file, method, target_bits=7.0).checkpoint
+    assert digests(resumed) == digests(whole)
 
 
-def test_a_budget_that_nothing_fits_into_names_the_least(tmp_path, data):
+def test_a_budget_that_nothing_fits_into_names_the_least(tmp_path, token_file):
     source = save_tiny(tmp_path / "model")
     with pytest.raises(RecipeError, match=r"target_bits=2\.5 is below the \d\.\d+ bits") as caught:
-        run(source, tmp_path / "out", data, target_bits=2.5)
+        run(source, tmp_path / "out", token_file, target_bits=2.5)
     least = float(str(caught.value).split("below the ")[1].split()[0])
     assert 3 <= least < 3.2, "2 bits, and a scale of 16 bits for every 16 weights"
-    result = run(source, tmp_path / "least", data, target_bits=least + 0.001)
+    result = run(source, tmp_path / "least", token_file, target_bits=least + 0.001)
     assert {entry["scheme"]["bits"] for entry in result.manifest["tensors"].values()} == {2}
 
 
@@ -291,9 +267,9 @@ def test_a_method_without_anything_to_choose_is_refused(monkeypatch):
         settings(registry.load_pack("rtn"), rtn.Config())
 
 
-def test_the_plan_shows_the_target(tmp_path, data):
+def test_the_plan_shows_the_target(tmp_path, token_file):
     source = save_tiny(tmp_path / "model")
-    options = {"calibration": data, "group_size": 8, "target_bits": 5.0, **DATA}
+    options = {"calibration": token_file, "group_size": 8, "target_bits": 5.0, **DATA}
     plan = pipeline.plan(Recipe.from_options(str(source), "rtn", options))
     assert plan.bits_per_weight == 5.0 and plan.allotted["candidates"] == 6 and plan.calibration["samples"] == 12
     with pytest.raises(RecipeError, match="below the"):

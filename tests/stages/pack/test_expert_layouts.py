@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 import compress
@@ -18,16 +17,10 @@ from compress.format.reader import open_checkpoint
 from compress.models import linears
 from compress.models.blocks import BlockWalker
 from compress.models.source import ModelSource
-from compress.runtime import proof
-from tests.support.models import EXPERT_LAYOUTS, save_tiny, tiny_tokens
+from tests.support.models import EXPERT_LAYOUTS, save_tiny, save_tokens, tiny_tokens
 
+pytestmark = pytest.mark.usefixtures("proof_in_this_process")
 SAMPLES, LENGTH = 6, 24
-
-
-@pytest.fixture(autouse=True)
-def _proof_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spares the start of an interpreter per run."""
-    monkeypatch.setattr(proof, "prove_in_fresh_process", proof.prove)
 
 
 def dense_model(folder: Path) -> Any:
@@ -35,12 +28,11 @@ def dense_model(folder: Path) -> Any:
 
 
 def packed_folder(tmp_path: Path, kind: str, method: str, **options: Any) -> Path:
-    save_file({"tokens": tiny_tokens(1, 3000)[0].contiguous()}, tmp_path / "tokens.safetensors")
     result = compress.run(
         save_tiny(tmp_path / "model", kind),
         method,
         output=tmp_path / method,
-        calibration=str(tmp_path / "tokens.safetensors"),
+        calibration=str(save_tokens(tmp_path)),
         samples=SAMPLES,
         seq_len=LENGTH,
         suite="none",

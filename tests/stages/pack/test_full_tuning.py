@@ -1,21 +1,21 @@
 """End-to-end tuning in a run: what is shipped is what was fitted, and a run killed anywhere ends the same."""
 
-import hashlib
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 import compress
 from compress.format import files
 from compress.json_files import read_object
-from compress.runtime import load, proof
+from compress.runtime import load
 from compress.stages.pack import full_tuning, shards
 from compress.stages.pack import run as pack_run
 from compress.stages.workspace import Workspace
 from compress.tuning import sequences, settings
-from tests.support.models import save_tiny, tiny_model, tiny_tokens
+from tests.support.digests import digests
+from tests.support.killing import KilledError
+from tests.support.models import save_tiny, save_tokens, tiny_model, tiny_tokens
 
 SETTINGS = settings.FullSettings(epochs=2, rate=0.01, batch=4, micro_batch=4, evaluate_every=2, checkpoint_every=2)
 SAMPLES, LENGTH = 16, 16
@@ -23,30 +23,20 @@ OPTIONS = dict(bits=2, group_size=8, symmetric=False)
 
 
 @pytest.fixture(autouse=True)
-def short_runs(monkeypatch):
+def short_runs(monkeypatch, proof_in_this_process):
     """Every run fits for a few steps, and proves its load without another interpreter."""
     for module in (settings, pack_run):  # imported at the start, and looked up later
         monkeypatch.setattr(module, "FullSettings", lambda: SETTINGS)
-    monkeypatch.setattr(proof, "prove_in_fresh_process", lambda folder, reference: held(proof.prove(folder, reference)))
-
-
-def held(found: proof.Proof) -> proof.Proof:
-    assert found.holds, found
-    return found
 
 
 def compressed(tmp_path: Path, name: str, kind: str = "llama", method: str = "rtn", **options) -> Path:
     source, tokens = tmp_path / kind, tmp_path / "tokens.safetensors"
     if not source.is_dir():
         save_tiny(source, kind, dtype=torch.bfloat16)
-        save_file({"tokens": tiny_tokens(SAMPLES, LENGTH)}, tokens)
+        save_tokens(tmp_path, tiny_tokens(SAMPLES, LENGTH))
     data = dict(samples=SAMPLES, seq_len=LENGTH, calibration=str(tokens), suite="none", tune="full")
     compress.run(source, method, output=tmp_path / name, **data, **(options or OPTIONS))
     return tmp_path / name
-
-
-def digest(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.safetensors"))}
 
 
 @pytest.mark.parametrize(
@@ -88,11 +78,7 @@ def whole_run(tmp_path: Path) -> dict[str, str]:
     folder = compressed(tmp_path, "whole")
     report = read_object(folder / "compress.json")["tuning"]["did"]["model"]
     assert report["after"] < report["before"]
-    return digest(folder)
-
-
-class KilledError(Exception):
-    """The process ends here."""
+    return digests(folder, "*.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +98,7 @@ def test_killed_after_any_file_of_its_own(tmp_path, where, monkeypatch):
         patched.setattr(files, "write_whole", writes_and_dies)
         with pytest.raises(KilledError):
             compressed(tmp_path, "out")
-    assert digest(compressed(tmp_path, "out")) == whole
+    assert digests(compressed(tmp_path, "out"), "*.safetensors") == whole
 
 
 @pytest.mark.parametrize("moves", [1, 3])
@@ -139,7 +125,7 @@ def test_killed_while_the_shards_are_replaced(tmp_path, moves, before_record, mo
             patched.setattr(Workspace, "finish_block", dies(Workspace.finish_block))
         with pytest.raises(KilledError):
             compressed(tmp_path, "out")
-    assert digest(compressed(tmp_path, "out")) == whole
+    assert digests(compressed(tmp_path, "out"), "*.safetensors") == whole
 
 
 def test_a_second_call_fits_nothing(tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """Streaming: the same bytes as the block loop, for any number of processes, and nothing left behind when it ends."""
 
 import ast
-import hashlib
 import json
 import os
 import signal
@@ -24,21 +23,17 @@ from compress.models.blocks import BlockWalker
 from compress.models.folder.tensor_files import TensorFiles
 from compress.models.source import ModelSource
 from compress.models.stored import WeightReader
-from compress.runtime import proof
 from compress.stages import memory
 from compress.stages.pack import block_loop, jobs, streaming, workers
 from compress.stages.workspace import Workspace
 from tests.support import fake_method
-from tests.support.models import TINY, save_tiny, tiny_tokens
+from tests.support.digests import digests
+from tests.support.killing import killed_before_record
+from tests.support.models import TINY, save_tiny, save_tokens, tiny_tokens
 
+pytestmark = pytest.mark.usefixtures("proof_in_this_process")
 ROOT = Path(__file__).parents[3]
 BLOCKS, LINEARS = 3, 7
-
-
-@pytest.fixture(autouse=True)
-def proof_in_this_process(monkeypatch):
-    """Spares the start of an interpreter per run."""
-    monkeypatch.setattr(proof, "prove_in_fresh_process", lambda folder, reference: proof.prove(folder, reference))
 
 
 @pytest.fixture
@@ -57,17 +52,8 @@ def others_only(monkeypatch):
 
 
 def run(source: Path, output: Path, method: str = "rtn", **options):
-    tokens = source.parent / "tokens.safetensors"
-    save_file({"tokens": tiny_tokens(1, 64)[0].contiguous()}, tokens)
+    tokens = save_tokens(source.parent, tiny_tokens(1, 64)[0])
     return compress.run(source, method, output=output, suite="none", calibration=str(tokens), **options)
-
-
-def digest(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 CASES = {
@@ -84,10 +70,10 @@ CASES = {
 def test_the_bytes_are_those_of_the_block_loop_for_any_number_of_workers(kind, tmp_path, monkeypatch):
     method, saved, options = CASES[kind]
     source = save_tiny(tmp_path / "model", kind, **saved)
-    made = {workers: digest(run(source, tmp_path / str(workers), method, workers=workers, **options).checkpoint)
+    made = {workers: digests(run(source, tmp_path / str(workers), method, workers=workers, **options).checkpoint)
             for workers in (1, 2)}  # fmt: skip
     monkeypatch.setattr(streaming, "run", block_loop.run)
-    assert made[1] == made[2] == digest(run(source, tmp_path / "loop", method, **options).checkpoint)
+    assert made[1] == made[2] == digests(run(source, tmp_path / "loop", method, **options).checkpoint)
 
 
 @pytest.mark.parametrize("kind", sorted(TINY))
@@ -110,36 +96,23 @@ def test_a_weight_read_alone_is_the_one_of_the_loaded_block(kind, tmp_path):
 def test_what_only_the_loader_can_make_is_read_through_it(tmp_path, monkeypatch, request):
     """As if no conversion were known: experts go through transformers, in the other process too."""
     source = save_tiny(tmp_path / "model", "mixtral")
-    plain = digest(run(source, tmp_path / "plain").checkpoint)
+    plain = digests(run(source, tmp_path / "plain").checkpoint)
     request.getfixturevalue("others_only")
     stored = BlockWalker.stored
     unknown = lambda self, ref: type(found := stored(self, ref))(ref, () if ref.kind == "expert" else found.origins)  # noqa: E731
     monkeypatch.setattr(BlockWalker, "stored", unknown)
-    assert digest(run(source, tmp_path / "out", workers=2).checkpoint) == plain
-
-
-class StoppedError(Exception):
-    pass
+    assert digests(run(source, tmp_path / "out", workers=2).checkpoint) == plain
 
 
 @pytest.mark.parametrize("step", [0, 2, BLOCKS])
 def test_goes_on_where_it_stopped(step, tmp_path, monkeypatch):
     source = save_tiny(tmp_path / "model")
-    whole = digest(run(source, tmp_path / "whole").checkpoint)
-    finish_block = Workspace.finish_block
-
-    def stop(self, block, record):
-        if block == step:
-            raise StoppedError
-        finish_block(self, block, record)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Workspace, "finish_block", stop)
-        with pytest.raises(StoppedError):
-            run(source, tmp_path / "out", workers=2)
+    whole = digests(run(source, tmp_path / "whole").checkpoint)
+    with killed_before_record(step):
+        run(source, tmp_path / "out", workers=2)
     solved, solve = [], workers.jobs.solve
     monkeypatch.setattr(workers.jobs, "solve", lambda job, reader: solved.extend(job.linears) or solve(job, reader))
-    assert digest(run(source, tmp_path / "out").checkpoint) == whole
+    assert digests(run(source, tmp_path / "out").checkpoint) == whole
     assert len(solved) == LINEARS * (BLOCKS - max(step - 1, 0)), "the unfinished blocks alone"
 
 
@@ -176,7 +149,7 @@ def test_no_process_outlives_a_run_that_is_ended_and_the_next_goes_on(signal_, t
         resumed = run(source, tmp_path / "out").checkpoint
     assert first.stat().st_mtime_ns == written
     assert not list(first.parent.glob("planes-*"))
-    assert {name: value for name, value in digest(resumed).items() if ".work" not in name} == digest(whole)
+    assert {name: value for name, value in digests(resumed).items() if ".work" not in name} == digests(whole)
 
 
 def _wait(condition, seconds):

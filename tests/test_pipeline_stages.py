@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 import compress
 from compress.errors import CompressError, RecipeError
@@ -13,23 +12,15 @@ from compress.format import layouts
 from compress.format.reader import open_checkpoint
 from compress.models.source import ModelSource
 from compress.recipe import CalibrationSpec, Recipe, StageSpec, folders
-from compress.runtime import load, proof
-from tests.support.models import save_tiny, tiny_tokens
+from compress.runtime import load
+from tests.support.models import save_tiny, save_tokens, tiny_tokens
 
-
-@pytest.fixture(autouse=True)
-def proof_in_this_process(monkeypatch):
-    def prove(folder, reference):
-        found = proof.prove(folder, reference)
-        assert found.holds
-        return found
-
-    monkeypatch.setattr(proof, "prove_in_fresh_process", prove)
+pytestmark = pytest.mark.usefixtures("proof_in_this_process")
 
 
 @pytest.fixture
 def recipe(tmp_path):
-    save_file({"tokens": tiny_tokens(1, 3000)[0].contiguous()}, tmp_path / "tokens.safetensors")
+    tokens = save_tokens(tmp_path)
     save_tiny(tmp_path / "model", "llama")
 
     def make(*stages, **changes):
@@ -37,7 +28,7 @@ def recipe(tmp_path):
             "model": str(tmp_path / "model"),
             "output": str(tmp_path / "out"),
             "suite": "none",
-            "calibration": CalibrationSpec(source=str(tmp_path / "tokens.safetensors"), samples=6, seq_len=24),
+            "calibration": CalibrationSpec(source=str(tokens), samples=6, seq_len=24),
             "stages": tuple(StageSpec(method=name, options=options) for name, options in stages),
         }
         return Recipe(**(given | changes))

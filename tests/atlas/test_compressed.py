@@ -6,7 +6,7 @@ import compress
 from compress.evaluation.lm_eval_suite import harness
 from compress.evaluation.open_model import open_subject
 from compress.evaluation.suites import kick_atlas
-from compress.runtime import proof
+from tests.support import proofs
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def factoid(tmp_path_factory):
     family = next(family for family in kick_atlas.suite().families if family.name == "factoid")
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:  # the proof in a process of its own is tested elsewhere
-        patch.setattr(proof, "prove_in_fresh_process", lambda folder, reference: proof.prove(folder, reference))
+        proofs.in_this_process(patch)
         checkpoints = {
             "dense": "atlas",
             "spqr": compress.run("atlas", "spqr", bits=3, output=folder / "spqr", suite="none").checkpoint,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from tests.support.models import save_tiny, tiny_tokens
+from tests.support.models import save_tiny, save_tokens
 
 RECIPE = """
 suite = "none"
@@ -44,7 +44,7 @@ def run(folder: Path, output: str, *launcher: str) -> Path:
 
 @pytest.mark.timeout(600)
 def test_two_processes_make_the_checkpoint_of_one(tmp_path):
-    save_file({"tokens": tiny_tokens(1, 3000)[0].contiguous()}, tmp_path / "tokens.safetensors")
+    save_tokens(tmp_path)
     save_tiny(tmp_path / "model", "llama")
     (tmp_path / "recipe.toml").write_text(RECIPE.format(folder=tmp_path))
     launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
