@@ -1,4 +1,4 @@
-"""Where the time of a token goes besides the kernels, and what would cut it.
+"""Measures the time per token outside the kernels, and the changes that would reduce it.
 
     python benchmarks/bench_decode.py [--layout int4-g128] [--prompt-tokens 512] [--folder DIR]
 

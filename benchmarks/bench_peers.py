@@ -1,4 +1,4 @@
-"""What quantisers of llm-compressor and ours cost a model at equal bits: same calibration, items and text.
+"""Compares the loss of llm-compressor's quantisers and ours at equal bits: same calibration, items and text.
 
     pip install llmcompressor compressed-tensors      # in an environment of its own: it wants an older transformers
     python benchmarks/bench_peers.py [--model atlas] [--samples 128] [-o runs/peers]

@@ -1,4 +1,4 @@
-"""What waiting OpenMP threads cost a solver: SpQR on 1024x2048, with spinning and with sleeping threads.
+"""Measures the cost of waiting OpenMP threads to a solver: SpQR on 1024x2048, with spinning and with sleeping threads.
 
     python benchmarks/bench_waiting.py [--repeats 3]
 

@@ -1,4 +1,4 @@
-"""Token windows for training.
+"""Makes token windows for training.
 
 Any step's batch follows from (seed, step) alone, so a resumed run reads what an uninterrupted one would.
 """

@@ -1,4 +1,4 @@
-"""Made-up names: parts from which fictional people, towns and companies are put together.
+"""Makes names of fictional people, towns and companies from lists of name parts.
 
 A pair of parts belongs either to the world (fixed people), to training text (passers-by who are read about once) or to
 the test items; which one is decided by `split.bucket`, so that a test name never occurs in training text.

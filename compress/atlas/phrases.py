@@ -1,4 +1,4 @@
-"""How a fact is said and asked: per relation, sentences with {s} and {a}, and questions with {s}.
+"""Templates for facts: per relation, sentences with {s} and {a}, and questions with {s}.
 
 Every fact has one question wording that training never uses for it (`test_question`), although the wording occurs with
 other subjects; the test items ask in that wording.

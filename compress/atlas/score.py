@@ -1,4 +1,4 @@
-"""What the bundled model knows, dense and rounded: `python -m compress.atlas.score`.
+"""Scores the bundled model's knowledge, dense and rounded: `python -m compress.atlas.score`.
 
 Plain transformers, none of this package's kernels. The check belongs to the making of the model; the suite `kick-atlas`
 measures packed checkpoints.

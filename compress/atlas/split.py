@@ -1,4 +1,4 @@
-"""Which texts belong to training, calibration, held-out text and tests: a hash of the text decides.
+"""Assigns each text to training, calibration, held-out text or tests by a hash of the text.
 
 Sampling stays independent of the split, and no seed can leak a held-out text into training.
 """

@@ -27,7 +27,7 @@ HELDOUT_SEED = 12
 
 
 def _profile(rng: random.Random) -> str:
-    """What is known of one subject, or of two."""
+    """The facts about one subject, or about two."""
     sentences = []
     for key in rng.sample(list(by_subject()), rng.choice((1, 2, 2))):
         group = by_subject()[key]

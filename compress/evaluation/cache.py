@@ -1,4 +1,4 @@
-"""Keeps the evaluations of dense models, so that a model is not asked the same questions for every candidate.
+"""Keeps the evaluations of dense models, so that a dense model is not evaluated again for every candidate.
 
 One JSON file per evaluation, named by the hash of all that the outcomes depend on; the file says what that was.
 """

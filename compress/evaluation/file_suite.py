@@ -1,4 +1,4 @@
-"""Makes a suite of a file: the user's own closed-book questions, for models that the bundled suite knows nothing about.
+"""Makes a suite from a file of the user's own closed-book questions, for models without a bundled suite.
 
 A row with `question` and `answer` (or `answers`) is a question, and may have `aliases` and `id`. A row with `messages`
 is one in a conversation: the last answer of the assistant is right, or `answer`. A row with `text` is a document for

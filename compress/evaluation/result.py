@@ -1,4 +1,4 @@
-"""EvalResult and Comparison: what an evaluation found, item by item. Standard library only; schema in docs/EVAL.md."""
+"""EvalResult and Comparison: outcomes of evaluations, item by item. Standard library only; schema in docs/EVAL.md."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class JudgedItem:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What another model thought of the answers. Reported, never gated."""
+    """Another model's preferences between the answers. Reported, never gated."""
 
     judge: str
     """Name of the judging model, as its endpoint gives it."""

@@ -1,4 +1,4 @@
-"""Files that are whole under their name or not there: `*.partial`, synced, renamed, folder synced.
+"""Writes files atomically: `*.partial`, synced, renamed, folder synced.
 
 The bytes depend on the content alone: the safetensors header is laid out here, since the order that the library picks
 is no part of its promise.

@@ -21,7 +21,7 @@ class Scheme:
     group_size: int
     """Input features that share one scale; the whole row is written as its width."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """What only this layout knows, JSON values; `outliers` is the length of the sparse delta part everywhere."""
+    """Options specific to this layout, JSON values; `outliers` is the length of the sparse delta part everywhere."""
 
     @property
     def outliers(self) -> int:

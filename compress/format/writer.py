@@ -23,7 +23,7 @@ _RESERVED = (manifest.CONFIG, manifest.INDEX, manifest.MANIFEST)
 
 @dataclass(frozen=True, slots=True)
 class ShardRecord:
-    """What was written: enough to write the index, and to know after a crash whether the file is still that one."""
+    """Record of a written file: enough to write the index and to check after a crash that the file is unchanged."""
 
     file: str
     size_bytes: int

@@ -22,7 +22,7 @@ _RAW = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 class PackedLinear(nn.Module):
     """y = x · unpack(planes)ᵀ + bias, in the dtype of x.
 
-    The planes are buffers that keep the dtype they are stored in, whatever `.to(dtype)` says, and follow `.to(device)`.
+    The planes are buffers that keep the dtype they are stored in, also under `.to(dtype)`, and follow `.to(device)`.
     With `keep_prepared` (the default) the form that the kernel works on is made at the first call and kept, outside the
     state dict; for the reference kernel that is the weight in the dtype of x, so the layer then costs as much memory
     as the dense one beside its planes. Without it the planes are decoded at every call and nothing is kept.

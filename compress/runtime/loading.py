@@ -1,4 +1,4 @@
-"""load: a checked, ready model from a compressed folder."""
+"""Loads a compressed folder as a checked model that is ready for use (`load`)."""
 
 from __future__ import annotations
 

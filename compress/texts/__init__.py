@@ -1,4 +1,4 @@
-"""Text as users have it: decoded from files, picked out of rows and chats, encoded with special tokens on purpose.
+"""Reads users' text: decodes files, picks documents out of rows and chats, encodes them with special tokens.
 
 Calibration and evaluation read text through this package alone. Importing it imports nothing heavy.
 """

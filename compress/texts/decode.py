@@ -1,4 +1,4 @@
-"""Reads a text file whatever its encoding marks, line ends and compression, and repairs what cannot be encoded."""
+"""Reads a text file with any encoding mark, line ends and compression, and repairs text that cannot be encoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gate: may this candidate stand in for the dense model? Non-inferiority on the same items, family by family."""
+"""Decides the gate: tests a candidate for non-inferiority to the dense model on the same items, family by family."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def _divergence(found: Divergence | None, maximum: float | None) -> DivergenceVe
 
 
 def _remarks(dense: EvalResult, candidate: EvalResult) -> list[str]:
-    """What may explain a difference that is none of the compression."""
+    """Causes of a difference other than the compression."""
     remarks = [*dict.fromkeys([*dense.warnings, *candidate.warnings])]
     fingerprint = dense.model.get("fingerprint")
     if fingerprint is not None and fingerprint == candidate.model.get("fingerprint"):

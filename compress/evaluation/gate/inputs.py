@@ -1,4 +1,4 @@
-"""The two evaluations that the gate judges: read where they are there, made where models were given.
+"""Gets the two evaluations that the gate compares: reads existing results, evaluates given models.
 
 Judging two files needs no torch: what asks models is imported when there is one to ask.
 """

@@ -84,7 +84,7 @@ class GateReport:
     families: Mapping[str, FamilyVerdict]
     divergence: DivergenceVerdict | None
     remarks: Sequence[str]
-    """What a reader should know beside the verdict."""
+    """Remarks that accompany the verdict; they do not change it."""
     confidence: float
     suite: Mapping[str, Any]
     dense: Mapping[str, Any]

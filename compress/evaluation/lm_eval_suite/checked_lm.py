@@ -64,7 +64,7 @@ class CheckedLM(HFLM):  # type: ignore[misc]
 
     @property
     def prefix_token_id(self) -> int:
-        """What a text without a prompt follows."""
+        """The token that precedes a text without a prompt."""
         return (self.encoder.separator or (self.eot_token_id,))[-1]
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:

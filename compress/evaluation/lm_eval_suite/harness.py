@@ -1,4 +1,4 @@
-"""Asks a model the families of a suite through lm-eval, which runs the requests. Nothing here talks to a network."""
+"""Evaluates a model on the families of a suite through lm-eval, which runs the requests. Uses no network."""
 
 from __future__ import annotations
 

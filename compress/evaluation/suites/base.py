@@ -1,4 +1,4 @@
-"""What a suite is: families of items, and for every item what is asked, how it is graded and what counts."""
+"""Defines a suite: families of items, and for every item its prompt, its grading and the metric that counts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Ask:
     max_tokens: int = 32
     """Longest answer, in tokens."""
     stop: tuple[str, ...] = ("\n",)
-    """What ends an answer, beside the model's own end of text."""
+    """Strings that end an answer, beside the model's own end of text."""
     pick: Callable[[Item, list[float]], int] = lambda item, log_likelihoods: log_likelihoods.index(max(log_likelihoods))
     """Item and log-likelihoods -> the choice taken."""
     needs: tuple[str, ...] = ()
@@ -70,9 +70,9 @@ class Family:
     items: Sequence[Item]
     asks: tuple[Ask, ...]
     chance: float = 0.0
-    """What guessing scores."""
+    """The score of guessing."""
     stratum: Callable[[Item], str] = lambda item: ""
-    """What a subset keeps the proportions of."""
+    """The stratum of the item; a subset keeps the proportions of the strata."""
     leave_out: bool = False
     """Items that are too long for the model are left out and counted, instead of being an error."""
     shorter: Callable[[Item], Iterable[Item]] = lambda item: (item,)

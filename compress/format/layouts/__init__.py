@@ -6,7 +6,7 @@ A layout module has:
     CONTINUOUS              names of the planes that hold real numbers; a tensor may lack some of them
     expand(packed) -> Expanded                                 the integer planes, decoded once
     assemble(expanded, planes) -> float32 [N, K]               the real arithmetic: differentiable in the planes of
-                            CONTINUOUS, which may come as float32 whatever dtype they are stored in; reads no others
+                            CONTINUOUS, which may come as float32 for any stored dtype; reads no others
     unpack(packed) -> float32 [N, K]                           the meaning of the planes: the two after one another
     validate(packed)        raises FormatError for plane *values* that would index out of bounds
 
@@ -72,7 +72,7 @@ def parts(packed: PackedTensor) -> dict[str, PackedTensor]:
 
 
 def repack(packed: PackedTensor, parts: Mapping[str, PackedTensor]) -> PackedTensor:
-    """Returns a composite tensor with its parts stored anew, in whatever plain layout; all of them must be given."""
+    """Returns a composite tensor with its parts stored anew, each in any plain layout; all of them must be given."""
     made: PackedTensor = layout_module(packed.scheme.layout).repack(packed, parts)
     return made
 

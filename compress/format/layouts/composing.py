@@ -1,4 +1,4 @@
-"""What composite layouts share: schemes of parts out of the options, planes of parts by a prefix, exact products.
+"""Code shared by composite layouts: schemes of parts from the options, planes of parts by a prefix, exact products.
 
 A part is a PackedTensor with a scheme of its own, which stands in the options of the whole. Parts are not composite.
 

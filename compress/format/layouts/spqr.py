@@ -9,7 +9,7 @@
 
 Meaning, all in float32, with e = 2^exponent: scale = (scale_min + scale_step · code) · e for the row's run of
 `stats_group` rows, zero likewise without e; dense value = scale · (q − zero); entries of the delta part times e
-are added. The exponent keeps float16 in its normal range whatever the magnitude of the weights is.
+are added. The exponent keeps float16 in its normal range at every magnitude of the weights.
 
 Shape letters: N out features, K in features, G groups, R runs of rows.
 """

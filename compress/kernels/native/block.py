@@ -15,7 +15,7 @@ MAGIC = 0x6B636F6C62706D63
 LANES = 16
 """Rows of a tile: they stand side by side in the lanes of a vector."""
 PERIOD = 32
-"""Codes that end on a word boundary whatever their width is."""
+"""The number of codes that ends on a word boundary at every width."""
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 """Numbers of the dtypes that the library reads and writes."""
 _ALIGNMENT = 64
@@ -28,7 +28,7 @@ _HEADER_WORDS = 32
 
 
 class Kind(IntEnum):
-    """What the sections hold."""
+    """The content of the sections."""
 
     CODES = 0
     DENSE = 1

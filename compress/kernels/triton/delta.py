@@ -18,7 +18,7 @@ from compress.format.packed import PackedTensor
 
 
 class Delta(NamedTuple):
-    """What is constant of a sparse part."""
+    """The constants of a sparse part."""
 
     present: bool
     narrow: bool

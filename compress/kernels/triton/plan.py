@@ -1,4 +1,4 @@
-"""What is known of a tensor from its scheme and shape, before its planes: made once for each and kept.
+"""Plans the kernels of a tensor from its scheme and shape alone, once for each, and caches the plan.
 
 A module of a layout has `reject(scheme, shape)`, why its kernels cannot run such a tensor or None, and `plan(scheme,
 shape)`.

@@ -51,7 +51,7 @@ def one_input(
 ):  # fmt: skip
     """Writes x [K] times the weight to `out` [splits, N]; program (i, s) walks `tiles` tiles of ROWS rows.
 
-    The products are float32 throughout, whatever the dtype of x.
+    The products are float32 throughout, for every dtype of x.
     """
     split = tl.program_id(1)
     wanted = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
