@@ -89,8 +89,14 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of the error's message, or the name of its class when it has no message."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    """Returns the first line of the error's message, or the name of its class when it has no message.
+
+    A first line that ends in a colon only announces the cause: then the next line is added.
+    """
+    first, _, rest = str(error).strip().partition("\n")
+    if first.rstrip().endswith(":") and rest.strip():
+        first = f"{first.rstrip()} {rest.strip().partition(chr(10))[0]}"
+    return first or type(error).__name__
 
 
 class translated:  # noqa: N801 (a context manager, used like a function)

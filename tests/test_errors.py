@@ -37,3 +37,5 @@ def test_ours_and_requests_to_stop_pass(error: BaseException) -> None:
 def test_the_first_line_of_an_error() -> None:
     assert first_line(ValueError("\n one\ntwo")) == "one"
     assert first_line(KeyError()) == "KeyError"
+    assert first_line(ValueError("hidden_size:\n    not an int\nthree")) == "hidden_size: not an int"
+    assert first_line(ValueError("hidden_size:")) == "hidden_size:"

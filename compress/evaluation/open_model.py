@@ -29,6 +29,7 @@ class Subject:
     kind: str
     """`dense` or `compressed`."""
     fingerprint: str | None
+    """None for a model in memory, and for a folder that save_pretrained of a packed model wrote."""
 
     @property
     def room(self) -> int:
@@ -48,13 +49,14 @@ class Subject:
 def open_subject(model: Model, tokenizer: PreTrainedTokenizerBase | None = None) -> Subject:
     """Returns the model in fp32, or as it is when it is loaded already, with its tokenizer."""
     from compress.models.source import ModelSource
+    from compress.runtime.loading import saved_by_transformers
 
     if isinstance(model, ModelSource):
         stock = not model.unpacked and model.structure is None
         return _dense(model, tokenizer) if stock else _compressed(model.path, tokenizer)
     if isinstance(model, str | Path):
         folder = Path(model)
-        is_ours = (folder / MANIFEST).is_file()
+        is_ours = (folder / MANIFEST).is_file() or saved_by_transformers(folder)
         return _compressed(folder, tokenizer) if is_ours else _dense(ModelSource.open(model), tokenizer)
     if tokenizer is None:
         raise EvaluationError("a loaded model without its tokenizer", do="Give tokenizer= too")
@@ -64,13 +66,14 @@ def open_subject(model: Model, tokenizer: PreTrainedTokenizerBase | None = None)
 
 def _compressed(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> Subject:
     import torch
-    from transformers import AutoTokenizer
 
+    from compress.models.folder.tokenizer import load_tokenizer
     from compress.runtime import load
 
+    name = folder.resolve().name
     model = load(folder, dtype=torch.float32)
-    tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder)
-    return Subject(model, tokenizer, folder.resolve().name, "compressed", fingerprint(folder))
+    digest = fingerprint(folder) if (folder / MANIFEST).is_file() else None
+    return Subject(model, tokenizer or load_tokenizer(folder, name), name, "compressed", digest)
 
 
 def _dense(source: ModelSource, tokenizer: PreTrainedTokenizerBase | None) -> Subject:

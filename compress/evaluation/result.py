@@ -189,7 +189,7 @@ class EvalResult:
     suite: Mapping[str, Any]
     """`name`, `version`, `items_sha256`, and for public data `sources` (dataset -> file or hub id and revision)."""
     model: Mapping[str, Any]
-    """`name`, `kind` (dense or compressed), `fingerprint` (None for a model in memory), `dtype`."""
+    """`name`, `kind` (dense or compressed), `fingerprint` (None in memory or without a manifest), `dtype`."""
     settings: Mapping[str, Any]
     """`limit`, `batch_size`, `device`, `seeds`, and where given `tier` and `tasks`: what the outcomes may depend on
     beside the model."""

@@ -123,7 +123,8 @@ def _no_manifest(folder: Path) -> FormatError:
     if any(_SHARD_FILE.fullmatch(path.name.removesuffix(".partial")) for path in folder.iterdir()):
         return FormatError(
             f"{folder} has shards but no {MANIFEST}: the run that wrote it did not finish",
-            do="Run the same command again to go on where it stopped",
+            do="Run the same command again to go on where it stopped. If save_pretrained of a loaded model wrote it, "
+            "it has no record of a run: compress.load and compress.evaluate open it",
         )
     return FormatError(f"{folder} has no {MANIFEST}", allowed="a folder that compress has written")
 

@@ -10,6 +10,7 @@ from compress.errors import ModelError
 from compress.format.dtypes import TORCH_DTYPES
 from compress.format.reader import open_checkpoint
 from compress.models.folder import model_config, other_kinds
+from compress.models.folder.generation import check_generation_config
 from compress.models.folder.locate import locate
 from compress.models.folder.safetensors_header import TensorEntry
 from compress.models.folder.tensor_list import list_tensors
@@ -49,10 +50,12 @@ def open_folder(model: str | Path, revision: str | None) -> OpenedFolder:
     name = path.resolve().name if Path(model).expanduser() == path else str(model)
     other_kinds.refuse_folder(path)
     config, tensors = model_config.read_config(path), list_tensors(path)
+    check_generation_config(path, error=ModelError)
     packed = None
-    if getattr(config, "quantization_config", None) is not None:
+    if getattr(config, "quantization_config", None):
         packed = PackedLinears(open_checkpoint(path))
         tensors = packed.shown(tensors)
+    if hasattr(config, "quantization_config"):  # an empty one describes nothing
         del config.quantization_config
     model_config.check_depth(config, len(tensors))
     _refuse_codes(tensors)

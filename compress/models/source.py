@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from compress.errors import ModelError, translated
 from compress.format import manifest
 from compress.format.scheme import Scheme
 from compress.models.folder import extra_files, model_config
 from compress.models.folder.tensor_files import TensorFiles, bytes_of
+from compress.models.folder.tokenizer import load_tokenizer
 from compress.models.open_source import OpenedFolder, open_folder
 
 if TYPE_CHECKING:
@@ -110,16 +110,7 @@ class ModelSource(TensorFiles):
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Returns the model's tokenizer; ModelError when the folder has none that loads without remote code."""
-        from transformers import AutoTokenizer
-
-        with translated(
-            f"{self.name} has no tokenizer that can be loaded",
-            do="Save the tokenizer into the model's folder with tokenizer.save_pretrained",
-        ):
-            tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
-        if tokenizer is None:  # transformers returns None where it knows no tokenizer for the architecture
-            raise ModelError(f"{self.name} has no tokenizer", do="Save one with tokenizer.save_pretrained")
-        return tokenizer
+        return load_tokenizer(self.path, self.name)
 
     def auxiliary_files(self) -> dict[str, Path]:
         """Returns the files that belong beside the weights, by their names relative to the folder."""

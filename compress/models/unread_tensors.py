@@ -48,6 +48,11 @@ _SIGNS = (
         "a part for images or sound, which transformers' causal language model of this architecture does not have",
         "Save the language model alone and give that folder",
     ),
+    (
+        r"^(base_model\.model|_orig_mod|module|_fsdp_wrapped_module)\.",
+        "a tensor of a wrapper around the model (peft, torch.compile, parallel training)",
+        "Save the model inside the wrapper with save_pretrained; merge an adapter first",
+    ),
 )
 
 
@@ -89,14 +94,23 @@ def _is_mask(name: str, entry: TensorEntry | None) -> bool:
     return name.endswith(".bias") and len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
 
 
+def recognise(names: Iterable[str]) -> tuple[str, str, str] | None:
+    """Returns the first tensor whose name shows what it is, what it looks like, and the cure; None when none does."""
+    names = list(names)
+    for pattern, meaning, do in _SIGNS:
+        if name := next((name for name in names if re.search(pattern, name)), None):
+            return name, meaning, do
+    return None
+
+
 def _refusal(names: list[str], model: PreTrainedModel) -> ModelError:
+    example = names[0]
     what, cure = (
         f"config.json describes a {type(model).__name__}, which has no such tensor",
         ("Check that config.json belongs to these weights; remove the tensors if they are not needed"),
     )
-    for pattern, meaning, do in _SIGNS:
-        if shown := [name for name in names if re.search(pattern, name)]:
-            what, cure, names = f"it looks like {meaning}", do, [*shown, *(n for n in names if n not in shown)]
-            break
+    if recognised := recognise(names):
+        example, meaning, cure = recognised
+        what = f"it looks like {meaning}"
     others = f" and {len(names) - 1} more that nobody reads" if len(names) > 1 else ", which nobody reads"
-    return ModelError(f"the checkpoint holds the tensor {names[0]}{others}: {what}", do=cure)
+    return ModelError(f"the checkpoint holds the tensor {example}{others}: {what}", do=cure)

@@ -20,6 +20,7 @@ from compress.format.dtypes import TORCH_DTYPES
 from compress.models import linears
 from compress.models.linears import LinearRef
 from compress.models.source import ModelSource
+from compress.models.unread_tensors import recognise
 from compress.progress import without_library_bars
 
 if TYPE_CHECKING:
@@ -69,10 +70,16 @@ class Weights:
         self.tied = self._settle_ties()
         missing = [name for name in self._shapes if name not in self.origins and name not in self.tied]
         if missing:
-            raise ModelError(
-                f"{source.name} lacks {len(missing)} of the tensors that its config.json implies, such as {missing[0]}",
-                do="Check that config.json belongs to these weights, and that all shards are there",
-            )
+            raise self._lacking(missing)
+
+    def _lacking(self, missing: list[str]) -> ModelError:
+        given = f"{self._source.name} lacks {len(missing)} of the tensors that its config.json implies"
+        given = f"{given}, such as {missing[0]}"
+        cure = "Check that config.json belongs to these weights, and that all shards are there"
+        if recognised := recognise(self.unused):
+            instead, meaning, cure = recognised
+            given += f"; it holds {instead}, which looks like {meaning}"
+        return ModelError(given, do=cure)
 
     def plain(self, name: str) -> str | None:
         """Returns the checkpoint tensor that is the model tensor `name` as it stands, or None when it is made."""

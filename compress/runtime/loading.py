@@ -11,6 +11,7 @@ from compress.errors import FormatError, translated
 from compress.format.manifest import CONFIG, MANIFEST, QUANT_METHOD
 from compress.format.reader import open_checkpoint
 from compress.json_files import read_object
+from compress.models.folder.generation import check_generation_config
 from compress.models.load_dense import NO_ADAPTER
 from compress.progress import without_library_bars
 from compress.runtime import dense_tensors, head, skeleton
@@ -44,7 +45,7 @@ def load(
     Raises FormatError for a folder that is damaged, incomplete, newer than this package or not one of ours.
     """
     folder = Path(folder)
-    if (folder / MANIFEST).is_file() or not _saved_by_transformers(folder):
+    if (folder / MANIFEST).is_file() or not saved_by_transformers(folder):
         checkpoint = open_checkpoint(folder)
         if verify:
             checkpoint.verify()
@@ -72,6 +73,7 @@ def _from_pretrained(folder: Path, dtype: torch.dtype | None) -> tuple[Any, dict
     from compress.runtime import hf
 
     hf.register()
+    check_generation_config(folder, error=FormatError)
     with (
         without_library_bars(),
         translated(
@@ -82,13 +84,14 @@ def _from_pretrained(folder: Path, dtype: torch.dtype | None) -> tuple[Any, dict
             folder,
             dtype="auto" if dtype is None else dtype,
             local_files_only=True,
+            trust_remote_code=False,
             output_loading_info=True,
             adapter_kwargs=dict(NO_ADAPTER),
         )
     return model, report
 
 
-def _saved_by_transformers(folder: Path) -> bool:
+def saved_by_transformers(folder: Path) -> bool:
     """Returns whether `save_pretrained` of one of our models wrote the folder: it states the schemes in config.json."""
     if not (folder / CONFIG).is_file():
         return False

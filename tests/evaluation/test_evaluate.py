@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 
 from compress.atlas import MODEL_DIR
-from compress.errors import EvaluationError
+from compress.errors import EvaluationError, ModelError
 from compress.evaluation import EvalResult, compare, evaluate
+from compress.evaluation.open_model import open_subject
 from compress.evaluation.result import FamilyResult
 from compress.models.source import ModelSource
+from compress.runtime import load
+from compress.runtime.skeleton import packed_layers
+from tests.support import packed_checkpoints
 from tests.support import tiny_suite as tiny
 
 
@@ -187,3 +191,27 @@ def test_atlas_knows_its_world() -> None:
     )
     assert found.families["factoid"].score > 0.7
     assert found.text.perplexity < 4
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A folder that save_pretrained of a packed model wrote, with a tokenizer beside it."""
+    model = packed_checkpoints.tiny("llama")
+    planes = packed_checkpoints.pack_in_place(model, packed_checkpoints.rtn4, r"^$")
+    packed_checkpoints.write(tmp_path / "packed", model, planes)
+    load(tmp_path / "packed").save_pretrained(tmp_path / "saved")
+    tiny.tokenizer().save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def test_what_save_pretrained_of_a_packed_model_wrote_can_be_opened(saved: Path) -> None:
+    subject = open_subject(saved)
+    assert (subject.name, subject.kind, subject.fingerprint) == ("saved", "compressed", None)
+    assert packed_layers(subject.model)
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "tokenizer.json"])
+def test_a_damaged_tokenizer_beside_packed_weights_is_named(saved: Path, file: str) -> None:
+    (saved / file).write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(ModelError, match="saved has no tokenizer that can be loaded"):
+        open_subject(saved)

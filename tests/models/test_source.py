@@ -110,6 +110,20 @@ def test_tokenizer_and_files_to_copy(folder: Path) -> None:
         source.tokenizer()
 
 
+@pytest.mark.parametrize("content", ["[" * 100_000, "[1]", '"text"', "{not", ""])
+def test_a_damaged_generation_config_is_refused_before_any_work(folder: Path, content: str) -> None:
+    (folder / "generation_config.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ModelError, match=r"generation_config\.json .* or delete it"):
+        ModelSource.open(folder)
+
+
+def test_an_empty_quantization_config_describes_nothing(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {}}), encoding="utf-8")
+    source = ModelSource.open(folder)
+    assert not source.unpacked and not hasattr(source.config, "quantization_config")
+
+
 def test_links_into_a_cache_are_followed(folder: Path, tmp_path: Path) -> None:
     linked = tmp_path / "snapshot"
     linked.mkdir()

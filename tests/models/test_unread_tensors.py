@@ -51,6 +51,26 @@ def test_a_strange_tensor_is_refused_on_both_sides(tmp_path: Path, name: str, sa
     assert name in str(walked.value) and name in str(loaded.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("model.layers.0.mlp.up_proj.qweight", "a statistic of a quantiser"),
+        ("model.layers.0.mlp.up_proj.weight_orig", "Make the parametrisation permanent"),
+        ("module.model.layers.0.mlp.up_proj.weight", "a tensor of a wrapper"),
+        ("base_model.model.model.layers.0.mlp.up_proj.weight", "merge an adapter first"),
+        ("_orig_mod.model.layers.0.mlp.up_proj.weight", "a tensor of a wrapper"),
+    ],
+)
+def test_a_strange_tensor_in_place_of_a_weight_is_named(tmp_path: Path, name: str, said: str) -> None:
+    folder = save_tiny(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name] = tensors.pop("model.layers.0.mlp.up_proj.weight")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=said) as refused:
+        BlockWalker(ModelSource.open(folder))
+    assert "lacks 1 of the tensors" in str(refused.value) and name in str(refused.value)
+
+
 def test_buffers_that_the_model_computes_are_dropped(tmp_path: Path) -> None:
     computed = {
         "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
