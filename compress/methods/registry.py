@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import RecipeError, unknown
-from compress.methods import protocol
+from compress.methods import from_module
 from compress.methods.protocol import Method, PackMethod, RewriteMethod, TrainMethod
 
 OWN = "COMPRESS_METHODS"
 """Environment variable that names folders of methods outside of the package."""
 _PACKAGE = "compress.methods"
-_NOT_METHODS = {"__init__", "protocol", "registry"}
+_NOT_METHODS = {"__init__", "from_module", "protocol", "registry"}
 _loaded: dict[str, str] = {}
 """Imported methods from outside of the package, with the sha256 of their source."""
 _TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
@@ -125,7 +125,7 @@ def _described(name: str, source: str) -> MethodInfo:
             do=f"Add them, or rename a helper to _{name}.py",
         )
     needs, kind = constants["NEEDS"], _literal(name, "KIND", constants["KIND"])
-    protocol.check_kind(name, kind)
+    from_module.check_kind(name, kind)
     return MethodInfo(
         name=name,
         summary=(ast.get_docstring(tree) or f"{name} (no docstring).").splitlines()[0],
@@ -222,12 +222,12 @@ def load(name: str) -> Method:
         if _loaded.get(name, source) != source:  # the file has changed, for instance in a notebook
             sys.modules.pop(module, None)
         _loaded[name] = source
-    return protocol.method_of(importlib.import_module(module))
+    return from_module.method_of(importlib.import_module(module))
 
 
 def load_pack(name: str) -> PackMethod:
     """Returns the method `name`, which must be of kind `pack`; another kind is a RecipeError."""
-    return protocol.of_kind_pack(load(name))
+    return from_module.of_kind_pack(load(name))
 
 
 def load_rewrite(name: str) -> RewriteMethod:

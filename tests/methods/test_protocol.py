@@ -1,7 +1,5 @@
-"""Files become methods of their kind: defaults for what they leave out, errors for what they get wrong."""
+"""Files become methods of their kind: defaults for what they leave out."""
 
-import inspect
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -9,40 +7,13 @@ import pytest
 
 import compress.methods
 from compress.errors import RecipeError
-from compress.methods import protocol, registry, rtn
-
-
-@dataclass(frozen=True)
-class Config:
-    bits: int = 4
-
-
-@dataclass(frozen=True)
-class Training(protocol.TrainingOptions):
-    pass
-
-
-def written(kind: str = "pack", **members: object) -> ModuleType:
-    module = ModuleType("compress.methods.mine")
-    config = Training if kind == "train" else Config
-    given = {"KIND": kind, "NEEDS": frozenset(), "Config": config, **members}
-    for name, value in given.items():
-        if inspect.isfunction(value):
-            value.__module__ = module.__name__
-        setattr(module, name, value)
-    return module
-
-
-def check(shape, config):
-    """Takes every linear."""
-
-
-def solve(w_NK, stats, config):
-    return rtn.solve(w_NK, stats, rtn.Config(bits=config.bits))
+from compress.methods import protocol, registry
+from compress.methods.from_module import method_of, of_kind_pack
+from tests.support.method_files import Config, check, solve, written
 
 
 def test_a_file_with_what_is_required_gets_the_defaults() -> None:
-    method = protocol.of_kind_pack(protocol.method_of(written(check=check, solve=solve)))
+    method = of_kind_pack(method_of(written(check=check, solve=solve)))
     assert (method.name, method.module, method.COMPOSES) == ("mine", "compress.methods.mine", False)
     assert [c["bits"] for c in method.candidates(Config())] == list(protocol.BITS)
     assert method.nominal(3) == {"bits": 3} and method.pinned(Config(), None) == {}
@@ -51,7 +22,7 @@ def test_a_file_with_what_is_required_gets_the_defaults() -> None:
 
 
 def test_what_the_file_defines_replaces_the_default() -> None:
-    method = protocol.method_of(written(check=check, solve=solve, COMPOSES=True, nominal=lambda bits: {"rank": bits}))
+    method = method_of(written(check=check, solve=solve, COMPOSES=True, nominal=lambda bits: {"rank": bits}))
     assert method.COMPOSES and method.nominal(2) == {"rank": 2} and "nominal" in method.provided
 
 
@@ -62,11 +33,8 @@ def test_the_work_of_a_rewrite_or_a_training_stands_in_the_file_or_in_the_module
     def train(student_model, teacher_model, tokens_ST, config, work_dir, progress):
         return student_model
 
-    assert (
-        protocol.method_of(written("rewrite", rewrite=rewrite)).rewrite("walker", None, Config(), None, None)
-        == "walker"
-    )
-    trained = protocol.method_of(written("train", train=train))
+    assert method_of(written("rewrite", rewrite=rewrite)).rewrite("walker", None, Config(), None, None) == "walker"
+    trained = method_of(written("train", train=train))
     assert trained.train("model", None, None, Config(), None, None) == "model"
     trained.check((1, 1), Config())
     assert trained.stored_bits(Config()) is None and not trained.NEEDS_OTHER_TEACHER
@@ -74,36 +42,7 @@ def test_the_work_of_a_rewrite_or_a_training_stands_in_the_file_or_in_the_module
     elsewhere.train = lambda *args: len(args)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(__import__("sys").modules, "elsewhere", elsewhere)
-        assert protocol.method_of(written("train", TRAINER="elsewhere")).train(1, 2, 3, 4, 5, 6) == 6
-
-
-@pytest.mark.parametrize(
-    "module,message",
-    [
-        (written("linear", check=check, solve=solve), "KIND = 'linear'.*pack, rewrite, train.*Write KIND = \"pack\""),
-        (written("prune"), 'Write KIND = "rewrite"'),
-        (written("quantize"), "KIND = 'quantize'"),
-        (written(check=check, solve=solve, NEEDS={"gram"}), "NEEDS names gram.*num_tokens, gram_KK"),
-        (written("rewrite", REWRITER="x", NEEDS={"gram_KK"}), "NEEDS names gram_KK.*tokens"),
-        (written(check=check), "mine.py is of kind pack and has no solve"),
-        (written(solve=solve), "has no check"),
-        (written(check=check, solve=solve, allot=lambda losses, shapes, config: {}), "has no measure"),
-        (written("rewrite"), "kind rewrite and has no function 'rewrite'.*REWRITER"),
-        (written("train", Config=Config, TRAINER="x"), "its Config does not extend TrainingOptions"),
-        (written("train"), "kind train and has no function 'train'.*TRAINER"),
-        (written(check=check, solve=lambda w_NK, config: None), r"solve\(w_NK, config\).*solve\(w_NK, stats, config\)"),
-        (written(check=check, solve=solve, candidate=lambda config: []), "'candidate'.*did you mean 'candidates'"),
-        (written(check=check, solve=solve, COMPOSE=True), "'COMPOSE'.*did you mean 'COMPOSES'"),
-    ],
-)
-def test_mistakes_are_named_with_the_cure(module: ModuleType, message: str) -> None:
-    with pytest.raises(RecipeError, match=f"(?s){message}"):
-        protocol.method_of(module)
-
-
-def test_helpers_and_imported_names_are_no_hooks() -> None:
-    module = written(check=check, solve=solve, _candidate=lambda config: [], layout_value=lambda: None, SIZES=(1, 2))
-    assert protocol.method_of(module).name == "mine"
+        assert method_of(written("train", TRAINER="elsewhere")).train(1, 2, 3, 4, 5, 6) == 6
 
 
 def test_a_method_of_another_kind_packs_nothing() -> None:

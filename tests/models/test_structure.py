@@ -15,7 +15,8 @@ from compress.models import skeleton, structure
 from compress.models.source import ModelSource
 from compress.models.structure import Structure
 from compress.models.surgery import remove_units
-from compress.models.surgery.coupled import Coupled, coupled, unit_parameters
+from compress.models.surgery.coupled import coupled
+from compress.models.surgery.units import Coupled, unit_parameters
 from tests.support.models import save_tiny, tiny_model, tiny_tokens
 
 ATTENTION = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "opt", "gpt2", "gpt-neox", "falcon-40b", "mixtral"]

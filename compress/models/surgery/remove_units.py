@@ -16,7 +16,7 @@ import torch
 from compress.errors import MethodError, ModelError, translated
 from compress.models import skeleton
 from compress.models.structure import ATTRIBUTES, Structure, difference, get_attribute
-from compress.models.surgery.coupled import Coupled
+from compress.models.surgery.units import Coupled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

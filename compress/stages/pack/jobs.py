@@ -16,7 +16,7 @@ import torch
 
 from compress.format import files, naming
 from compress.format.packed import PackedTensor
-from compress.methods import protocol
+from compress.methods import from_module
 from compress.models.linears import LinearRef
 from compress.models.stored import StoredWeight, WeightReader
 from compress.stages.pack import solve_linear
@@ -75,7 +75,7 @@ def solve(job: Job, reader: WeightReader) -> dict[str, Any]:
     It computes with one thread: then the order of the sums, and with it every bit of the result, is the same on every
     machine.
     """
-    method = protocol.of_kind_pack(protocol.method_of(importlib.import_module(job.method)))
+    method = from_module.of_kind_pack(from_module.method_of(importlib.import_module(job.method)))
     weights = {stored.ref.name: partial(reader.read, stored) for stored in job.linears}
     job_configs = dict(zip(weights, job.configs, strict=True))
     packed: dict[str, PackedTensor] = {}

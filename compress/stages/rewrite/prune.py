@@ -16,8 +16,9 @@ import torch
 from compress.errors import MemoryLimitError, MethodError
 from compress.methods.protocol import Rewritten
 from compress.models.surgery import remove_blocks, remove_units
-from compress.models.surgery.coupled import Coupled, Kind, coupled, unit_parameters
+from compress.models.surgery.coupled import coupled
 from compress.models.surgery.remove_units import Cut
+from compress.models.surgery.units import Coupled, Kind, unit_parameters
 from compress.numerics import importance
 from compress.sizes import format_size
 from compress.stages import memory

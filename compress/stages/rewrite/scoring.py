@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from compress.methods.llm_pruner import Config
     from compress.models.blocks import BlockWalker
     from compress.models.linears import LinearRef
-    from compress.models.surgery.coupled import Coupled, Member
     from compress.models.surgery.remove_units import Cut
+    from compress.models.surgery.units import Coupled, Member
     from compress.progress import Progress
 
 
@@ -80,7 +80,7 @@ def _counts(kind: str, member: Member) -> bool:
 
 
 def _parameters(units: Coupled, work: Scoring) -> int:
-    from compress.models.surgery.coupled import unit_parameters
+    from compress.models.surgery.units import unit_parameters
 
     return unit_parameters(units, {name: tuple(p.shape) for name, p in work.walker.model.named_parameters()})
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import compress
 from compress.errors import CompressError, MemoryLimitError, ModelError, RecipeError
-from compress.methods import protocol, registry
+from compress.methods import from_module, registry
 from compress.models import linears
 from compress.models.blocks import BlockWalker
 from compress.models.folder.tensor_files import TensorFiles
@@ -39,7 +39,7 @@ BLOCKS, LINEARS = 3, 7
 @pytest.fixture
 def fake(monkeypatch):
     """Has the method `rtn` stand for the fake one."""
-    monkeypatch.setattr(registry, "load", lambda name: protocol.method_of(fake_method))
+    monkeypatch.setattr(registry, "load", lambda name: from_module.method_of(fake_method))
     monkeypatch.setenv(fake_method.PARENT, str(os.getpid()))
 
 
@@ -120,9 +120,9 @@ SCRIPT = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell has put into the background
 import compress
-from compress.methods import protocol, registry
+from compress.methods import from_module, registry
 from tests.support import fake_method
-registry.load = lambda name: protocol.method_of(fake_method)
+registry.load = lambda name: from_module.method_of(fake_method)
 compress.run(sys.argv[1], "rtn", output=sys.argv[2], suite="none", calibration=sys.argv[3], workers=2)
 """
 
