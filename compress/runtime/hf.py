@@ -91,4 +91,4 @@ def register() -> None:
     if manifest.QUANT_METHOD not in AUTO_QUANTIZER_MAPPING:
         register_quantization_config(manifest.QUANT_METHOD)(CompressConfig)
         register_quantizer(manifest.QUANT_METHOD)(CompressQuantizer)
-    adapters.refuse_merges()
+    adapters.guard_peft()

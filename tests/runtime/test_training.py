@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoHaConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 import compress
+import compress.hf  # from_pretrained reads packed folders
 from compress.errors import ModelError
 from compress.kernels.select import FORCE
 from compress.runtime.linear import PackedLinear
@@ -83,6 +84,32 @@ def test_merging_into_packed_linears_is_refused(make: Callable[..., Packed]) -> 
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     unloaded = model.unload()
     assert isinstance(unloaded.model.layers[0].self_attn.q_proj, PackedLinear)
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        (LoraConfig(target_modules=["q_proj"], use_dora=True), "DoRA"),
+        (LoraConfig(target_modules=["q_proj"], init_lora_weights="pissa"), "LoRA started by pissa"),
+        (LoHaConfig(target_modules=["q_proj"]), "LOHA"),
+    ],
+    ids=["dora", "pissa", "loha"],
+)
+def test_adapters_that_read_the_dense_weight_are_refused(
+    make: Callable[..., Packed], config: PeftConfig, kind: str
+) -> None:
+    packed = make("llama")
+    with pytest.raises(ModelError, match=f"{kind} computes with the dense weight.*plain LoRA") as caught:
+        get_peft_model(compress.load(packed.folder, dtype=torch.float32), config)
+    assert caught.value.layer == "model.layers.0.self_attn.q_proj"
+    get_peft_model(copy.deepcopy(packed.dense), config)  # of a dense model it is peft's own business
+
+
+def test_ia3_scales_the_outputs_of_packed_linears(make: Callable[..., Packed], tokens: torch.Tensor) -> None:
+    packed = make("llama")
+    config = IA3Config(target_modules=["k_proj"], feedforward_modules=[], task_type="CAUSAL_LM")
+    model = get_peft_model(compress.load(packed.folder, dtype=torch.float32), config)
+    torch.testing.assert_close(model(tokens).logits, packed.dense(tokens).logits)
 
 
 def test_merging_into_dense_linears_still_works(make: Callable[..., Packed], tokens: torch.Tensor) -> None:
