@@ -106,7 +106,7 @@ def test_the_inputs_arrive(runner: Runner) -> None:
     assert runner.step(JUDGE, candidate="same.json").returncode == 0
     assert runner.step(JUDGE, dense="dense.json").returncode == 2
     refused = runner.step(JUDGE, dense="dense.json", candidate="same.json", limit="3")
-    assert "limit with evaluations" in refused.stderr
+    assert "limit given, but both evaluations exist already" in refused.stderr
     wrong = runner.step(JUDGE, dense="dense.json", candidate="same.json", tier="pr", suite="kick", config="none.toml")
     assert "none.toml" in wrong.stderr
 

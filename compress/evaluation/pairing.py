@@ -12,9 +12,9 @@ from compress.evaluation.stats import bootstrap_interval, tango_interval, unchan
 
 
 def compare(dense: EvalResult, compressed: EvalResult, confidence: float = 0.95) -> Comparison:
-    """Returns what was lost and gained from `dense` to `compressed`, family by family.
+    """Returns the paired difference compressed − dense of every family, with its interval and the flipped items.
 
-    Raises EvaluationError when the suites, the items or their prompts differ: then nothing can be paired.
+    Raises EvaluationError if the suites, the items or the prompts differ.
     """
     check_questions(dense, compressed)
     paired = {name: _family(dense.families[name], compressed.families[name], confidence) for name in dense.families}
@@ -22,7 +22,7 @@ def compare(dense: EvalResult, compressed: EvalResult, confidence: float = 0.95)
 
 
 def check_questions(dense: EvalResult, compressed: EvalResult) -> None:
-    """Raises EvaluationError unless both were asked the same families of the same suite."""
+    """Raises EvaluationError unless both evaluations hold the same families of the same suite."""
     check_suites(dense.suite, compressed.suite)
     if dense.families.keys() != compressed.families.keys():
         odd = sorted(dense.families.keys() ^ compressed.families.keys())
@@ -33,7 +33,7 @@ def check_questions(dense: EvalResult, compressed: EvalResult) -> None:
 
 
 def check_suites(dense: Mapping[str, Any], compressed: Mapping[str, Any]) -> None:
-    """Raises EvaluationError unless both were asked the same suite, of the same version, with the same items."""
+    """Raises EvaluationError unless both suites have the same name, version and items."""
     for key in ("name", "version", "items_sha256"):
         if dense[key] != compressed[key]:
             raise EvaluationError(
@@ -43,10 +43,10 @@ def check_suites(dense: Mapping[str, Any], compressed: Mapping[str, Any]) -> Non
 
 
 def pairs(dense: FamilyResult, compressed: FamilyResult) -> list[tuple[ItemOutcome, ItemOutcome]]:
-    """Returns both outcomes of every item, in the order of `dense`.
+    """Returns the dense and the compressed outcome of every item, in the order of `dense`.
 
-    Raises EvaluationError when an item is there twice or in one result only, when prompts differ, and when the outcomes
-    are not of one kind.
+    Raises EvaluationError if an item id is repeated or missing in one result, if prompts differ, or if the two results
+    use different metrics.
     """
     if (dense.kind, dense.primary) != (compressed.kind, compressed.primary):
         raise EvaluationError(
@@ -63,7 +63,7 @@ def pairs(dense: FamilyResult, compressed: FamilyResult) -> list[tuple[ItemOutco
         )
     if changed := [key for key in before if before[key].prompt_hash != after[key].prompt_hash]:
         raise EvaluationError(
-            f"family {dense.name!r} cannot be paired: {len(changed)} prompts differ, e.g. that of {changed[0]!r}",
+            f"family {dense.name!r} cannot be paired: {len(changed)} prompts differ, e.g. for item {changed[0]!r}",
             do="Evaluate both models with the same version of this package, the compressed one with --baseline",
         )
     return [(before[key], after[key]) for key in before]
@@ -73,7 +73,7 @@ def _by_id(family: FamilyResult) -> dict[str, ItemOutcome]:
     items = {item.id: item for item in family.items}
     if len(items) < len(family.items):
         twice = next(item.id for item in family.items if items[item.id] is not item)
-        raise EvaluationError(f"family {family.name!r} cannot be paired: item {twice!r} is there more than once")
+        raise EvaluationError(f"family {family.name!r} cannot be paired: item id {twice!r} is repeated")
     return items
 
 
@@ -106,7 +106,7 @@ def _family(dense: FamilyResult, compressed: FamilyResult, confidence: float) ->
 
 
 def _interval(paired: Sequence[tuple[ItemOutcome, ItemOutcome]], metric: str, confidence: float) -> tuple[float, float]:
-    """The interval of the mean difference of a metric, whole clusters resampled."""
+    """Returns the bootstrap interval of a metric's mean difference; whole clusters are resampled."""
     sums: dict[str, float] = defaultdict(float)
     sizes: dict[str, int] = defaultdict(int)
     for before, after in paired:

@@ -79,7 +79,7 @@ def test_one_argument_is_an_evaluation_with_its_baseline(folder: Path) -> None:
 def test_a_flag_that_could_not_hold_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for models in (["same.json"], ["dense.json", "same.json"]):
         assert invoke(["gate", *models, "--suite", "kick"]) == 2
-        assert "suite with evaluations that are there already" in capsys.readouterr().err
+        assert "suite given, but both evaluations exist already" in capsys.readouterr().err
 
 
 def test_a_run_alone_is_told_of_its_evaluation(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

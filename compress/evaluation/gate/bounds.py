@@ -1,4 +1,4 @@
-"""One-sided bounds of a paired difference, for outcomes of 0 and 1 and for others, items in clusters or on their own.
+"""Computes one-sided bounds of a paired difference, for binary and continuous outcomes, clustered or independent items.
 
 Shape letters: N items, U units (clusters, or items that stand alone), R resamples.
 """
@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What the items say of the true difference (candidate − dense, in units of the outcome)."""
+    """Estimate and one-sided bounds of the true difference (candidate − dense, in units of the outcome)."""
 
     difference: float
     low: float
@@ -32,16 +32,16 @@ class Bounds:
     method: str
     """`tango` or `bootstrap`."""
     deviation: float
-    """Standard deviation of one item's difference, raised by what items of a cluster have in common: the standard error
-    of the mean is this over √n."""
+    """Standard deviation of one item's difference, corrected for the correlation within clusters: the standard error of
+    the mean is this divided by √n."""
     counts: tuple[float, float, float] | None = None
-    """Lost, gained and all items, divided by `effect`; None for outcomes that are not 0 or 1."""
+    """Lost, gained and all items, divided by `effect`; None for continuous outcomes."""
     effect: float = 1.0
-    """By how many times clusters raise the variance of the mean."""
+    """Design effect: the factor by which clusters raise the variance of the mean."""
 
 
 def units(clusters: Sequence[str | None]) -> NDArray[np.intp] | None:
-    """Returns the unit of every item, (N,), or None when every item stands alone."""
+    """Returns the unit number of every item, (N,), or None when all items are independent."""
     if all(name is None for name in clusters):
         return None
     numbers: dict[str | tuple[int], int] = {}
@@ -53,8 +53,8 @@ def units(clusters: Sequence[str | None]) -> NDArray[np.intp] | None:
 def binary_bounds(difference_N: ArrayLike, unit_N: NDArray[np.intp] | None, confidence: float) -> Bounds:
     """Returns Tango's bounds for differences of −1, 0 and 1.
 
-    Clusters count through their design effect (never below 1), by which the counts are divided: J. Rao and A. Scott,
-    Biometrics 48 (1992) 577-585.
+    For clustered items the counts are divided by the design effect (never below 1): J. Rao and A. Scott, Biometrics 48
+    (1992) 577-585.
     """
     values_N = np.asarray(difference_N, dtype=np.float64)
     n = len(values_N)
@@ -71,11 +71,12 @@ def binary_bounds(difference_N: ArrayLike, unit_N: NDArray[np.intp] | None, conf
 def continuous_bounds(
     difference_N: ArrayLike, unit_N: NDArray[np.intp] | None, confidence: float, seed: int = 0
 ) -> Bounds:
-    """Returns bounds of the mean by the studentised paired bootstrap, whole units resampled.
+    """Returns bounds of the mean by the studentised paired bootstrap, which resamples whole units.
 
-    Never inside those of the percentile bootstrap, whose lower bound of 95 % alone is above the truth in up to 16 % of
-    small samples with rare losses (simulated in tests/evaluation/gate/test_bounds.py). The lower bound is never
-    above −U(0) either (`guarded_bounds`): a loss of the whole unit of the outcome that is rarer does not show.
+    The bounds are at least as wide as those of the percentile bootstrap. The percentile bootstrap alone is not enough:
+    its 95 % lower bound is above the truth in up to 16 % of small samples with rare losses (simulated in
+    tests/evaluation/gate/test_bounds.py). The lower bound is also never above −U(0) (see `guarded_bounds`), because
+    losses rarer than that can be absent from the sample.
     """
     values_N = np.asarray(difference_N, dtype=np.float64)
     sum_U, size_U = _sums(values_N, unit_N)
@@ -95,7 +96,7 @@ def continuous_bounds(
 
 
 def _single(unit_N: NDArray[np.intp] | None) -> bool:
-    """Whether all items are in one cluster: then they count as one item."""
+    """Whether all items are in one cluster; they then count as one item."""
     return unit_N is not None and not unit_N.any()
 
 
@@ -107,7 +108,7 @@ def _sums(values_N: Array, unit_N: NDArray[np.intp] | None) -> tuple[Array, Arra
 
 
 def _error(values_N: Array, unit_N: NDArray[np.intp] | None) -> float:
-    """The standard error of the mean (linearised, as a ratio of sums); 0 for a single unit."""
+    """Returns the standard error of the mean (linearised, as a ratio of sums); 0 for a single unit."""
     sum_U, size_U = _sums(values_N, unit_N)
     count = len(sum_U)
     if count < 2:
@@ -135,11 +136,11 @@ def _resampled(sum_U: Array, size_U: Array, seed: int) -> tuple[Array, Array]:
 
 
 def items_needed(bounds: Bounds, margin: float, n: int, confidence: float) -> int | None:
-    """Returns how many items would settle an open verdict with a power of 80 %, if all else stays as these show it.
+    """Returns the number of items that would settle an inconclusive verdict with a power of 80 %.
 
-    That is ((z · s₀ + z' · s) / (difference + margin))², s the deviation that these items show, s₀ that of a candidate
-    which lost the margin; never fewer than would let an unchanged model pass. None where no number helps: the
-    difference is the margin itself.
+    Assumes that the difference and its deviation stay as measured. The number is ((z · s₀ + z' · s) / (difference +
+    margin))², where s is the measured deviation and s₀ the deviation of a candidate that lost exactly the margin; it is
+    at least `least_items`. None if the difference equals the margin: then no number of items is enough.
     """
     distance = abs(bounds.difference + margin)
     if distance < 1e-9:
@@ -153,7 +154,7 @@ def items_needed(bounds: Bounds, margin: float, n: int, confidence: float) -> in
 
 
 def least_items(margin: float, confidence: float) -> int:
-    """Returns the number of items below which even a model that changed nothing cannot pass."""
+    """Returns the smallest number of items with which an unchanged model passes."""
     if margin >= 1:
         return 1
     square = NormalDist().inv_cdf(confidence) ** 2

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from compress.progress import Progress
 
 REPORT_ONLY: Mapping[str, tuple[str, ...]] = {"kick": ("summarisation", "instruction")}
-"""Families of a suite that are shown and not judged unless somebody asks: a point of a probability per byte, or of the
-agreement with another model's answers, is no question answered wrongly, and 80 prompts show large losses only."""
+"""Families that are reported but not judged by default, by suite. Their scores (a probability per byte, the agreement
+with another model's answers) do not count wrong answers, and 80 prompts are too few to detect small losses."""
 
 
 def gate(
@@ -37,24 +37,24 @@ def gate(
     progress: Progress | None = None,
     **asked: Any,
 ) -> GateReport:
-    """Returns the verdict on `candidate`: pass, fail, or inconclusive with the number of items that would tell.
+    """Returns the verdict on `candidate`: pass, fail, or inconclusive with the number of items that would settle it.
 
     Args:
-        dense: model, evaluation, or eval.json; None for a candidate's evaluation that carries its baseline.
-        candidate: model, evaluation, or eval.json. Models are asked; for evaluations that are there nothing is run.
-        margin: points that may be lost, for all families or by family (`default` for all others); without it 1 from
-            4,000 items on, 2 from 1,500, else 5. A point is 0.01 of the outcome.
-        floor: points that the dense model must reach, by family; without it chance and the margin.
-        report_only: families to show and not to judge.
-        confidence: of each one-sided bound.
-        max_empty: points by which the share of empty answers may rise.
-        max_kl: mean divergence that is tolerated, in nats per token.
-        progress: where to report to.
-        asked: how models are asked, as for `evaluate`: `suite`, `limit`, `batch_size` and so on.
+        dense: model, evaluation, or eval.json; None if the candidate's evaluation contains its baseline.
+        candidate: model, evaluation, or eval.json. Models are evaluated; existing evaluations are used as they are.
+        margin: tolerated loss in points, one number for all families or by family (`default` for all others). Default:
+            1 from 4,000 items on, 2 from 1,500, else 5. A point is 0.01 of the outcome.
+        floor: lowest allowed score of the dense model in points, by family. Default: chance plus the margin.
+        report_only: families to report without judging them.
+        confidence: confidence of each one-sided bound.
+        max_empty: tolerated rise of the share of empty answers, in points.
+        max_kl: tolerated mean divergence, in nats per token.
+        progress: receives the progress reports.
+        asked: options of `evaluate` for models: `suite`, `limit`, `batch_size` and so on.
 
     Raises:
-        EvaluationError: what was given cannot be judged: other items or prompts, a dense model below its floor or with
-            scores that are not finite, unreadable files. (Scores of the candidate that are not finite are a fail.)
+        EvaluationError: the two cannot be compared: different items or prompts, a dense model below its floor or with
+            non-finite scores, unreadable files. (A candidate with non-finite scores fails instead.)
     """
     margins = {"default": margin} if isinstance(margin, int | float) else dict(margin or {})
     settings = GateSettings(
@@ -109,7 +109,7 @@ def decide(dense: EvalResult, candidate: EvalResult, settings: GateSettings) -> 
 
 
 def broken(dense: EvalResult, why: str, settings: GateSettings, candidate: Mapping[str, Any]) -> GateReport:
-    """Returns the failure of a candidate that gives no usable scores."""
+    """Returns the failing report for a candidate without usable scores."""
     return GateReport(
         verdict="fail",
         reasons=(f"the candidate gives no usable scores: {why}",),
@@ -125,7 +125,7 @@ def broken(dense: EvalResult, why: str, settings: GateSettings, candidate: Mappi
 
 
 def _report_only(dense: EvalResult, settings: GateSettings) -> Sequence[str]:
-    """Families that are not judged. A name that is none of the suite's is an error wherever it is given."""
+    """Returns the families that are not judged. Raises EvaluationError for a setting that names an unknown family."""
     for what, names in (
         ("margin", set(settings.margin) - {"default"}),
         ("floor", set(settings.floor)),
@@ -138,11 +138,11 @@ def _report_only(dense: EvalResult, settings: GateSettings) -> Sequence[str]:
     if settings.report_only is not None:
         return settings.report_only
     usual = REPORT_ONLY.get(str(dense.suite["name"]), ())
-    return [name for name in usual if name not in settings.margin]  # whoever gives a margin wants a verdict
+    return [name for name in usual if name not in settings.margin]  # an explicit margin asks for a verdict
 
 
 def _not_finite(result: EvalResult) -> str | None:
-    """Says which figure is not a finite number."""
+    """Returns a description of the first non-finite figure, or None if all are finite."""
     for name, family in result.families.items():
         for item in family.items:
             if not all(map(math.isfinite, (item.outcome, *item.metrics.values()))):
@@ -159,7 +159,7 @@ def _divergence(found: Divergence | None, maximum: float | None) -> DivergenceVe
     if found is None:
         if maximum is not None:
             raise EvaluationError(
-                f"max_kl={maximum} and an evaluation without a divergence",
+                f"max_kl={maximum}, but the candidate's evaluation has no divergence",
                 do="Give both models, or evaluate the candidate with --baseline DENSE",
             )
         return None
@@ -176,7 +176,7 @@ def _divergence(found: Divergence | None, maximum: float | None) -> DivergenceVe
 
 
 def _remarks(dense: EvalResult, candidate: EvalResult) -> list[str]:
-    """Causes of a difference other than the compression."""
+    """Returns remarks on what else may explain a difference: warnings, settings, dtype, library versions."""
     remarks = [*dict.fromkeys([*dense.warnings, *candidate.warnings])]
     fingerprint = dense.model.get("fingerprint")
     if fingerprint is not None and fingerprint == candidate.model.get("fingerprint"):

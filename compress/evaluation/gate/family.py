@@ -1,4 +1,4 @@
-"""The verdict on one family: pass if the lower bound excludes a loss beyond the margin, fail if the upper shows one."""
+"""Judges one family: pass if the lower bound is above −margin, fail if the upper bound is below −margin."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from compress.evaluation.result import FamilyResult, ItemOutcome, recovery
 from compress.evaluation.stats import mcnemar_mid_p
 
 EMPTY = "empty"
-"""Metric that is 1 for an answer without words."""
-_TOLERANCE = 1e-12  # a bound that is the margin but for rounding
+"""Name of the metric that is 1 for an empty answer."""
+_TOLERANCE = 1e-12  # a bound this close to the margin differs from it by rounding only
 
 
 def judge(dense: FamilyResult, candidate: FamilyResult, settings: GateSettings, *, judged: bool) -> FamilyVerdict:
-    """Returns the verdict on `candidate`, or the figures alone unless `judged`.
+    """Returns the verdict on `candidate`; with `judged=False` the verdict is `reported`.
 
-    Raises EvaluationError when the items cannot be paired, and for outcomes other than 0 and 1 in a binary family. All
-    outcomes must be finite, and the dense model above its floor (`check_floors`).
+    Raises EvaluationError if the items cannot be paired, or if a binary family has outcomes other than 0 and 1. The
+    caller ensures that all outcomes are finite and that the dense model reaches its floor (`check_floors`).
     """
     paired = pairs(dense, candidate)
     differences = [after.outcome - before.outcome for before, after in paired]
@@ -89,7 +89,7 @@ def _verdict(
 
 
 def _round(number: int) -> int:
-    """Up to two digits: no more is known."""
+    """Rounds up to two significant digits: the estimate is no more precise than that."""
     step = int(10 ** max(0, len(str(number)) - 2))
     return -(-number // step) * step
 
@@ -105,29 +105,29 @@ def _check_binary(family: FamilyResult) -> None:
 
 
 def floor_of(dense: FamilyResult, settings: GateSettings) -> float:
-    """Returns what the dense model must score, as a share: as given, or chance and the margin."""
-    given = settings.floor.get(dense.name)
-    return dense.chance + settings.margin_of(dense.name, len(dense.items)) if given is None else given / 100
+    """Returns the lowest allowed score of the dense model, 0 to 1: the setting, else chance plus the margin."""
+    floor = settings.floor.get(dense.name)
+    return dense.chance + settings.margin_of(dense.name, len(dense.items)) if floor is None else floor / 100
 
 
 def check_floors(dense: Sequence[FamilyResult], settings: GateSettings) -> None:
-    """Raises EvaluationError that names every family in which the dense model scores less than it must."""
+    """Raises EvaluationError that lists every family in which the dense model scores below its floor."""
     low = [family for family in dense if family.score < floor_of(family, settings) - _TOLERANCE]
     if low:
-        told = "; ".join(
+        scores = "; ".join(
             f"{family.name} {100 * family.score:.1f}, below its floor of {100 * floor_of(family, settings):.1f} "
             f"(guessing scores {100 * family.chance:.1f})"
             for family in low
         )
         flags = " ".join(f"--report-only {family.name}" for family in low)
         raise EvaluationError(
-            f"what the dense model does not know cannot be lost: {told}",
-            do=f"Judge a suite that it can answer, or show without judging: {flags}",
+            f"the dense model scores too low for a loss to be measured: {scores}",
+            do=f"Use a suite that the dense model can answer, or report these families without judging them: {flags}",
         )
 
 
 def _empty(items: list[ItemOutcome]) -> float | None:
-    """The share of empty answers; None where the family does not count them."""
+    """Returns the share of empty answers, 0 to 1; None if the family does not count them."""
     if not all(EMPTY in item.metrics for item in items):
         return None
     return sum(item.metrics[EMPTY] for item in items) / len(items)

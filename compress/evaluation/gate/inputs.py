@@ -1,6 +1,6 @@
-"""Gets the two evaluations that the gate compares: reads existing results, evaluates given models.
+"""Gets the two evaluations that the gate compares: reads eval.json files, evaluates models.
 
-Judging two files needs no torch: what asks models is imported when there is one to ask.
+Comparing two files needs no torch: the evaluator is imported only if there is a model to evaluate.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def both(
 ) -> tuple[EvalResult, EvalResult | str]:
     """Returns the evaluations of the dense model and of the candidate.
 
-    In place of the latter: in words, why a candidate whose scores are not finite cannot be evaluated.
+    For a candidate with non-finite scores the second value is the error text instead of an evaluation.
     """
     known, found = _read(dense), _read(candidate)
     if dense is None:
@@ -31,9 +31,10 @@ def both(
         known = found.baseline
     asked = {name: value for name, value in asked.items() if value is not None}
     if known is not None and found is not None:
-        if given := sorted(asked.keys() - {"cache"}):
+        if unused := sorted(asked.keys() - {"cache"}):
             raise EvaluationError(
-                f"{', '.join(given)} with evaluations that are there already", do="Leave it out, or give models"
+                f"{', '.join(unused)} given, but both evaluations exist already",
+                do="Leave it out, or give models instead of evaluations",
             )
         return known, found
     if found is not None:
@@ -44,7 +45,7 @@ def both(
     try:
         found = evaluation.evaluate(_model(candidate), baseline=known or _model(dense), progress=progress, **asked)
     except NotFiniteError as error:
-        if known is None:  # one of the two is broken; this raises if it is the dense model
+        if known is None:  # either model may be the broken one; this raises if it is the dense model
             known = evaluation.evaluate(_model(dense), progress=progress, **asked)
         return known, str(error)
     assert found.baseline is not None
@@ -52,7 +53,7 @@ def both(
 
 
 def _no_dense(candidate: Any, found: EvalResult | None) -> EvaluationError:
-    """The error for a candidate alone; it names the eval.json that would do where there is one."""
+    """Returns the error for a missing dense model; it suggests the candidate folder's eval.json if there is one."""
     said = f"no dense model to judge {candidate} against" if isinstance(candidate, str | Path) else "no dense model"
     beside = Path(candidate) / "eval.json" if isinstance(candidate, str | Path) and found is None else None
     return EvaluationError(
@@ -63,7 +64,7 @@ def _no_dense(candidate: Any, found: EvalResult | None) -> EvaluationError:
 
 
 def _read(given: Model | EvalResult | None) -> EvalResult | None:
-    """The evaluation if one was given, or its file."""
+    """Returns the evaluation, read from its file if need be; None for a model."""
     if isinstance(given, str | Path) and str(given).endswith(".json"):
         return EvalResult.read(given)
     return given if isinstance(given, EvalResult) else None
@@ -75,7 +76,7 @@ def _model(given: Any) -> Model:
 
 
 def _like(other: EvalResult, asked: dict[str, Any]) -> dict[str, Any]:
-    """How to ask a model, so that its answers pair with an evaluation that is there: as that was, if not said."""
+    """Returns `asked` completed with the suite, tasks and limits of `other`, so that the items can be paired."""
     there = {"suite": other.suite["name"], "tasks": other.settings.get("tasks")}
     if not {"tier", "limit"} & asked.keys():
         there["tier"] = other.settings.get("tier")

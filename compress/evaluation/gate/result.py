@@ -1,4 +1,4 @@
-"""GateReport: the verdict on a candidate, family by family. Standard library only; schema in docs/GATE.md."""
+"""Holds GateReport, the verdict on a candidate by family. Standard library only; schema in docs/GATE.md."""
 
 from __future__ import annotations
 
@@ -11,57 +11,59 @@ from compress.errors import EvaluationError
 
 SCHEMA_VERSION = 1
 Verdict = Literal["pass", "fail", "inconclusive", "reported", "unusable"]
-"""`reported`: shown and not judged. `unusable`: nothing can be said, because the input is no good."""
+"""`reported`: shown but not judged. `unusable`: the inputs cannot be compared."""
 EXIT_CODES: Mapping[str, int] = {"pass": 0, "fail": 1, "unusable": 2, "inconclusive": 3}
 
 
 @dataclass(frozen=True, slots=True)
 class FamilyVerdict:
-    """One family of questions. Scores and differences are in units of the outcome; 0.01 of it is a point."""
+    """Verdict on one family of questions. Scores and differences are in units of the outcome; a point is 0.01 of it."""
 
     name: str
     verdict: Verdict
     reason: str
-    """Why, in words."""
+    """Explanation of the verdict."""
     n: int
     clusters: int | None
-    """Groups of items that are not independent; None when every item stands alone."""
+    """Number of groups of dependent items; None if all items are independent."""
     primary: str
-    """Metric that is judged."""
+    """Name of the judged metric."""
     dense: float
     candidate: float
     difference: float
     """candidate − dense."""
     low: float
-    """Lower bound of the true difference, one-sided."""
+    """One-sided lower bound of the true difference."""
     high: float
+    """One-sided upper bound of the true difference."""
     method: str
     """`tango` or `bootstrap`."""
     margin: float | None
-    """Loss that is tolerated; None where nothing is judged."""
+    """Tolerated loss; None if the family is not judged."""
     lost: int
     gained: int
     answers_changed: int
     mcnemar_p: float | None
-    """Mid-p of McNemar's test, two-sided; None for outcomes that are not 0 or 1."""
+    """Two-sided mid-p value of McNemar's test; None for continuous outcomes."""
     recovery: float | None
-    """(candidate − chance) / (dense − chance); None where the dense model is not better than chance."""
+    """(candidate − chance) / (dense − chance); None if the dense model is not better than chance."""
     floor: float | None
-    """What the dense model had to reach."""
+    """Lowest allowed score of the dense model; None if the family is not judged."""
     empty: tuple[float, float] | None
-    """Shares of empty answers, dense and candidate; None where answers are chosen."""
+    """Shares of empty answers of the dense model and the candidate; None for multiple choice."""
     items_needed: int | None
-    """About how many items would settle an `inconclusive` one; None for other verdicts, or where no number helps."""
+    """Estimated number of items that would settle an `inconclusive` verdict; None for other verdicts, and if no number
+    of items is enough."""
 
     @property
     def flips(self) -> int:
-        """Items whose outcome changed, either way."""
+        """Number of items whose outcome changed in either direction."""
         return self.lost + self.gained
 
 
 @dataclass(frozen=True, slots=True)
 class DivergenceVerdict:
-    """KL(dense ‖ candidate) on held-out text, nats per token."""
+    """Verdict on KL(dense ‖ candidate) on held-out text, in nats per token."""
 
     verdict: Verdict
     reason: str
@@ -71,16 +73,16 @@ class DivergenceVerdict:
     p99: float
     same_top1: float
     maximum: float | None
-    """Of the mean; None where nothing was asked for."""
+    """Largest allowed mean; None if the divergence is not judged."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class GateReport:
-    """What the gate found, and on what."""
+    """Verdict of the gate, with the figures, models and settings behind it."""
 
     verdict: Verdict
     reasons: Sequence[str]
-    """What decided, in words; empty for a pass."""
+    """Explanations of every verdict that is not a pass; empty for a pass."""
     families: Mapping[str, FamilyVerdict]
     divergence: DivergenceVerdict | None
     remarks: Sequence[str]
@@ -91,7 +93,7 @@ class GateReport:
     """`model`, `settings` and `libraries` of the dense model's evaluation."""
     candidate: Mapping[str, Any]
     criteria: Mapping[str, Any] = field(default_factory=dict)
-    """What was asked for."""
+    """The settings of the gate (`GateSettings` as plain data)."""
 
     def exit_code(self, *, inconclusive_ok: bool = False) -> int:
         """Returns 0 pass, 1 fail, 2 unusable input, 3 inconclusive (0 with `inconclusive_ok`)."""
@@ -101,13 +103,13 @@ class GateReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data in the schema of docs/GATE.md."""
-        made = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        data = {"schema_version": SCHEMA_VERSION, **asdict(self)}
         for name, family in self.families.items():
-            made["families"][name]["flips"] = family.flips
-        return made
+            data["families"][name]["flips"] = family.flips
+        return data
 
     def to_json(self) -> str:
-        """Returns the JSON text, without NaN."""
+        """Returns the JSON text; EvaluationError for a non-finite figure."""
         try:
             return json.dumps(self.to_dict(), ensure_ascii=False, indent=2, allow_nan=False)
         except ValueError as error:
@@ -119,8 +121,10 @@ class GateReport:
 
 
 def overall(verdicts: Sequence[Verdict]) -> Verdict:
-    """Returns `fail` if any fails, else `inconclusive` if any is, else `pass`: all must pass, so that no correction for
-    several tests is needed."""
+    """Returns the worst verdict: `unusable`, then `fail`, then `inconclusive`, else `pass`.
+
+    All families must pass, so no correction for multiple tests is needed.
+    """
     for verdict in ("unusable", "fail", "inconclusive"):
         if verdict in verdicts:
             return verdict  # type: ignore[return-value]
@@ -128,7 +132,7 @@ def overall(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def unusable(reason: str, criteria: Mapping[str, Any], dense: str, candidate: str) -> GateReport:
-    """Returns the report of a gate that could not be held."""
+    """Returns the report for inputs that cannot be compared."""
     return GateReport(
         verdict="unusable",
         reasons=(reason,),

@@ -1,4 +1,4 @@
-"""GateSettings and GateJob: what the gate asks, from flags, Python or compress.toml. Standard library only."""
+"""Holds GateSettings and GateJob: the criteria and inputs of the gate. Standard library only."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ _BY_ITEMS = ((4000, 1.0), (1500, 2.0), (0, 5.0))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateSettings:
-    """What a candidate must show. A point is 0.01 of the outcome: one item of a hundred."""
+    """The criteria of the gate. A point is 0.01 of the outcome: one item in a hundred."""
 
     margin: Mapping[str, float] = field(default_factory=dict)
-    """Loss in points that is tolerated, by family, above 0 and below 100; `default` stands for all others. Without one:
-    1 from 4,000 items on, 2 from 1,500, else 5."""
+    """Tolerated loss in points by family, above 0 and below 100; `default` applies to all other families. If there is
+    no entry: 1 from 4,000 items on, 2 from 1,500, else 5."""
     floor: Mapping[str, float] = field(default_factory=dict)
-    """Points that the dense model must reach, by family, 0 to 100; without one: chance and the margin. Below it nothing
-    could be lost."""
+    """Lowest allowed score of the dense model in points, by family, 0 to 100. If there is no entry: chance plus the
+    margin. Below the floor a loss could not be measured."""
     report_only: tuple[str, ...] | None = None
-    """Families that are shown and not judged; None: those that the suite is too small for."""
+    """Families that are reported but not judged; None: the default of the suite (`gate.decide.REPORT_ONLY`)."""
     confidence: float = 0.95
-    """Of each one-sided bound: 1 − the rate at which a candidate that lost as much as the margin passes. 0.5 to 1."""
+    """Confidence of each one-sided bound, 0.5 to 1: a candidate that lost exactly the margin passes at a rate of
+    1 − confidence."""
     max_empty: float = 5.0
-    """Points by which the share of empty answers may rise, 0 to 100."""
+    """Tolerated rise of the share of empty answers in points, 0 to 100."""
     max_kl: float | None = None
-    """Mean divergence from the dense model, in nats per token, that is tolerated; not judged when not given."""
+    """Tolerated mean divergence from the dense model, in nats per token; None: the divergence is not judged."""
 
     def __post_init__(self) -> None:
         for name, value in self.margin.items():
@@ -46,39 +47,42 @@ class GateSettings:
             _check("max_kl", self.max_kl, _number(self.max_kl) > 0, "nats per token, more than 0")
 
     def margin_of(self, family: str, items: int) -> float:
-        """Returns the margin of a family with so many items, as a share of 1."""
-        given = self.margin.get(family, self.margin.get("default"))
+        """Returns the margin of `family`, 0 to 1; the default depends on the number of `items`."""
+        margin = self.margin.get(family, self.margin.get("default"))
         usual = next(points for least, points in _BY_ITEMS if items >= least)
-        return (usual if given is None else given) / 100
+        return (usual if margin is None else margin) / 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateJob:
-    """What compress.toml says under `[gate]`: which models, asked what, judged how."""
+    """The table `[gate]` of compress.toml: the two models, the suite and the criteria."""
 
     dense: str | None = None
-    """Model, or the eval.json of one."""
+    """Model, or its eval.json."""
     candidate: str | None = None
-    """Model, or the eval.json of one."""
+    """Model, or its eval.json."""
     suite: str | None = None
-    """`kick-atlas` when not given."""
+    """Name of the suite; None: `kick-atlas`."""
     data_dir: str | None = None
     """Folder with the data of a public suite."""
     tier: str | None = None
-    """`pr` or `release`, of a suite that has tiers."""
+    """`pr` or `release`; None: no tier."""
     limit: int | None = None
-    """Items per family; all when not given."""
+    """Items per family; None: all."""
     batch_size: int | None = None
     """Sequences at a time."""
     output: str | None = None
-    """Folder of gate.md, gate.json and junit.xml; none are written when not given."""
+    """Folder for gate.md, gate.json and junit.xml; None: no files are written."""
     inconclusive_ok: bool = False
-    """Whether an inconclusive gate exits with 0."""
+    """Whether the exit code of an inconclusive gate is 0."""
     settings: GateSettings = field(default_factory=GateSettings)
 
     @classmethod
     def from_toml(cls, path: str | Path) -> GateJob:
-        """Reads the table `[gate]`; an unknown key is an error with a suggestion. Paths are relative to the file."""
+        """Returns the job from the table `[gate]` of a file. Paths in it are relative to the file.
+
+        Raises EvaluationError for a missing or invalid file, an unknown key (with a suggestion) and a wrong value.
+        """
         path = Path(path)
         try:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -93,7 +97,7 @@ class GateJob:
 
     @classmethod
     def from_dict(cls, data: Any, path: Path) -> GateJob:
-        """Builds the job from the table of the file `path`."""
+        """Returns the job from the table `data` of the file `path`."""
         own, settings = (
             {field.name for field in dataclasses.fields(kind)} - {"settings"} for kind in (cls, GateSettings)
         )
@@ -115,7 +119,7 @@ class GateJob:
         return job._beside(path.parent)
 
     def _beside(self, folder: Path) -> GateJob:
-        """The same with paths that are there relative to `folder`; hub ids and names stay."""
+        """Returns the job with every value that names an existing file in `folder` replaced by that path."""
 
         def placed(value: str | None) -> str | None:
             return str(folder / value) if value is not None and (folder / value).exists() else value
@@ -139,20 +143,20 @@ _KINDS: Mapping[str, type] = {
 
 
 def points(pairs: Iterable[str], what: str) -> dict[str, float]:
-    """Returns `factoid=2` and a bare `2` (for all others: `default`) as numbers by family."""
-    made = {}
+    """Returns points by family from texts such as `factoid=2`; a bare `2` becomes `default`."""
+    by_family = {}
     for pair in pairs:
         name, _, number = pair.rpartition("=")
         try:
-            made[name.strip() or "default"] = float(number)
+            by_family[name.strip() or "default"] = float(number)
         except ValueError as error:
             raise EvaluationError(f"{what} {pair!r}", allowed="FAMILY=POINTS, such as factoid=2, or POINTS") from error
-    return made
+    return by_family
 
 
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return float("nan")  # outside of every range
+        return float("nan")  # fails every range check
     return float(value)
 
 
