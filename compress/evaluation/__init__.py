@@ -1,7 +1,7 @@
-"""Evaluation: what a model knows, and what its compression cost. `evaluate` is the way in, `compare` pairs two results.
+"""Evaluates models: `evaluate` runs a suite on one model, `compare` pairs two results.
 
 lm-eval runs the questions of a suite (`suites/`, `harness`), `heldout` measures perplexity and divergence on text,
-`result` is what comes out, `stats` has the intervals. Importing this package imports nothing heavy.
+`result` holds the outcomes and `stats` computes the intervals. Importing this package imports nothing heavy.
 """
 
 from __future__ import annotations

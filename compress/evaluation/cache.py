@@ -1,6 +1,6 @@
-"""Keeps the evaluations of dense models, so that a dense model is not evaluated again for every candidate.
+"""Caches the evaluations of dense models, so that a dense model is not evaluated again for every candidate.
 
-One JSON file per evaluation, named by the hash of all that the outcomes depend on; the file says what that was.
+One JSON file per evaluation, named by the hash of everything the outcomes depend on; the file contains that key too.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from compress.json_files import parse
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_SAME_TEXT = 1e-6  # relative; threads may add up in another order
+_SAME_TEXT = 1e-6  # relative; threads may sum in a different order
 
 
 def default_folder() -> Path:
-    """Returns the folder of evaluations in `$COMPRESS_CACHE`, else in `compress` in the user's cache folder."""
+    """Returns the folder for evaluations: in `$COMPRESS_CACHE`, else in `compress` in the user's cache folder."""
     return kept_files.folder("evaluations")
 
 
 def key_of(result_parts: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
-    """Returns what the outcomes depend on, as plain data; None for a model in memory, whose weights have no hash."""
+    """Returns everything the outcomes depend on as plain data; None for a model in memory, which has no fingerprint."""
     if result_parts["model"]["fingerprint"] is None:
         return None
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -39,24 +39,24 @@ def key_of(result_parts: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) 
 
 
 def find(folder: Path, key: Mapping[str, Any], text: TextResult) -> EvalResult | None:
-    """Returns the evaluation kept under `key`, if the model still reads held-out text as it did then.
+    """Returns the evaluation cached under `key` if the model's held-out text result is unchanged; None otherwise.
 
-    The fingerprint of a large model sees samples of its weights; the text, which is read anyway, sees all of them. A
-    file that cannot be read, or is of another schema, is none.
+    The fingerprint of a large model covers only samples of its weights. The held-out text, which is read in any case,
+    covers all of them. A file that cannot be read or has another schema counts as missing.
     """
     try:
         kept = parse(_path(folder, key).read_text(encoding="utf-8"))
         if kept["key"] != json.loads(json.dumps(key)):
             return None
-        found = EvalResult.from_dict(kept["evaluation"])
+        evaluation = EvalResult.from_dict(kept["evaluation"])
     except (OSError, ValueError, KeyError, TypeError, EvaluationError):
         return None
-    same = math.isclose(found.text.nll_per_token, text.nll_per_token, rel_tol=_SAME_TEXT)
-    return found if same and (found.text.tokens, found.text.bytes) == (text.tokens, text.bytes) else None
+    same = math.isclose(evaluation.text.nll_per_token, text.nll_per_token, rel_tol=_SAME_TEXT)
+    return evaluation if same and (evaluation.text.tokens, evaluation.text.bytes) == (text.tokens, text.bytes) else None
 
 
 def keep(folder: Path, key: Mapping[str, Any], evaluation: EvalResult) -> None:
-    """Writes the evaluation; a reader sees all of it or nothing."""
+    """Writes the evaluation atomically."""
     content = {"key": key, "evaluation": evaluation.to_dict()}
     kept_files.write_whole(_path(folder, key), json.dumps(content, ensure_ascii=False))
 

@@ -1,4 +1,4 @@
-"""Evaluates one model on one suite, and against a baseline (`evaluate`). The file to read first."""
+"""Evaluates one model on one suite, optionally paired with a baseline (`evaluate`). Start reading here."""
 
 from __future__ import annotations
 
@@ -44,28 +44,28 @@ def evaluate(
     judge: Judge | None = None,
     progress: Progress | None = None,
 ) -> EvalResult:
-    """Asks a model the questions of a suite and returns every outcome.
+    """Evaluates a model on a suite and returns the outcome of every item.
 
     Args:
-        model: `atlas`, a folder (dense or compressed), a hub id, an opened ModelSource, or a loaded model; all but the
-            last are run in fp32.
-        tokenizer: of a loaded model; a folder brings its own.
-        suite: name of a suite, or one of your own.
-        data_dir: folder with the public data of the suite `kick`; None takes them from the hub.
-        tasks: lm-eval tasks, groups or YAML files that are asked too, each as a family of its own.
-        baseline: the dense model, or its evaluation (or eval.json); pairs every item with it. A model is evaluated
-            first, and the result carries its evaluation as `.baseline`.
-        reference: the dense model for the divergence when `baseline` is an evaluation.
+        model: `atlas`, a folder (dense or compressed), a hub id, an opened ModelSource, or a loaded model. A loaded
+            model keeps its dtype; all others run in fp32.
+        tokenizer: tokenizer of a loaded model; None takes the tokenizer of the folder.
+        suite: name of a suite, path of a file of questions, or a Suite object.
+        data_dir: folder with the public data of the suite `kick`; None downloads the data from the hub.
+        tasks: additional lm-eval tasks, groups or YAML files; each becomes one family.
+        baseline: the dense model, its evaluation, or its eval.json; every item is paired with it. A model is evaluated
+            first, and the result contains its evaluation as `.baseline`.
+        reference: the dense model for the divergence if `baseline` is an evaluation.
         tier: `pr` (400 items per family, 64 windows of held-out text) or `release` (all), instead of `limit`.
-        limit: at most so many items per family (a seeded, stratified subset) and windows of held-out text.
-        batch_size: sequences at a time.
-        cache: folder in which evaluations of baselines are kept and found again; None keeps none.
+        limit: largest number of items per family (a seeded, stratified subset) and of windows of held-out text.
+        batch_size: number of sequences per forward pass.
+        cache: folder for cached evaluations of baselines; None: no cache.
         judge: another model that compares the answers to instructions with the baseline's.
-        progress: where to report to.
+        progress: receives the progress reports.
 
     Raises:
-        EvaluationError: scores that are not finite (the layer is named), prompts that do not fit, data that is missing
-            or malformed, a baseline that was asked something else, a judge that cannot be understood.
+        EvaluationError: non-finite scores (the layer is named), prompts longer than the context, missing or malformed
+            data, a baseline with other items, a judge whose reply has no verdict.
     """
     bounds = tiers.resolve(tier, limit)
     progress = progress or Silent()
@@ -74,7 +74,7 @@ def evaluate(
     if known is not None:
         check_suites(known.suite, _of_suite(chosen))
     if judge is not None and baseline is None:
-        raise EvaluationError("a judge without a baseline", do="Name the dense model with --baseline")
+        raise EvaluationError("a judge without a baseline", do="Give the dense model with --baseline")
     settings = {"limit": bounds.items, **({"tier": tier} if tier else {}), **({"tasks": list(tasks)} if tasks else {})}
     run = _Run(chosen, extra_tasks.load(tasks, progress), bounds, settings, batch_size, progress)
     dense_model = reference if known is not None else baseline
@@ -94,7 +94,7 @@ def evaluate(
 
 
 def _evaluation(baseline: Model | EvalResult | None) -> EvalResult | None:
-    """The baseline if it is an evaluation; None if it is a model, or nothing."""
+    """Returns the baseline if it is an evaluation or an eval.json; None if it is a model or None."""
     if isinstance(baseline, EvalResult):
         return baseline
     if isinstance(baseline, str | Path) and str(baseline).endswith(".json"):
@@ -119,7 +119,7 @@ class _Run:
     progress: Progress
 
     def read(self, subject: Subject, dense: Subject | None) -> tuple[TextResult, TextResult | None, Divergence | None]:
-        """Held-out text: the subject's result, the dense model's, and the divergence if both see the same tokens."""
+        """Returns the held-out text results of both models, and their divergence if both have the same tokens."""
         documents, limit = self.suite.heldout(), self.bounds.windows
         windows = heldout.cut(documents, subject.tokenizer, room=subject.room, limit=limit)
         with self.progress.stage("Held-out text", len(windows.inputs)) as task:
@@ -127,31 +127,31 @@ class _Run:
                 return heldout.perplexity(subject.model, windows, done=task.advance), None, None
             dense_windows = heldout.cut(documents, dense.tokenizer, room=dense.room, limit=limit)
             if windows.same_as(dense_windows):
-                dense_text, text, found = heldout.divergence(dense.model, subject.model, windows, done=task.advance)
-                return text, dense_text, found
+                dense_text, text, kl = heldout.divergence(dense.model, subject.model, windows, done=task.advance)
+                return text, dense_text, kl
             text = heldout.perplexity(subject.model, windows, done=task.advance)
             return text, heldout.perplexity(dense.model, dense_windows), None
 
     def ask_once(self, dense: Subject, text: TextResult, folder: Path | None) -> EvalResult:
-        """The dense model's evaluation, from the cache if it is there."""
+        """Returns the dense model's evaluation, from the cache if possible."""
         key = kept.key_of(self._about(dense), dense.tokenizer) if folder is not None else None
         if folder is None or key is None:
             return self.ask(dense, text)
-        if (found := kept.find(folder, key, text)) is not None:
-            self.progress.note(f"{dense.name} was asked before: its answers are taken from {folder}")
-            return found
-        made = self.ask(dense, text)
-        kept.keep(folder, key, made)
-        return made
+        if (cached := kept.find(folder, key, text)) is not None:
+            self.progress.note(f"{dense.name} was evaluated before: its answers are read from {folder}")
+            return cached
+        evaluation = self.ask(dense, text)
+        kept.keep(folder, key, evaluation)
+        return evaluation
 
     def ask(
         self, subject: Subject, text: TextResult, references: Mapping[str, FamilyResult] | None = None
     ) -> EvalResult:
-        """All questions to one model."""
+        """Runs all questions on one model; `references` are the dense model's answers, for questions about them."""
         families = self.suite.families
         chosen = fitting.select(families, subject.tokenizer, subject.room, self.bounds.items)
         with self.progress.stage(f"Knowledge, {subject.kind}", harness.count_requests(families, chosen)) as task:
-            found = harness.run(
+            results = harness.run(
                 subject.model,
                 subject.tokenizer,
                 families,
@@ -161,14 +161,14 @@ class _Run:
                 done=task.advance,
             )
         if self.tasks:
-            found |= extra_tasks.run(subject.model, subject.tokenizer, self.tasks, limit=self.bounds.items,
-                                     batch_size=self.batch_size, progress=self.progress)  # fmt: skip
+            results |= extra_tasks.run(subject.model, subject.tokenizer, self.tasks, limit=self.bounds.items,
+                                       batch_size=self.batch_size, progress=self.progress)  # fmt: skip
         left_out = fitting.warnings(families, chosen, subject.room)
-        return EvalResult(**self._about(subject), families=found, text=text,
+        return EvalResult(**self._about(subject), families=results, text=text,
                           warnings=(*self.suite.warnings, *left_out))  # fmt: skip
 
     def _about(self, subject: Subject) -> dict[str, Any]:
-        """What the outcomes depend on, in the fields of eval.json."""
+        """Returns everything the outcomes depend on, in the fields of eval.json."""
         return {
             "suite": _of_suite(self.suite),
             "model": subject.description(),

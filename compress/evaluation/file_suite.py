@@ -1,8 +1,8 @@
-"""Makes a suite from a file of the user's own closed-book questions, for models without a bundled suite.
+"""Makes a suite from a file of the user's own closed-book questions.
 
-A row with `question` and `answer` (or `answers`) is a question, and may have `aliases` and `id`. A row with `messages`
-is one in a conversation: the last answer of the assistant is right, or `answer`. A row with `text` is a document for
-perplexity and divergence; without such rows the questions with their answers are read.
+A row with `question` and `answer` (or `answers`) is a question; `aliases` and `id` are optional. A row with `messages`
+is a question in a conversation: the right answer is the assistant's last message, or the field `answer`. A row with
+`text` is a document for perplexity and divergence; without such rows the questions and answers serve as documents.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from compress.texts.decode import GZIP, base_suffix
 from compress.texts.rows import read_rows
 
 VERSION = 1
-_TABLES = (".csv", ".tsv")  # their cells are texts: a list of one
+_TABLES = (".csv", ".tsv")  # a cell is a single text, never a list
 _KNOWN = ("question", "answer", "answers", "aliases", "id", "text", *CHAT_FIELDS)
 
 
 def suite(path: Path) -> Suite:
-    """Returns the suite of a file of rows; EvaluationError for a row that is neither question nor text, with its place.
+    """Returns the suite of a file of rows, without its empty rows.
 
-    Rows without any value are left out.
+    Raises EvaluationError, with the line, for a row that is neither a question nor a text.
     """
     items: dict[str, Item] = {}
     documents: list[str] = []
@@ -43,7 +43,7 @@ def suite(path: Path) -> Suite:
             continue
         item = _item(row, place, where, table=base_suffix(path) in _TABLES)
         if item["id"] in items:
-            raise EvaluationError(f"{where}: the id {item['id']!r} stands there twice")
+            raise EvaluationError(f"{where}: duplicate id {item['id']!r}", do="Give every row its own id")
         items[item["id"]] = item
     if not items:
         raise EvaluationError(f"{path} has no question", do='Write lines such as {"question": "…", "answer": "…"}')
@@ -65,7 +65,7 @@ def _item(row: dict[str, Any], place: str, where: str, *, table: bool) -> Item:
             row = {"answer": messages.pop()["content"], **{k: v for k, v in row.items() if v is not None}}
         if not messages or messages[-1]["role"] != "user":
             raise EvaluationError(
-                f"{where}: a conversation without a question", allowed="one whose last message is the user's"
+                f"{where}: a conversation without a question", allowed="a conversation that ends with a user message"
             )
         asked["messages"] = messages
     else:
@@ -74,8 +74,8 @@ def _item(row: dict[str, Any], place: str, where: str, *, table: bool) -> Item:
 
 
 def _answers(row: dict[str, Any], where: str, *, table: bool) -> list[str]:
-    given = row.get("answers", row.get("answer"))
-    answers = [given] if isinstance(given, str) else given
+    value = row.get("answers", row.get("answer"))
+    answers = [value] if isinstance(value, str) else value
     aliases = row.get("aliases", [])
     aliases = [aliases] if table and isinstance(aliases, str) else aliases
     for name, value in (("answer", answers), ("aliases", aliases)):
@@ -86,7 +86,9 @@ def _answers(row: dict[str, Any], where: str, *, table: bool) -> list[str]:
     gold = [*answers, *aliases]
     for text in gold:
         if not can_match(text):
-            raise EvaluationError(f"{where}: no answer can ever match {text!r}", allowed="a text that shows")
+            raise EvaluationError(
+                f"{where}: no answer can ever match {text!r}", allowed="a text with visible characters"
+            )
     return gold
 
 
@@ -98,9 +100,9 @@ def _text(row: dict[str, Any], key: str, where: str) -> str:
 
 
 def _hint(row: dict[str, Any]) -> str | None:
-    """The other fields of a row, one of which may be meant."""
+    """Returns a hint that lists the row's unknown fields, which may be misnamed; None if there are none."""
     others = [name for name in row if name not in _KNOWN]
-    return f"Rename the fields that are meant to question and answer; there are {', '.join(others)}" if others else None
+    return f"Rename the fields to question and answer; the row has {', '.join(others)}" if others else None
 
 
 def _in_conversation(item: Item, references: Mapping[str, str], chat: Chat) -> Item:

@@ -1,4 +1,4 @@
-"""Makes non-finite scores an error that names the first layer to produce one."""
+"""Raises an error for non-finite scores and names the first layer that produced one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class NotFiniteError(EvaluationError):
-    """A model whose scores are not finite numbers."""
+    """The model's scores are not finite numbers."""
 
 
 def not_finite(model: PreTrainedModel, tokens_BT: torch.Tensor, where: str) -> NotFiniteError:
@@ -27,7 +27,7 @@ def not_finite(model: PreTrainedModel, tokens_BT: torch.Tensor, where: str) -> N
 
 
 def first_bad_layer(model: PreTrainedModel, tokens_BT: torch.Tensor) -> str | None:
-    """Returns the path of the module that is the first to finish with a non-finite output, None when all are finite."""
+    """Returns the path of the first module with a non-finite output, in order of execution; None if all are finite."""
     bad: list[str] = []
 
     def watch(name: str) -> Any:
@@ -48,7 +48,7 @@ def first_bad_layer(model: PreTrainedModel, tokens_BT: torch.Tensor) -> str | No
 
 
 def _tensors(output: Any) -> Iterable[torch.Tensor]:
-    """The floating-point tensors in what a module returned."""
+    """Yields the floating-point tensors in a module's output."""
     if isinstance(output, torch.Tensor):
         if output.is_floating_point():
             yield output

@@ -1,4 +1,4 @@
-"""Selects the items to ask: a seeded, stratified subset of those that fit into the model's context."""
+"""Selects the items to ask: a seeded, stratified subset of the items that fit into the model's context."""
 
 from __future__ import annotations
 
@@ -15,40 +15,41 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SEED = 0
-_SPARE = 8  # tokens: the start, and a generated text that is encoded again may become a little longer
-_UNKNOWN_ROOM = 2048  # tokens, for a configuration that names no context; lm-eval assumes the same
+_SPARE = 8  # tokens: for the start token, and because a generated text can grow when it is encoded again
+_UNKNOWN_ROOM = 2048  # tokens, for a configuration without a context length; lm-eval assumes the same
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The items of one family, in suite order, in the forms that fit."""
+    """The selected items of one family, in suite order, each in the longest form that fits."""
 
     items: Sequence[Item]
     left_out: int = 0
 
 
 def room_of(model: PreTrainedModel) -> int:
-    """Returns how many tokens the model takes."""
+    """Returns the context length of the model in tokens."""
     return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or _UNKNOWN_ROOM)
 
 
 def longest_answer(ask: Ask, room: int) -> int:
-    """Returns the limit of an answer in tokens: that of the question, but at most a quarter of the room."""
+    """Returns the largest answer length in tokens: the question's limit, but at most a quarter of the context."""
     return min(ask.max_tokens, max(1, room // 4))
 
 
 def chat_form(tokenizer: PreTrainedTokenizerBase) -> Chat:
-    """Returns how conversations are written: the tokenizer's chat template, or `User:` and `Assistant:` by turns."""
+    """Returns the function that formats conversations: by the tokenizer's chat template, else as `User:`/`Assistant:`
+    turns."""
     return lambda messages: chat_text(messages, tokenizer, answer_next=True)
 
 
 def select(
     families: Sequence[Family], tokenizer: PreTrainedTokenizerBase, room: int, limit: int | None = None
 ) -> dict[str, Selection]:
-    """Returns the items to ask by family; one that has none left is not among them.
+    """Returns the items to ask, by family. Families without a fitting item are omitted.
 
-    Families that leave out are drawn from the items that fit, so that a limit is reached while there are enough of
-    them. Raises EvaluationError when nothing at all fits.
+    In families with `leave_out` the items are drawn from those that fit, so the limit is reached if enough items fit.
+    Raises EvaluationError if no item of any family fits.
     """
     chat = chat_form(tokenizer)
     encoder = text_encoder(tokenizer)
@@ -56,25 +57,27 @@ def select(
     kept = {name: selection for name, selection in chosen.items() if selection.items}
     if not kept:
         raise EvaluationError(
-            f"no item of the suite fits into the {room} tokens that the model takes",
+            f"no item of the suite fits into the {room} tokens of the model's context",
             do="Evaluate a model with a longer context, or with a suite of shorter prompts",
         )
     return kept
 
 
 def warnings(families: Sequence[Family], chosen: Mapping[str, Selection], room: int) -> list[str]:
-    """Returns what was left out, in words."""
-    said = []
+    """Returns one warning for every family with items that are too long."""
+    messages = []
     for family in families:
         if family.name not in chosen:
-            said.append(f"{family.name}: every item is longer than the {room} tokens that the model takes; left out")
+            messages.append(
+                f"{family.name}: every item is longer than the {room} tokens that the model takes; left out"
+            )
         elif left_out := chosen[family.name].left_out:
             asked = len(chosen[family.name].items)
-            said.append(
+            messages.append(
                 f"{family.name}: {left_out:,} of {left_out + asked:,} items are longer than the {room} tokens that the "
                 "model takes; left out"
             )
-    return said
+    return messages
 
 
 def _of_family(family: Family, encoder: TextEncoder, room: int, chat: Chat, limit: int | None) -> Selection:
@@ -96,7 +99,7 @@ def _of_family(family: Family, encoder: TextEncoder, room: int, chat: Chat, limi
 
 
 def _fits(family: Family, item: Item, encoder: TextEncoder, room: int, chat: Chat) -> bool:
-    """Whether everything asked of the item has room, answers of other questions in it at their longest."""
+    """Whether all prompts of the item fit, if answers that become part of a prompt have their largest length."""
     answers = {ask.name: longest_answer(ask, room) for ask in family.asks if ask.kind == "answer"}
     if family.prepare is not None:
         item = family.prepare(item, dict.fromkeys(answers, ""), chat)
@@ -105,7 +108,7 @@ def _fits(family: Family, item: Item, encoder: TextEncoder, room: int, chat: Cha
             continue
         text = _longest(item[ask.prompt]) + (_longest(item[ask.target]) if ask.target else "")
         needed = _SPARE + answers.get(ask.name, 0) + sum(answers[name] for name in ask.needs)
-        # no token is longer than its text in bytes: short texts need no tokenizer
+        # a text has at most one token per byte, so short texts pass without the tokenizer
         if len(text.encode()) + needed > room and len(encoder(text)) + needed > room:
             return False
     return True

@@ -1,6 +1,7 @@
-"""Reads held-out text in windows: the perplexity of one model, or of two with the divergence between them.
+"""Measures perplexity on held-out text for one model, or for two models with the divergence between them.
 
-S windows, T tokens, B = 1 window at a time, V vocabulary. All figures in fp32; no logits are kept.
+Shape letters: S windows, T tokens, B = 1 window at a time, V vocabulary. Log-probabilities are fp32; logits are not
+kept.
 """
 
 from __future__ import annotations
@@ -25,39 +26,39 @@ if TYPE_CHECKING:
 WINDOW = 512
 _IGNORED = -100
 _SPANS = 32
-"""Spans of positions by which the divergence is also reported, at most."""
+"""Largest number of position spans for which the divergence is reported separately."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Text cut into windows that do not overlap; every token is predicted once, separators and padding never."""
+    """Text in windows without overlap; every token is predicted once, separators and padding are not predicted."""
 
     inputs: torch.Tensor
-    """int64 [S, T]; the last window is filled up."""
+    """int64 [S, T]; the last window is padded."""
     targets: torch.Tensor
     """int64 [S, T], -100 where nothing is predicted."""
     bytes: int
-    """UTF-8 bytes of the text that is predicted."""
+    """UTF-8 bytes of the predicted text."""
 
     @property
     def tokens(self) -> int:
-        """How many tokens are predicted."""
+        """Number of predicted tokens."""
         return int((self.targets != _IGNORED).sum())
 
     def same_as(self, other: Windows) -> bool:
-        """Whether both models see the same tokens, so that their distributions can be compared."""
+        """Returns whether both models get the same tokens, so that their distributions can be compared."""
         return self.inputs.shape == other.inputs.shape and bool((self.inputs == other.inputs).all())
 
 
 def cut(
     documents: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, room: int, limit: int | None = None
 ) -> Windows:
-    """Returns the documents, a separator before each, in windows of at most `WINDOW` and `room` tokens.
+    """Returns the documents, each preceded by a separator, in windows of at most `WINDOW` and `room` tokens.
 
-    The separator is what the tokenizer puts before a text (BOS), or the end-of-text token if it puts nothing there.
-    `limit` bounds the number of windows by leaving out whole documents from the end.
+    The separator is the tokenizer's start token (BOS), or its end-of-text token if it adds no start token. `limit`
+    bounds the number of windows by leaving out whole documents from the end.
 
-    Raises EvaluationError for a tokenizer without any such token, or whose special tokens cannot be controlled.
+    Raises EvaluationError for a tokenizer with neither token, and for one whose special tokens cannot be controlled.
     """
     length = min(WINDOW, room)
     encoder = text_encoder(tokenizer)
@@ -84,7 +85,7 @@ def cut(
 
 
 def perplexity(model: PreTrainedModel, windows: Windows, *, done: Callable[[], object] = lambda: None) -> TextResult:
-    """Returns how well `model` predicts the text; EvaluationError when its scores are not finite."""
+    """Returns the likelihood of the text under `model`; EvaluationError if its scores are not finite."""
     nll = 0.0
     for input_BT, target_T in _each(windows):
         nll += _nll(_log_probs(model, input_BT), target_T)
@@ -119,7 +120,7 @@ def divergence(
         done()
     kl = torch.cat(per_window).double()
     low, high = bootstrap_interval([float(w.double().sum()) for w in per_window], [len(w) for w in per_window])
-    found = Divergence(
+    kl_summary = Divergence(
         mean=float(kl.mean()),
         low=low,
         high=high,
@@ -128,29 +129,29 @@ def divergence(
         tokens=len(kl),
         by_position=_by_position(sum_T, count_T),
     )
-    return _text_result(dense_nll, windows), _text_result(compressed_nll, windows), found
+    return _text_result(dense_nll, windows), _text_result(compressed_nll, windows), kl_summary
 
 
 def _by_position(sum_T: torch.Tensor, count_T: torch.Tensor) -> tuple[PositionKL, ...]:
-    """The means over at most `_SPANS` spans of positions; one without a predicted token is left out."""
+    """Returns the means over at most `_SPANS` spans of positions, without spans that have no predicted token."""
     width = -(-len(sum_T) // _SPANS)
-    found = []
+    spans = []
     for start in range(0, len(sum_T), width):
         end = min(start + width, len(sum_T))
         if tokens := int(count_T[start:end].sum()):
-            found.append(PositionKL(start, end, float(sum_T[start:end].sum()) / tokens, tokens))
-    return tuple(found)
+            spans.append(PositionKL(start, end, float(sum_T[start:end].sum()) / tokens, tokens))
+    return tuple(spans)
 
 
 def _each(windows: Windows) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One window at a time: 512 tokens keep the processor busy, and the logits of a large vocabulary stay small."""
+    """Yields one window at a time: 512 tokens keep the processor busy, and logits of a large vocabulary stay small."""
     for input_T, target_T in zip(windows.inputs, windows.targets, strict=True):
         yield input_T[None], target_T
 
 
 @torch.inference_mode()
 def _log_probs(model: PreTrainedModel, input_BT: torch.Tensor) -> torch.Tensor:
-    """fp32 [T, V] of the only window."""
+    """Returns the log-probabilities of the only window, fp32 [T, V], on the CPU."""
     logits_BTV = model(input_BT.to(model.device), use_cache=False).logits
     log_prob_TV = torch.log_softmax(logits_BTV[0].float(), dim=-1)
     if not torch.isfinite(log_prob_TV.amax(-1)).all():

@@ -1,7 +1,7 @@
-"""Lets another model, behind an OpenAI-compatible endpoint, compare answers with the dense model's. Optional.
+"""Compares answers with the dense model's by asking a judge model behind an OpenAI-compatible endpoint. Optional.
 
-Every pair is shown in both orders, since judges favour a place; the judging model is named with its version and has to
-name itself the same in every reply; a reply that holds no verdict fails the run instead of leaving an item out.
+Every pair is shown in both orders because judges prefer one position. The model name in every reply must equal the
+requested name, version included. A reply without a verdict fails the run, so no item is dropped silently.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ _MAX_TOKENS = 512
 
 @dataclass(frozen=True)
 class Judge:
-    """How to reach the judge."""
+    """Connection to the judge model."""
 
     endpoint: str
     """Base address, such as http://localhost:8000/v1; `/chat/completions` is appended."""
     model: str
-    """Name of the judging model, with its version."""
+    """Name of the judge model, with its version."""
     key: str | None = field(default=None, repr=False)
     """Sent as bearer token."""
     repeats: int = 1
-    """How often both orders are asked: two or more show how far the judge agrees with itself."""
+    """Number of times both orders are asked; with two or more the judge's consistency can be measured."""
     timeout: float = 120.0
-    """Seconds for one reply."""
+    """Longest wait for one reply, in seconds."""
 
     def __post_init__(self) -> None:
         if urlsplit(self.endpoint).scheme not in ("http", "https"):
@@ -66,12 +66,12 @@ class Judge:
     def compare(self, suite: Suite, dense: EvalResult, candidate: EvalResult, progress: Progress) -> Judgement:
         """Returns the verdicts on every answer to an instruction.
 
-        Raises EvaluationError when the suite has no instructions, when the endpoint fails, names another model, or
-        gives a reply without a verdict.
+        Raises EvaluationError if the suite has no instructions, or if the endpoint fails, reports another model name,
+        or replies without a verdict.
         """
         family = next((family for family in suite.families if family.name == _FAMILY), None)
         if family is None or _FAMILY not in candidate.families or not all("turns" in item for item in family.items):
-            raise EvaluationError(f"the suite {suite.name} has no instructions to judge answers to", allowed="kick")
+            raise EvaluationError(f"the suite {suite.name} has no instructions for a judge", allowed="kick")
         items = {item["id"]: item for item in family.items}
         pairs = _pairs(dense.families[_FAMILY], candidate.families[_FAMILY])
         judged = []
@@ -92,20 +92,20 @@ class Judge:
         answers = [str(before.answers[question]), str(after.answers[question])]
         first, second = answers if dense_first else reversed(answers)
         reply = self._ask(_PROMPT.format(request=request, first=first, second=second), seed)
-        found = _VERDICT.findall(reply)
-        if len(found) != 1:
+        verdicts = _VERDICT.findall(reply)
+        if len(verdicts) != 1:
             raise EvaluationError(
-                f"the judge's reply on {before.id}, {question}, has {len(found)} verdicts: {reply[-200:]!r}",
+                f"the judge's reply on {before.id}, {question}, has {len(verdicts)} verdicts: {reply[-200:]!r}",
                 allowed="one line VERDICT: A, VERDICT: B or VERDICT: TIE",
-                do="Use another judge, or evaluate without one; a missing verdict is not left out of a mean",
+                do="Use another judge, or evaluate without a judge",
             )
-        verdict = found[0].upper()
+        verdict = verdicts[0].upper()
         if verdict == "TIE":
             return "tie"
         return "dense" if (verdict == "A") == dense_first else "candidate"
 
     def _ask(self, prompt: str, seed: int) -> str:
-        """One reply, greedy; the endpoint's error as ours."""
+        """Returns the judge's reply, sampled greedily; EvaluationError if the endpoint fails."""
         body = {"model": self.model, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "seed": seed,
                 "max_tokens": _MAX_TOKENS}  # fmt: skip
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
@@ -132,7 +132,7 @@ def _pairs(dense: FamilyResult, candidate: FamilyResult) -> list[tuple[ItemOutco
 
 
 def _request(item: Item, question: str, dense: ItemOutcome) -> str:
-    """What both were asked; the second turn follows the dense answer to the first for both."""
+    """Returns the request that both models answered; the second turn follows the dense model's first answer."""
     turns = item["turns"]
     if question == "turn_1":
         return str(turns[0])

@@ -1,4 +1,4 @@
-"""Decides whether an answer is right, and measures texts beside that. rouge-score for ROUGE-L, else standard library.
+"""Decides whether an answer is right, and measures texts (F1, ROUGE-L, repetition). Needs rouge-score for ROUGE-L only.
 
 An answer is what the model wrote, never the prompt; only its first line counts; an empty answer is wrong; the gold
 answer must stand in it as whole words (one way: an answer inside the gold answer is no hit). `evaluation.words` defines
@@ -34,48 +34,48 @@ def first_line(text: str) -> str:
 
 
 def tokens(text: str) -> list[str]:
-    """Returns what answers are compared by: words without articles, else the articles alone, else symbols."""
+    """Returns the tokens for comparing answers: words without articles, else the articles alone, else symbols."""
     return _content(text) or symbols(text)
 
 
 def can_match(gold: str) -> bool:
-    """Returns whether any answer could hold `gold`: it has a word, or at least a symbol that shows."""
+    """Returns whether any answer can contain `gold`: it has a word or a visible symbol."""
     return bool(tokens(gold))
 
 
 def contains(answer: str, gold: Sequence[str]) -> bool:
-    """Returns whether a gold answer stands in the first line of `answer` as whole words."""
+    """Returns whether the first line of `answer` contains a gold answer as whole words."""
     line = first_line(answer)
     return any(_holds(line, wanted) for wanted in gold)
 
 
 def exact(answer: str, gold: Sequence[str]) -> bool:
-    """Returns whether the first line is a gold answer and nothing else, articles apart."""
+    """Returns whether the first line equals a gold answer, ignoring articles."""
     line = first_line(answer)
     said = tokens(line)
     return bool(said) and any(said == tokens(wanted) and _holds(line, wanted) for wanted in gold)
 
 
 def f1(answer: str, gold: Sequence[str]) -> float:
-    """Returns the F1 of the words of the first line, 0 to 1, of the gold answer that fits best."""
+    """Returns the F1 of the words of the first line against the best-fitting gold answer, 0 to 1."""
     said = tokens(first_line(answer))
     return max((_overlap(said, tokens(wanted)) for wanted in gold), default=0.0)
 
 
 def kept(answer: str, key_facts: Sequence[str]) -> float:
-    """Returns the share, 0 to 1, of the key facts that stand in the first line."""
+    """Returns the share of the key facts that the first line contains, 0 to 1."""
     return sum(contains(answer, [fact]) for fact in key_facts) / len(key_facts)
 
 
 def has_words(text: str) -> bool:
-    """Returns whether there is any word in `text`."""
+    """Returns whether `text` contains a word."""
     return bool(words(text))
 
 
 def distinct_3(text: str) -> float:
-    """Returns the share of different ones among the runs of three words: near 0 for a model that repeats itself.
+    """Returns the share of distinct trigrams of words, 0 to 1: near 0 for a text that repeats itself.
 
-    A text of one or two words counts as 1, one without words as 0.
+    A text of one or two words gives 1, a text without words 0.
     """
     said = _content(text)
     runs = [tuple(said[i : i + 3]) for i in range(len(said) - 2)]
@@ -85,14 +85,14 @@ def distinct_3(text: str) -> float:
 def rouge_l(answer: str, reference: str) -> float:
     """Returns the F-measure of ROUGE-L, 0 to 1.
 
-    Of references in ASCII by the words of rouge-score; it drops all other letters, so that references with any are
-    compared by `words`.
+    ASCII references are split by rouge-score's own tokenizer. It drops all non-ASCII letters, so other references are
+    split by `words`.
     """
     return float(_rouge(reference.isascii()).score(reference, answer)["rougeL"].fmeasure)
 
 
 class _Words:
-    """The words of this package in the form that rouge-score takes."""
+    """Adapts `words` to rouge-score's tokenizer interface."""
 
     def tokenize(self, text: str) -> list[str]:
         return words(text)
@@ -106,7 +106,7 @@ def _rouge(of_ascii: bool) -> Any:
 
 
 def _content(text: str) -> list[str]:
-    """Words without articles; articles alone are kept."""
+    """Returns the words without articles; a text of articles only is returned whole."""
     said = words(text)
     return [word for word in said if word not in _ARTICLES] or said
 
@@ -131,7 +131,10 @@ def _stands_in(wanted: list[str], said: list[str]) -> bool:
 
 
 def _is_word(said: str, wanted: str) -> bool:
-    """Whether both are the same word, a Korean one perhaps with a particle; one syllable needs a longer particle."""
+    """Whether both words are equal, or the first is the second plus a Korean particle.
+
+    A word of one syllable needs a particle of two or more, since a shorter one is often part of another word.
+    """
     if said == wanted:
         return True
     if not (hangul(wanted) and said.startswith(wanted)):

@@ -1,4 +1,4 @@
-"""Opens what can be evaluated: atlas, a folder (dense or packed), a hub id, or a model that is loaded already."""
+"""Opens models for evaluation: atlas, a folder (dense or packed), a hub id, or a loaded model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that is loaded, with its tokenizer and its name in eval.json."""
+    """A loaded model with its tokenizer and its name in eval.json."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -29,7 +29,7 @@ class Subject:
     kind: str
     """`dense` or `compressed`."""
     fingerprint: str | None
-    """None for a model in memory, and for a folder that save_pretrained of a packed model wrote."""
+    """None for a model in memory, and for a folder that `save_pretrained` wrote from a packed model."""
 
     @property
     def room(self) -> int:
@@ -47,7 +47,7 @@ class Subject:
 
 
 def open_subject(model: Model, tokenizer: PreTrainedTokenizerBase | None = None) -> Subject:
-    """Returns the model in fp32, or as it is when it is loaded already, with its tokenizer."""
+    """Returns the model with its tokenizer, in fp32; a model that is already loaded keeps its dtype."""
     from compress.models.source import ModelSource
     from compress.runtime.loading import saved_by_transformers
 
@@ -59,7 +59,7 @@ def open_subject(model: Model, tokenizer: PreTrainedTokenizerBase | None = None)
         is_ours = (folder / MANIFEST).is_file() or saved_by_transformers(folder)
         return _compressed(folder, tokenizer) if is_ours else _dense(ModelSource.open(model), tokenizer)
     if tokenizer is None:
-        raise EvaluationError("a loaded model without its tokenizer", do="Give tokenizer= too")
+        raise EvaluationError("a loaded model without its tokenizer", do="Pass tokenizer= as well")
     name = str(getattr(model, "name_or_path", "")) or type(model).__name__
     return Subject(model.eval(), tokenizer, Path(name).name, _kind(model), None)
 

@@ -1,4 +1,4 @@
-"""EvalResult and Comparison: outcomes of evaluations, item by item. Standard library only; schema in docs/EVAL.md."""
+"""Holds EvalResult and Comparison: evaluation outcomes by item. Standard library only; schema in docs/EVAL.md."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class ItemOutcome:
-    """One item. `answers` holds what the model said by question asked: a text, or the index of the choice taken."""
+    """Outcome of one item. `answers` maps a question name to the model's answer: a text, or the index of a choice."""
 
     id: str
     outcome: float
@@ -28,27 +28,27 @@ class ItemOutcome:
     prompt_hash: str
     metrics: Mapping[str, float]
     cluster: str | None = None
-    """Items of one cluster (a passage, a subject) are not independent; None: on its own."""
+    """Items of one cluster (a passage, a subject) are not independent; None: the item is independent."""
 
     @property
     def answer(self) -> str | int:
-        """The answer that the outcome judges."""
+        """The answer to the first question, from which the outcome is computed."""
         return next(iter(self.answers.values()))
 
 
 @dataclass(frozen=True, slots=True)
 class FamilyResult:
-    """One family: the outcome of every item, in the order of the suite."""
+    """Result of one family: the outcome of every item, in the order of the suite."""
 
     name: str
     primary: str
-    """Metric that is the outcome."""
+    """Name of the metric that is the outcome."""
     kind: str
     """`binary` (outcomes 0 and 1) or `continuous`."""
     chance: float
     items: Sequence[ItemOutcome]
     left_out: int = 0
-    """Items that were drawn and are too long for the model."""
+    """Number of drawn items that are too long for the model."""
 
     @property
     def score(self) -> float:
@@ -62,14 +62,14 @@ class FamilyResult:
 
 
 def recovery(dense: FamilyResult, candidate: FamilyResult) -> float | None:
-    """Returns (candidate − chance) / (dense − chance) of the scores; None where the dense model is not above chance."""
+    """Returns (candidate − chance) / (dense − chance) of the scores; None if the dense model is not above chance."""
     room = dense.score - dense.chance
     return (candidate.score - dense.chance) / room if room > _ROUNDING else None
 
 
 @dataclass(frozen=True, slots=True)
 class TextResult:
-    """Held-out text: how well it was predicted."""
+    """Likelihood of the held-out text under one model."""
 
     nll_per_token: float
     """Nats."""
@@ -80,7 +80,7 @@ class TextResult:
 
     @property
     def perplexity(self) -> float:
-        """Per token of this model's tokenizer."""
+        """Perplexity per token of this model's tokenizer."""
         return math.exp(min(self.nll_per_token, 700.0))  # e^709 is the largest double
 
 
@@ -100,20 +100,21 @@ class Divergence:
 
     mean: float
     low: float
-    """Of the confidence interval of the mean; windows of text are the units that are resampled."""
+    """Lower end of the confidence interval of the mean; the bootstrap resamples windows of text."""
     high: float
+    """Upper end of the confidence interval."""
     p99: float
     same_top1: float
-    """Share of the positions where both models put the same token first."""
+    """Share of the positions where both models have the same likeliest token."""
     tokens: int
     confidence: float = 0.95
     by_position: Sequence[PositionKL] = ()
-    """By how much text stood before, in equal spans of positions."""
+    """Means over equal spans of positions in the window, to show the effect of the context length."""
 
 
 @dataclass(frozen=True, slots=True)
 class FamilyComparison:
-    """One family of two models, paired by item. Differences are compressed − dense."""
+    """Comparison of two models on one family, paired by item. Differences are compressed − dense."""
 
     name: str
     n: int
@@ -125,24 +126,24 @@ class FamilyComparison:
     method: str
     """`tango` (score interval of paired proportions) or `bootstrap` (paired, percentiles)."""
     lost: int
-    """Items with a lower outcome than the dense model's."""
+    """Number of items with a lower outcome than the dense model's."""
     gained: int
     answers_changed: int
-    """Items answered differently, right or wrong."""
+    """Number of items with a different answer, right or wrong."""
     metrics: Mapping[str, float]
     """The difference of every metric."""
     metric_intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """Ends of the interval of each of them: paired bootstrap, whole clusters of items resampled."""
+    """Confidence interval of each difference: paired bootstrap, which resamples whole clusters of items."""
 
     @property
     def flips(self) -> int:
-        """Items whose outcome changed, either way."""
+        """Number of items whose outcome changed in either direction."""
         return self.lost + self.gained
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two results on the same items."""
+    """Comparison of two results on the same items, by family."""
 
     families: Mapping[str, FamilyComparison]
     confidence: float = 0.95
@@ -150,49 +151,48 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class JudgedItem:
-    """One answer that a judge compared with the dense model's, in both orders, as often as `Judgement.repeats` says."""
+    """Verdicts of a judge on one answer against the dense model's, in both orders, `Judgement.repeats` times."""
 
     id: str
     question: str
-    """Name of the question asked about the item."""
+    """Name of the question."""
     verdicts: Sequence[str]
-    """`candidate`, `dense` or `tie`: the two orders of every repeat, the dense answer first in the first of a pair."""
+    """`candidate`, `dense` or `tie`; two per repeat: first with the dense answer shown first, then the other order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Another model's preferences between the answers. Reported, never gated."""
+    """Preferences of a judge model between the answers. Reported, never gated."""
 
     judge: str
-    """Name of the judging model, as its endpoint gives it."""
+    """Name of the judge model, as its endpoint reports it."""
     prompt_sha256: str
     repeats: int
     items: Sequence[JudgedItem]
 
     @property
     def score(self) -> float:
-        """Share of the comparisons that the candidate won, a tie counting half: 0.5 is a draw."""
+        """Share of the comparisons that the candidate won; a tie counts half, so 0.5 means no preference."""
         worth = {"candidate": 1.0, "tie": 0.5, "dense": 0.0}
         return fmean(worth[verdict] for item in self.items for verdict in item.verdicts)
 
     @property
     def consistent(self) -> float:
-        """Share of the pairs of orders with the same verdict twice: how far the judge is to be trusted."""
+        """Share of the comparisons with the same verdict in both orders: a measure of the judge's reliability."""
         pairs = [pair for item in self.items for pair in zip(item.verdicts[::2], item.verdicts[1::2], strict=True)]
-        return fmean(float(one == other) for one, other in pairs)
+        return fmean(float(first == second) for first, second in pairs)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class EvalResult:
-    """Everything that one model was asked and answered."""
+    """Evaluation of one model: suite, settings, the outcome of every item and the held-out text result."""
 
     suite: Mapping[str, Any]
-    """`name`, `version`, `items_sha256`, and for public data `sources` (dataset -> file or hub id and revision)."""
+    """`name`, `version`, `items_sha256`, and for public data `sources` (dataset to file, or hub id and revision)."""
     model: Mapping[str, Any]
     """`name`, `kind` (dense or compressed), `fingerprint` (None in memory or without a manifest), `dtype`."""
     settings: Mapping[str, Any]
-    """`limit`, `batch_size`, `device`, `seeds`, and where given `tier` and `tasks`: what the outcomes may depend on
-    beside the model."""
+    """`limit`, `batch_size`, `device`, `seeds`, and if given `tier` and `tasks`: what outcomes may depend on."""
     libraries: Mapping[str, str]
     families: Mapping[str, FamilyResult]
     text: TextResult
@@ -200,32 +200,32 @@ class EvalResult:
     comparison: Comparison | None = None
     baseline: EvalResult | None = None
     warnings: Sequence[str] = ()
-    """What was asked for and left out, in words."""
+    """Messages about items or datasets that were left out."""
     judgement: Judgement | None = None
 
     def __repr__(self) -> str:
-        """One line: a notebook shows it, and all items would be a book."""
+        """Returns one line with the scores, because notebooks show the repr."""
         if self.comparison is None:
-            told = [f"{name} {100 * family.score:.1f} %" for name, family in self.families.items()]
+            scores = [f"{name} {100 * family.score:.1f} %" for name, family in self.families.items()]
         else:
             paired = self.comparison.families.items()
-            told = [f"{name} {100 * one.compressed:.1f} % ({100 * one.difference:+.1f})" for name, one in paired]
-        return f"EvalResult({self.model['name']} on {self.suite['name']}: {', '.join(told)})"
+            scores = [f"{name} {100 * pair.compressed:.1f} % ({100 * pair.difference:+.1f})" for name, pair in paired]
+        return f"EvalResult({self.model['name']} on {self.suite['name']}: {', '.join(scores)})"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data in the schema of docs/EVAL.md."""
-        made = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        data = {"schema_version": SCHEMA_VERSION, **asdict(self)}
         for name, family in self.families.items():
-            made["families"][name] |= {"n": len(family.items), "score": family.score, "metrics": family.metrics}
-            made["families"][name]["items"] = made["families"][name].pop("items")  # the long part last
-        made["text"]["perplexity"] = self.text.perplexity
+            data["families"][name] |= {"n": len(family.items), "score": family.score, "metrics": family.metrics}
+            data["families"][name]["items"] = data["families"][name].pop("items")  # the long part last
+        data["text"]["perplexity"] = self.text.perplexity
         if self.judgement is not None:
-            made["judgement"] |= {"score": self.judgement.score, "consistent": self.judgement.consistent}
+            data["judgement"] |= {"score": self.judgement.score, "consistent": self.judgement.consistent}
         if self.comparison is not None:
             for name, paired in self.comparison.families.items():
-                made["comparison"]["families"][name]["flips"] = paired.flips
-        made["baseline"] = self.baseline.to_dict() if self.baseline is not None else None
-        return made
+                data["comparison"]["families"][name]["flips"] = paired.flips
+        data["baseline"] = self.baseline.to_dict() if self.baseline is not None else None
+        return data
 
     def to_json(self) -> str:
         """Returns the JSON text; EvaluationError for a figure that is not finite."""
@@ -236,7 +236,7 @@ class EvalResult:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EvalResult:
-        """Reads what `to_dict` made; EvaluationError when it is of another schema or incomplete."""
+        """Returns the result from the data of `to_dict`; EvaluationError for another schema or incomplete data."""
         if data.get("schema_version") != SCHEMA_VERSION:
             raise EvaluationError(
                 f"an evaluation of schema version {data.get('schema_version')!r}",
@@ -250,7 +250,7 @@ class EvalResult:
 
     @classmethod
     def from_json(cls, text: str) -> EvalResult:
-        """Reads what `to_json` wrote; EvaluationError for anything else, NaN included."""
+        """Returns the result from the text of `to_json`; EvaluationError for any other text, NaN included."""
         try:
             data = parse(text, parse_constant=_refuse_constant)
         except ValueError as error:
@@ -263,7 +263,7 @@ class EvalResult:
 
     @classmethod
     def read(cls, path: str | Path) -> EvalResult:
-        """Reads an eval.json; EvaluationError, with its path, for a file that is none."""
+        """Returns the result from an eval.json; EvaluationError, with the path, for any other file."""
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except OSError as error:

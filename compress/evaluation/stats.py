@@ -1,6 +1,6 @@
-"""Computes intervals and bounds of paired differences: Tango's score for two proportions, the bootstrap for the rest.
+"""Computes intervals and bounds of paired differences: Tango's score for proportions, the bootstrap for other outcomes.
 
-T. Tango, Statistics in Medicine 17 (1998) 891-908. Differences are (gained − lost) / n. Counts may be fractions: those
+T. Tango, Statistics in Medicine 17 (1998) 891-908. Differences are (gained − lost) / n. Counts may be fractions: counts
 of clustered items are divided by a design effect.
 """
 
@@ -21,18 +21,19 @@ Array = NDArray[np.float64]
 
 
 def tango_interval(lost: int, gained: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Returns the score interval of (gained − lost) / n for `n` pairs, of which `lost` fell and `gained` rose.
+    """Returns the two-sided score interval of (gained − lost) / n for `n` pairs.
 
-    Two-sided: each end is a one-sided bound of `tango_bounds` at (1 + confidence) / 2.
+    `lost` and `gained` count the pairs whose outcome fell and rose. Each end is a one-sided bound of `tango_bounds` at
+    (1 + confidence) / 2.
     """
     return tango_bounds(lost, gained, n, (1 + confidence) / 2)
 
 
 def unchanged_interval(n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Returns the interval of a mean difference of which `n` items show none at all.
+    """Returns the interval of a mean difference if all `n` measured differences are zero.
 
-    A resample of nothing is nothing; but a change by the whole unit of the outcome that is rarer than this does not
-    show in `n` items (the exact upper limit of a rate with no case, some 3.7 / n).
+    The bootstrap would give an interval of width zero. Instead the ends are the exact upper limit of the rate of an
+    event that did not occur in `n` items (about 3.7 / n at 95 %), times the unit of the outcome.
     """
     rarest = 1 - ((1 - confidence) / 2) ** (1 / n)
     return -rarest, rarest
@@ -41,7 +42,7 @@ def unchanged_interval(n: int, confidence: float = 0.95) -> tuple[float, float]:
 def bootstrap_interval(
     values: ArrayLike, weights: ArrayLike | None = None, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Returns the percentile interval of Σ values / Σ weights, whole units resampled; a weight is 1 when not given.
+    """Returns the percentile interval of Σ values / Σ weights by resampling units; weights default to 1.
 
     Units are items for paired differences, and windows (sums and token counts) for text.
     """
@@ -59,21 +60,21 @@ def bootstrap_interval(
 
 
 def tango_score(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, difference: ArrayLike) -> Array:
-    """Returns Tango's statistic against a true `difference`, element by element; it falls with `difference`.
+    """Returns Tango's score statistic for a true `difference`, elementwise; it decreases as `difference` grows.
 
-    The rate of losses is the likeliest one at that difference. Where its variance vanishes by rounding, next to ±1, the
-    result is ±1e9, or 0 if the estimate is the difference itself.
+    The rate of losses is its maximum-likelihood estimate at that difference. If rounding makes the variance zero, next
+    to ±1, the result is ±1e9, or 0 if the estimate equals the difference.
     """
     lost, gained, n, difference = (np.asarray(value, dtype=np.float64) for value in (lost, gained, n, difference))
     distance = gained - lost - n * difference
     spread = n * tango_variance(lost, gained, n, difference)
     with np.errstate(divide="ignore", invalid="ignore"):
-        made = distance / np.sqrt(spread)
-    return np.asarray(np.where(spread > 0, made, np.sign(distance) * _FAR))
+        score = distance / np.sqrt(spread)
+    return np.asarray(np.where(spread > 0, score, np.sign(distance) * _FAR))
 
 
 def tango_variance(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, difference: ArrayLike) -> Array:
-    """Returns the variance of one item's difference if the true one is `difference`, all else being likeliest."""
+    """Returns the variance of one item's difference for a true `difference`, at the maximum-likelihood loss rate."""
     lost, gained, n, difference = (np.asarray(value, dtype=np.float64) for value in (lost, gained, n, difference))
     linear = (2 * n - gained + lost) * difference - gained - lost
     constant = -lost * difference * (1 - difference)
@@ -84,7 +85,7 @@ def tango_variance(lost: ArrayLike, gained: ArrayLike, n: ArrayLike, difference:
 def tango_bounds(lost: float, gained: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Returns the lower and the upper score bound, each one-sided at `confidence`.
 
-    Also holds without any change: then they are ∓z²/(n + z²).
+    If no item changed, the bounds are ∓z²/(n + z²).
     """
     z = NormalDist().inv_cdf(confidence)
     estimate = (gained - lost) / n
@@ -107,12 +108,12 @@ def _root(function: Callable[[float], float], low: float, high: float) -> float:
 
 
 def guarded_bounds(lost: float, gained: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Returns Tango's bounds, moved outwards to what the exact binomial allows where few items changed.
+    """Returns Tango's bounds, widened to the exact binomial limits if few items changed.
 
-    Alone they let a model that loses as much as the margin and gains nothing pass in up to 6.6 % of the cases (at
-    n · margin ≈ 2.7, by exact enumeration) instead of 5 %. So the lower bound is never above gained/n − U(lost), U the
-    exact upper limit of the rate of losses, and never above −U(0), some −3/n: so rare a loss does not show in n items.
-    The upper bound is never below gained/n − L(lost). With many changed items Tango's bounds are the wider ones.
+    With Tango's bounds alone, a model that loses exactly the margin and gains nothing would pass in up to 6.6 % of the
+    cases instead of 5 % (at n · margin ≈ 2.7, by exact enumeration). So the lower bound is at most gained/n − U(lost),
+    where U is the exact upper limit of the loss rate, and at most −U(0), about −3/n. The upper bound is at least
+    gained/n − L(lost), where L is the exact lower limit. With many changed items Tango's bounds are the wider ones.
     """
     from scipy.special import betaincinv  # the quantiles of the beta distribution, without the import of scipy.stats
 
@@ -126,8 +127,8 @@ def guarded_bounds(lost: float, gained: float, n: float, confidence: float = 0.9
 def mcnemar_mid_p(lost: int, gained: int) -> float:
     """Returns the two-sided mid-p value of McNemar's test; 1.0 when nothing changed.
 
-    M. Fagerland, S. Lydersen, P. Laake, BMC Medical Research Methodology 13 (2013) 91. Shown, never judged by: that a
-    difference is not significant does not make two models equal.
+    M. Fagerland, S. Lydersen, P. Laake, BMC Medical Research Methodology 13 (2013) 91. It is reported but decides no
+    verdict, because a difference that is not significant does not show that two models are equal.
     """
     from scipy.special import bdtr
 

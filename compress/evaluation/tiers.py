@@ -1,4 +1,4 @@
-"""Tiers: how much of a suite is asked, for every change or before a release. Standard library only."""
+"""Holds the tiers: how many items of a suite are asked for a pull request or a release. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from compress.errors import EvaluationError, unknown
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """Bounds; None is everything."""
+    """Largest number of items and windows; None: all."""
 
     items: int | None
     """Items per family."""
@@ -21,13 +21,13 @@ TIERS = {"pr": Tier(400, 64), "release": Tier(None, None)}
 
 
 def resolve(name: str | None, limit: int | None) -> Tier:
-    """Returns the bounds of the tier `name`, or those that `limit` gives for both; EvaluationError for both at once."""
+    """Returns the tier `name`, or a tier with `limit` items and windows; EvaluationError if both are given."""
     if limit is not None and limit < 1:
         raise EvaluationError(f"limit={limit}", allowed="1 or more items per family, or None for all")
     if name is None:
         return Tier(limit, limit)
     if limit is not None:
-        raise EvaluationError(f"tier={name!r} and limit={limit}: each says how many items are asked", do="Give one")
+        raise EvaluationError(f"tier={name!r} and limit={limit}: both set the number of items", do="Give one")
     if name not in TIERS:
         raise EvaluationError(unknown("tier", name, TIERS), allowed=", ".join(TIERS))
     return TIERS[name]

@@ -1,4 +1,4 @@
-"""Splits text into the words that answers are compared by, in any script. Standard library only.
+"""Splits text in any script into words for comparing answers. Standard library only.
 
 What counts as one word:
 
@@ -16,7 +16,7 @@ import sys
 import unicodedata
 from functools import cache
 
-# Scripts without spaces: nothing shows where their words end, so that every character stands for itself.
+# Scripts without spaces: word boundaries are unmarked, so every character is a word.
 _UNSPACED = (
     "\u0e00-\u0eff"  # Thai, Lao
     "\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf"  # Tibetan, Myanmar, Khmer, Tai
@@ -68,9 +68,9 @@ def words(text: str) -> list[str]:
 
 
 def symbols(text: str) -> list[str]:
-    """Returns all characters that show, for texts without any word: runs of operators, and single symbols.
+    """Returns the visible symbols of a text without words: runs of operators, and single symbols.
 
-    An emoji keeps its skin tone and what is joined to it; a flag is one symbol.
+    An emoji includes its skin tone and joined characters; a flag is one symbol.
     """
     text = unicodedata.normalize("NFC", text).replace("\ufe0e", "").replace("\ufe0f", "")
     return [match[0].casefold() for match in _SYMBOL.finditer(text) if _shows(match[0])]
@@ -110,7 +110,7 @@ def _ascii_digit(character: str) -> str:
 
 @cache
 def _pattern(ascii_only: bool) -> re.Pattern[str]:
-    """The pattern of one word of normalised text; that of other than ASCII text takes a moment to make."""
+    """Returns the pattern of one word of normalised text; cached, because the non-ASCII one is slow to build."""
     marks = "" if ascii_only else _marks()
     own = "" if ascii_only else f"(?![{_UNSPACED}{_KATAKANA}{_HANGUL}])"
     letter = f"(?:{own}[^\\W\\d_]{f'|[{marks}]' if marks else ''})"
@@ -129,7 +129,7 @@ def _pattern(ascii_only: bool) -> re.Pattern[str]:
 
 
 def _marks() -> str:
-    """Combining marks as the inside of a character class: `re` does not count them as letters."""
+    """Returns the combining marks as the inside of a character class, because `re` does not count them as letters."""
     places = [place for place in range(0x300, sys.maxunicode) if unicodedata.category(chr(place))[0] == "M"]
     ranges: list[list[int]] = []
     for place in places:
@@ -150,7 +150,7 @@ def _number(match: re.Match[str]) -> str:
 
 
 def _spelled(number: str) -> str:
-    """A number without separators of thousands, with a decimal point and without zeros that say nothing."""
+    """Returns a number without thousands separators, with a decimal point and without trailing zeros."""
     if _GROUPED.fullmatch(number):
         number = re.sub("[,']", "", number)
     elif _GROUPED_BY_DOTS.fullmatch(number):

@@ -45,7 +45,7 @@ def test_questions_answers_and_documents(tmp_path):
         ({"question": "", "answer": "x"}, "line 2: question=''"),
         ({"question": "Who?", "answer": "x", "aliases": "y"}, "line 2: aliases='y'"),
         ({"text": 3}, "line 2: text=3"),
-        ({"question": "Who?", "answer": "x", "id": "line/1"}, "line 2: the id 'line/1' stands there twice"),
+        ({"question": "Who?", "answer": "x", "id": "line/1"}, "line 2: duplicate id 'line/1'"),
     ],
     ids=str,
 )
@@ -101,7 +101,7 @@ def test_questions_in_a_conversation(tmp_path):
 
 def test_other_columns_are_named_and_answers_that_cannot_match_are_refused(tmp_path):
     path = write(tmp_path / "other.jsonl", {"prompt": "Who?", "completion": "Ada"})
-    with pytest.raises(EvaluationError, match=r"line 1: question=None.*there are prompt, completion"):
+    with pytest.raises(EvaluationError, match=r"line 1: question=None.*the row has prompt, completion"):
         suites.load(path)
     path = write(tmp_path / "blank.jsonl", {"question": "Who?", "answer": "\u200b"})
     with pytest.raises(EvaluationError, match="line 1: no answer can ever match"):

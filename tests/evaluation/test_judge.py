@@ -142,7 +142,7 @@ def test_an_endpoint_that_fails(folder: Path, dense: EvalResult, serve: Callable
 def test_what_cannot_be_judged(folder: Path, dense: EvalResult) -> None:
     with pytest.raises(EvaluationError, match="without a baseline"):
         evaluate(tiny.model(), tokenizer=tiny.tokenizer(), suite=tiny.suite(), judge=Judge("http://x", "m"))
-    with pytest.raises(EvaluationError, match="has no instructions"):
+    with pytest.raises(EvaluationError, match="has no instructions for a judge"):
         evaluate(tiny.model(), tokenizer=tiny.tokenizer(), suite=tiny.suite(), baseline=tiny.model(), limit=2,
                  judge=Judge("http://x", "m"))  # fmt: skip
     with pytest.raises(EvaluationError, match="http://"):

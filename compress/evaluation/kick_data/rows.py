@@ -110,7 +110,7 @@ def _checked(name: str, file: str, placed: Rows) -> list[Row]:
             raise EvaluationError(f"{where}: not an object with an id")
         row["id"] = str(row["id"])
         if row["id"] in seen:
-            raise EvaluationError(f"{where}: the id {row['id']!r} stands there twice")
+            raise EvaluationError(f"{where}: duplicate id {row['id']!r}", do="Give every row its own id")
         seen.add(row["id"])
         for key, kind in FIELDS[name].items():
             if not isinstance(row.get(key), kind) or (kind is not int and not row[key]):

@@ -1,6 +1,6 @@
-"""Loads suites by name. A new suite is one file here with a function `suite()`; the file name is the suite's name.
+"""Loads suites by name. To add a suite, add a file here with a function `suite()`; its file name is the suite's name.
 
-The path of a file of rows (.jsonl, .json, .csv …) is a suite too: the user's own questions (`evaluation.file_suite`).
+The path of a file with the user's own questions (.jsonl, .json, .csv …) also names a suite (`evaluation.file_suite`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from compress.texts.rows import ROW_FILES
 
 
 def names() -> list[str]:
-    """Returns the names of the suites of this package."""
+    """Returns the names of the bundled suites."""
     modules = (module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
     return sorted(name.replace("_", "-") for name in modules)
 
 
 def check(name: str) -> None:
-    """Raises EvaluationError unless `name` is a suite, or a file of questions that exists."""
+    """Raises EvaluationError unless `name` is a bundled suite or an existing file of questions."""
     if _is_file(name):
         if not Path(name).is_file():
             raise EvaluationError(f"no suite file {name}")
@@ -34,9 +34,9 @@ def check(name: str) -> None:
 
 
 def load(name: str, data_dir: str | Path | None = None) -> Suite:
-    """Returns the suite called `name`, its public data from `data_dir` or, where it is None, from the hub.
+    """Returns the suite called `name`; its public data is read from `data_dir`, or downloaded from the hub if None.
 
-    Raises EvaluationError when there is no such suite, and for a data folder that the suite does not read.
+    Raises EvaluationError for an unknown suite, and for a `data_dir` that the suite does not use.
     """
     check(name)
     module = None if _is_file(name) else importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

@@ -1,4 +1,4 @@
-"""Defines a suite: families of items, and for every item its prompt, its grading and the metric that counts."""
+"""Defines the classes of a suite: families of items with their prompts, grading and primary metric."""
 
 from __future__ import annotations
 
@@ -13,56 +13,57 @@ from typing import Any, Literal
 from compress.texts.chat import Message
 
 Item = dict[str, Any]
-"""At least `id`, a string that is unique in its family. May have `cluster`: items of one cluster are not independent
-(questions on one passage or of one subject); and `chance`: what guessing scores on it."""
+"""Has `id`, a string that is unique in its family. Optional: `cluster`, shared by items that are not independent
+(questions about one passage or one subject), and `chance`, the score of guessing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """How well a model follows a text that it is made to read, token by token."""
+    """Teacher-forced scores of a text under a model."""
 
     nll: float
     """Nats, summed over the tokens of the text."""
     tokens: int
     agreed: int
-    """Tokens that the model puts first itself."""
+    """Number of tokens that are also the model's likeliest next token."""
 
 
 Reply = str | list[float] | float | Followed
-"""To `answer` the text of the model, to `choose` and `complete` the log-likelihoods of the choices, to `recall` that of
-the text, to `follow` how well the text is followed."""
+"""By kind of question: `answer`: the generated text; `choose` and `complete`: the log-likelihoods of the choices;
+`recall`: the log-likelihood of the text; `follow`: the teacher-forced scores of the text."""
 
 Chat = Callable[[Sequence[Message]], str]
-"""Messages of a conversation, answers as the model wrote them -> the prompt for the next answer."""
+"""Function from the messages of a conversation to the prompt for the next answer."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One question asked of every item of a family; it becomes one lm-eval task."""
+    """One question, asked for every item of a family; it becomes one lm-eval task."""
 
     name: str
     kind: Literal["answer", "choose", "complete", "recall", "follow"]
-    """`answer`: greedy text up to `stop`. `choose`: likelihood of every choice. `complete`: that of one text after each
-    of the prompts. `recall`: that of a text. `follow`: that of a text, and which of its tokens are the likeliest."""
+    """`answer`: greedy generation up to `stop`. `choose`: likelihood of every choice. `complete`: likelihood of one
+    text after each prompt. `recall`: likelihood of one text. `follow`: likelihood of one text, and the number of
+    its tokens that are the likeliest."""
     prompt: str
-    """Key of the item's prompt (of its prompts for `complete`); an item without it is not asked."""
+    """Key of the item's prompt (`complete`: of its prompts). Items without this key are not asked."""
     grade: Callable[[Item, Any], dict[str, float]]
-    """Item and reply -> metrics, the same ones for every item."""
+    """Function from item and reply to metrics; it returns the same metrics for every item."""
     target: str = ""
-    """Key of the choices (`choose`) or of the text, given as the model must write them after the prompt."""
+    """Key of the choices (`choose`) or of the text, exactly as it continues the prompt, leading space included."""
     max_tokens: int = 32
-    """Longest answer, in tokens."""
+    """Largest answer length in tokens."""
     stop: tuple[str, ...] = ("\n",)
-    """Strings that end an answer, beside the model's own end of text."""
+    """Strings that end an answer, in addition to the end-of-text token."""
     pick: Callable[[Item, list[float]], int] = lambda item, log_likelihoods: log_likelihoods.index(max(log_likelihoods))
-    """Item and log-likelihoods -> the choice taken."""
+    """Function from item and log-likelihoods to the index of the model's choice."""
     needs: tuple[str, ...] = ()
-    """Questions whose reference answers prompt or target are made of (`Family.prepare`)."""
+    """Names of the questions whose reference answers are part of the prompt or target (`Family.prepare`)."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """Items of one kind. `primary` is the metric that is paired and judged; the others are shown beside it."""
+    """Items of one kind. `primary` names the metric that is paired and judged; the other metrics are only reported."""
 
     name: str
     primary: str
@@ -72,27 +73,27 @@ class Family:
     chance: float = 0.0
     """The score of guessing."""
     stratum: Callable[[Item], str] = lambda item: ""
-    """The stratum of the item; a subset keeps the proportions of the strata."""
+    """Function from an item to its stratum; a subset keeps the proportions of the strata."""
     leave_out: bool = False
-    """Items that are too long for the model are left out and counted, instead of being an error."""
+    """Whether items that are too long for the model are left out and counted; otherwise they raise an error."""
     shorter: Callable[[Item], Iterable[Item]] = lambda item: (item,)
-    """The forms of an item, the longest first; the first one that fits the model is asked."""
+    """Function from an item to its forms, longest first; the first form that fits the model is asked."""
     prepare: Callable[[Item, Mapping[str, str], Chat], Item] | None = None
-    """Item, reference answers by question, chat form -> the item with the prompts and targets that they make. Its
-    answers are kept as the model wrote them, white space included."""
+    """Function from item, reference answers by question, and chat form to the item with the prompts and targets that
+    depend on those answers. Answers of such a family keep their white space."""
     derive: Callable[[Item, Mapping[str, str | int], Mapping[str, float]], dict[str, float]] | None = None
-    """Item, its answers and the metrics of all its questions -> the metrics that the item has in the end."""
+    """Function from item, answers, and the metrics of all questions to the final metrics of the item."""
 
     def subset(self, limit: int | None, seed: int = 0) -> list[Item]:
-        """Returns at most `limit` items in suite order, drawn with the proportions of the strata.
+        """Returns at most `limit` items in suite order, sampled in proportion to the strata.
 
-        A smaller subset is part of every larger one of the same seed.
+        With the same seed, a smaller subset is contained in every larger one.
         """
         order = self.order(seed)
         return [self.items[index] for index in sorted(order[:limit])]
 
     def order(self, seed: int = 0) -> list[int]:
-        """Returns the indices of all items in the order in which a subset takes them."""
+        """Returns the indices of all items in sampling order; a subset is a prefix of it."""
         strata: dict[str, list[int]] = defaultdict(list)
         for index, item in enumerate(self.items):
             strata[self.stratum(item)].append(index)
@@ -107,21 +108,21 @@ class Family:
 
 @dataclass(frozen=True)
 class Suite:
-    """Families of items, and text that the model was not trained on for perplexity and divergence."""
+    """Families of items, and held-out text for perplexity and divergence."""
 
     name: str
     version: int
-    """Raised with every change that makes outcomes incomparable."""
+    """Increased with every change after which outcomes cannot be compared with earlier ones."""
     families: tuple[Family, ...]
     heldout: Callable[[], list[str]]
     """Documents for perplexity and divergence."""
     sources: Mapping[str, str] = field(default_factory=dict)
-    """Where each dataset came from: a file, or a hub id with its revision. Empty for a suite of the package's own."""
+    """Source of each dataset: a file, or a hub id with its revision. Empty for bundled suites."""
     warnings: tuple[str, ...] = ()
-    """What the suite lacks here."""
+    """Messages about missing datasets."""
 
     @property
     def items_sha256(self) -> str:
-        """The hash of all items: two results with the same one were asked the same questions."""
+        """SHA-256 of all items. Results with the same hash have the same items."""
         content = {family.name: list(family.items) for family in self.families}
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -1,7 +1,8 @@
-"""kick: the five families on public data, from the hub or a folder. The idea is that of LLM-KICK (arXiv 2310.01382).
+"""Defines the suite kick: five families on public data, from the hub or a folder, after LLM-KICK (arXiv 2310.01382).
 
-Differs from it in: likelihood of the letter, not a generated one; answers matched one way on whole words and never
-empty; references that stand in no prompt; greedy answers; agreement with the dense model instead of a judge's opinion.
+Differs from the paper in: multiple choice by the likelihood of the letter instead of a generated letter; whole-word
+matching of the gold answer in the answer, never the reverse, and never for an empty answer; references that occur in
+no prompt; greedy decoding; agreement with the dense model instead of a judge's opinion.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ _CHAT_TOKENS = 256
 
 
 def suite(folder: Path | None = None) -> Suite:
-    """Returns the suite on the data of `folder`, or of the hub.
+    """Returns the suite with the data of `folder`, or of the hub if None.
 
-    A dataset that the folder lacks is left out, and the suite says so in its warnings. Raises EvaluationError when
-    there is none at all, for rows that are not as documented, and when the hub cannot be reached.
+    Datasets that are missing in the folder are left out with a warning. Raises EvaluationError if all are missing, if
+    a row does not have the documented fields, and if the hub cannot be reached.
     """
     data = Data(folder)
     families = tuple(family for make in (_factoid, _choice, _retrieval, _summarisation, _instruction)

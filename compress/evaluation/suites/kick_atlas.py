@@ -1,4 +1,4 @@
-"""The suite kick-atlas: the five families about the world of the bundled model, without network or download."""
+"""Defines the suite kick-atlas: five families about the world of the bundled model atlas. Needs no network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HELDOUT_CHARACTERS = 80_000  # some 22,000 tokens, read in two seconds
 
 
 def suite() -> Suite:
-    """Returns the suite; the items are generated, always the same."""
+    """Returns the suite. Its items are generated deterministically."""
     return Suite("kick-atlas", VERSION, _families(), lambda: text.heldout_text(HELDOUT_CHARACTERS))
 
 
