@@ -3,7 +3,7 @@
     python benchmarks/bench_kernels.py [--shape 4096x4096] [--seconds 8] [-o kernels.json] [--plot FILE]
 
 With `-o` cases are added to those that are in the file, so that shapes can be measured one at a time; the same case
-again takes the place of the older one. docs/PERFORMANCE.md says what the figures are held against.
+again takes the place of the older one. docs/PERFORMANCE.md names the targets for the figures.
 """
 
 from __future__ import annotations

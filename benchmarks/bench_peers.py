@@ -4,7 +4,7 @@
     python benchmarks/bench_peers.py [--model atlas] [--samples 128] [-o runs/peers]
 
 Every result is a checkpoint on disk that is read back: theirs as compressed-tensors decompresses it, ours through our
-kernels. Bits are the bytes of the linears in the safetensors files, whatever they hold.
+kernels. Bits count all bytes of the linears in the safetensors files.
 """
 
 from __future__ import annotations
@@ -82,16 +82,16 @@ def main() -> None:
 def row(
     project: str, name: str, model: str, stored: Path, readable: Path, dense: EvalResult, seconds: float
 ) -> dict[str, Any]:
-    """What one checkpoint costs: `stored` is what was shipped, `readable` what can be asked."""
-    found = evaluate(readable, baseline=dense, reference=model)
-    assert found.divergence is not None
-    lost = compare(dense, found).families
+    """Size of one checkpoint: `stored` is the shipped form, `readable` the form that can be evaluated."""
+    result = evaluate(readable, baseline=dense, reference=model)
+    assert result.divergence is not None
+    lost = compare(dense, result).families
     return {
         "project": project,
         "method": name,
         "bits": stored_bits(stored, model),
-        "KL": found.divergence.mean,
-        "same top-1": found.divergence.same_top1,
+        "KL": result.divergence.mean,
+        "same top-1": result.divergence.same_top1,
         "factoid": 100 * lost["factoid"].difference,
         "all families": 100 * statistics.fmean(family.difference for family in lost.values()),
         "CPU s": seconds,

@@ -50,7 +50,7 @@ class Sampled:
 
 
 def watch(command: list[str]) -> tuple[Sampled, Sampled, float, float]:
-    """Runs the command; returns what was sampled of the run and of the proof, and the seconds of each."""
+    """Runs the command; returns the samples and the seconds of the run and of the proof."""
     work, proof = Sampled(), Sampled()
     start, proof_start = time.time(), 0.0
     with subprocess.Popen(command, env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}) as process:

@@ -107,7 +107,7 @@ def attempt(family: str, folder: Path, length: int, *, only_make: bool = False) 
             original_STV = dense(tokens_ST, use_cache=False).logits
         if not original_STV.isfinite().all():
             raise ValueError("the dense model's logits are not finite")
-    except BaseException as error:  # whatever it is, it is not ours
+    except BaseException as error:  # an error in the dense model is no fault of compress
         return {"outcome": "no model", "detail": first_line(error), "traceback": traceback.format_exc()}
     if only_make:
         return {"outcome": "ok", "detail": f"{sum(p.numel() for p in dense.parameters()):,} parameters"}

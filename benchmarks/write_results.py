@@ -81,7 +81,7 @@ def slug(name: str) -> str:
 
 
 def figures(found: EvalResult, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Returns what the tables show of a checkpoint."""
+    """Returns the table entries of a checkpoint."""
     assert found.comparison is not None and found.divergence is not None
     origin = (*manifest["history"], manifest)[0]["source"]
     return {
@@ -118,7 +118,7 @@ def table(rows: dict[str, dict[str, Any]], dense: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Runs what is not there yet and writes the document."""
+    """Makes the missing runs and writes the document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/results"))
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """Makes token windows for training.
 
-Any step's batch follows from (seed, step) alone, so a resumed run reads what an uninterrupted one would.
+Any step's batch follows from (seed, step) alone, so a resumed run reads the same batches as an uninterrupted one.
 """
 
 from __future__ import annotations

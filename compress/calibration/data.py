@@ -1,4 +1,4 @@
-"""Loads the calibration tokens: documents or stored ids, cut into windows, of which a seeded draw is taken.
+"""Loads the calibration tokens: documents or stored ids, cut into windows, from which a seeded sample is drawn.
 
 Shape letters: S samples, T tokens per sample, L tokens of a stretch.
 """

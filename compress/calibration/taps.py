@@ -65,7 +65,7 @@ def _hook(ref: LinearRef, on_input: OnInput) -> Callable[[nn.Module, tuple[Any, 
 
 
 class _Listener:
-    """Passes on what the experts of one module receive and give."""
+    """Passes on the inputs and outputs of one module's experts."""
 
     def __init__(self, refs: dict[tuple[str, int], LinearRef], on_input: OnInput, on_output: OnOutput | None) -> None:
         self._refs, self._on_input, self._on_output = refs, on_input, on_output
@@ -118,7 +118,7 @@ class _Tapped(StandInModule):
         return multiply, parameter
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns what the module does."""
+        """Returns the output of the module."""
         return self._interface(*args, **kwargs) if self.layout.interface else super().forward(*args, **kwargs)
 
     def _interface(

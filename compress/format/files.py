@@ -26,7 +26,7 @@ Described = dict[str, tuple[str, tuple[int, ...]]]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[int, str, Described]:
-    """Writes a safetensors file without a second copy of the tensors; returns size, sha256 and what is in it."""
+    """Writes a safetensors file without a second copy of the tensors; returns its size, sha256 and tensor list."""
     # the widest elements first, then by name: every tensor is aligned, and the order is fixed
     ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))
     header, described = _header(ordered)
@@ -44,7 +44,7 @@ def copy(source: Path, path: Path) -> None:
 
 
 def move(source: Path, path: Path) -> None:
-    """Gives a file of the same disk the name `path`, in place of what has it now."""
+    """Moves a file to `path` on the same disk, replacing any file there."""
     try:
         os.replace(source, path)
         _sync_folder(path.parent)
@@ -54,7 +54,7 @@ def move(source: Path, path: Path) -> None:
 
 
 def write_whole(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int, str]:
-    """Writes a file and returns its size and sha256; what the disk does not take is an OutputError."""
+    """Writes a file and returns its size and sha256; a failed write is an OutputError."""
     partial = path.with_name(path.name + ".partial")
     digest, size_bytes = hashlib.sha256(), 0
     try:
@@ -70,11 +70,11 @@ def write_whole(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int, 
         os.replace(partial, path)
         _sync_folder(path.parent)
     except OSError as error:
-        # gives the space back; if even that fails, the name still says that the file is not whole
+        # gives the space back; if even that fails, the suffix still marks the file as incomplete
         partial.unlink(missing_ok=True)
         raise OutputError(
             f"cannot write {path} ({size_bytes} bytes so far): {error.strerror or error}",
-            do="Make room or give another output folder, then run the same command again: what is finished is kept",
+            do="Make room or give another output folder, then run the same command again: finished work is kept",
         ) from error
     return size_bytes, digest.hexdigest()
 

@@ -1,4 +1,4 @@
-"""compress.json: what a compressed folder holds. Standard library only, so that `compress inspect` needs no torch."""
+"""Reads and checks compress.json, the manifest of a checkpoint. Imports no torch, as `compress inspect` requires."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def fingerprint(folder: str | Path) -> str:
-    """Returns the fingerprint of a folder of ours: the sha256 of its manifest, which holds that of every shard."""
+    """Returns the fingerprint of a checkpoint: the sha256 of its manifest, which lists the sha256 of every shard."""
     return hashlib.sha256((Path(folder) / MANIFEST).read_bytes()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""PackedTensor: one compressed weight as plain data. `layouts.unpack` gives it its meaning."""
+"""Holds one compressed weight as plain data: PackedTensor. `layouts.unpack` decodes it."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Checkpoint:
     """Tensor name -> its dtype by the name in safetensors headers."""
 
     def verify(self) -> None:
-        """Reads every shard once; one whose sha256 is not the recorded one is a FormatError that names it."""
+        """Reads every shard once; raises a FormatError that names the first shard with a wrong sha256."""
         for shard in self.manifest["shards"]:
             with (self.folder / shard["file"]).open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -96,7 +96,7 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
         with _open(path) as file:
             for name in file.keys():  # noqa: SIM118 (a safetensors handle is not a mapping)
                 if name in files:
-                    raise FormatError(f"{name} stands in {files[name]} and in {shard['file']}")
+                    raise FormatError(f"{name} is stored in both {files[name]} and {shard['file']}")
                 files[name] = shard["file"]
                 piece = file.get_slice(name)
                 stored[name] = (piece.get_dtype(), tuple(piece.get_shape()))
@@ -131,7 +131,7 @@ def _check_bias(name: str, entry: dict[str, Any], stored: dict[str, tuple[str, t
 
 
 def _check_index(folder: Path, files: dict[str, str]) -> None:
-    """Raises FormatError unless the index, which transformers follows, says what the shards say."""
+    """Raises FormatError unless the index (read by transformers) lists the same tensors as the shards."""
     index = read_object(folder / manifest.INDEX)
     if index.get("weight_map") != files:
         raise FormatError(
@@ -141,7 +141,7 @@ def _check_index(folder: Path, files: dict[str, str]) -> None:
 
 
 def _check_config(folder: Path, content: dict[str, Any]) -> None:
-    """Raises FormatError unless config.json, from which transformers learns the schemes, agrees with the manifest."""
+    """Raises FormatError unless config.json (read by transformers) agrees with the manifest."""
     quantization = read_object(folder / manifest.CONFIG).get("quantization_config")
     stated = quantization.get("tensors") if isinstance(quantization, dict) else {}
     structure = quantization.get("structure") if isinstance(quantization, dict) else None

@@ -1,4 +1,4 @@
-"""Scheme: how one tensor is stored. Standard library only, so that `compress inspect` needs no torch."""
+"""Describes how one tensor is stored: the Scheme. Standard library only, so that `compress inspect` needs no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from compress.errors import FormatError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheme:
-    """All that a reader or a kernel needs to know beside the planes of a packed tensor."""
+    """Layout, bits, group size and options: with the planes, all that a reader or a kernel needs."""
 
     layout: str
     """Layout id with its version, e.g. ``int_group.v1``; the bytes of an id never change their meaning."""

@@ -1,6 +1,6 @@
-"""CheckpointWriter: shards as they come, the manifest last. A folder with a manifest is complete.
+"""Writes a checkpoint folder: shards one by one, the manifest last. A folder with a manifest is complete.
 
-Every file is whole under its name or not there (`files`), so whenever the power goes, what has a record is usable.
+Files are written atomically (`files`), so every recorded file is complete even after a crash or power failure.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class ShardRecord:
 
 
 class CheckpointWriter:
-    """Writes one checkpoint folder; shard 0 holds the tensors outside the blocks, shard i the block i−1."""
+    """Writes one checkpoint folder; shard 0 holds the tensors outside the blocks, shard i holds block i−1."""
 
     def __init__(self, folder: str | Path, *, shard_count: int):
         """Makes the folder; one that already holds a finished checkpoint is an OutputError."""
@@ -130,7 +130,7 @@ def _finish(
     needed = {
         name: {field: entry[field] for field in manifest.TENSOR_REQUIRED} for name, entry in content["tensors"].items()
     }
-    # without this entry the folder is what any loader of the architecture takes
+    # without this entry any loader of the architecture accepts the folder
     if needed or content.get("structure"):
         config["quantization_config"] = {
             "quant_method": manifest.QUANT_METHOD,
@@ -155,19 +155,21 @@ def _check_planes(tensors: Mapping[str, Any], stored: Mapping[str, tuple[str, tu
     for name, entry in tensors.items():
         specs = layouts.plane_specs(Scheme.from_dict(entry["scheme"]), (entry["shape"][0], entry["shape"][1]))
         for plane, (dtype, shape) in specs.items():
-            found = stored.get(f"{name}.{plane}")
-            if found != (STORED_NAMES[dtype], shape):
-                raise FormatError(f"plane {plane!r} was written as {found}", allowed=f"{dtype} {shape}", layer=name)
+            written = stored.get(f"{name}.{plane}")
+            if written != (STORED_NAMES[dtype], shape):
+                raise FormatError(f"plane {plane!r} was written as {written}", allowed=f"{dtype} {shape}", layer=name)
         if specs["weight"][1] == tuple(entry["shape"]):
             raise FormatError(
-                f"a weight of shape {entry['shape']} has the shape of its codes", do="Leave it dense", layer=name
+                f"the codes of a {entry['shape']} weight have the same shape as the weight: loaders would mix them up",
+                do="Leave it dense",
+                layer=name,
             )
         if entry["bias"] and f"{name}.bias" not in stored:
             raise FormatError("its bias was not written", layer=name)
 
 
 def _check_auxiliary(names: Iterable[str]) -> None:
-    """Raises OutputError for a file that would replace one of the checkpoint, or lie outside of its folder."""
+    """Raises OutputError for a file that would overwrite a checkpoint file or lie outside the folder."""
     for name in names:
         parts = PurePosixPath(name).parts
         if name in _RESERVED or name.endswith(".safetensors") or ".." in parts or PurePosixPath(name).is_absolute():

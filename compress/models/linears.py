@@ -27,7 +27,7 @@ class LinearRef:
     name: str
     kind: Literal["linear", "conv1d", "expert"]
     shape: tuple[int, int]
-    """(N, K), whatever way round the model stores it."""
+    """(N, K), also where the model stores it transposed."""
     bias: bool
     """Whether `<name>.bias` is a parameter of the model. Biases of fused experts are parameters of the experts' module
     and stay there."""

@@ -1,4 +1,4 @@
-"""Finds a model, checks its folder and returns what a ModelSource is made of."""
+"""Finds a model, checks its folder and returns the parts of a ModelSource."""
 
 from __future__ import annotations
 

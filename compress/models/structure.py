@@ -1,7 +1,7 @@
-"""Structure: the shapes and attributes of a model that differ from its config.json, as plain data.
+"""Holds the shapes and attributes of a model that differ from its config.json, as plain data.
 
 A pruned layer is narrower than its neighbours, which no configuration can express. The manifest then lists the shapes
-of the parameters that differ, and the numbers that modules work with (head counts, splits of fused projections).
+of the parameters that differ, and the numeric attributes of modules (head counts, splits of fused projections).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ATTRIBUTES = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """Shapes and numbers that differ from those that the configuration implies."""
+    """Shapes and numbers that differ from those implied by the configuration."""
 
     tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Parameter, by its dotted name in the model -> its shape."""

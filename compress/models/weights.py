@@ -32,7 +32,7 @@ _SYNCHRONOUS = "HF_DEACTIVATE_ASYNC_LOAD"
 
 
 class _LazyTensor:
-    """What the loader takes for a slice of a safetensors file."""
+    """Stands in for a slice of a safetensors file in transformers' loader."""
 
     def __init__(self, source: ModelSource, name: str, holder: LinearRef | None = None):
         """`holder`: a linear of the parameter, where the source gives weights as [N, K] or [E, N, K]."""

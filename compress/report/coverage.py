@@ -1,4 +1,4 @@
-"""Puts the coverage account of a manifest or a plan into words: how much was compressed, and what was not."""
+"""Describes the coverage of a manifest or a plan in words: the compressed share and the linears left dense."""
 
 from __future__ import annotations
 

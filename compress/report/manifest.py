@@ -100,7 +100,7 @@ def _stage(stage: Mapping[str, Any], always: Collection[str]) -> dict[str, Any]:
 
 
 def sizes(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns bytes, parameters and bits per weight before and after; None for what is not known."""
+    """Returns bytes, parameters and bits per weight before and after; unknown values are None."""
     stored = sum(shard["size_bytes"] for shard in manifest["shards"])
     dense = origin(manifest).get("size_bytes")
     parameters = manifest.get("coverage", {}).get("total_parameters")

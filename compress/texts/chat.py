@@ -1,4 +1,4 @@
-"""Conversations: rows of `messages` or `conversations` as messages, and messages as the text that a model reads."""
+"""Reads conversations from rows (`messages`, `conversations`) and renders them as text with the chat template."""
 
 from __future__ import annotations
 
@@ -92,6 +92,6 @@ def _plain(messages: Sequence[Mapping[str, str]], answer_next: bool) -> str:
     lines = []
     for message in messages:
         content = message["content"]
-        space = " " if content and not content[0].isspace() else ""  # what a model wrote begins with its own
+        space = " " if content and not content[0].isspace() else ""  # an assistant's text may begin with its own space
         lines.append(f"{message['role'].capitalize()}:{space}{content}\n")
     return "".join([*lines, "Assistant:" if answer_next else ""])

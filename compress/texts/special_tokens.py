@@ -1,7 +1,7 @@
-"""Encodes text with the special tokens that belong before it, and never with those that a tokenizer puts after it.
+"""Encodes text with the tokenizer's special tokens before it (BOS, CLS) and without those after it (EOS, SEP).
 
-A tokenizer's post-processor may add BOS, CLS, EOS or SEP. What stands before the text belongs there: the model was
-trained with it. What stands after it ends the text, so that a prompt with it asks for nothing.
+A tokenizer's post-processor may add BOS, CLS, EOS or SEP. Tokens before the text are kept, because the model was
+trained with them. Tokens after the text are left out: they end it, and a model does not continue an ended prompt.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _CURE = "Give a tokenizer whose special tokens can be switched off with add_spec
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """Text to token ids, special tokens placed on purpose. Made by `text_encoder`."""
+    """Encodes text to token ids with explicit special tokens. Made by `text_encoder`."""
 
     tokenizer: PreTrainedTokenizerBase
     start: tuple[int, ...]
-    """Tokens before every text: what the tokenizer itself puts there (BOS, CLS), empty if it puts nothing."""
+    """Tokens that the tokenizer puts before every text (BOS, CLS); empty if there are none."""
     end: int | None
     """Token that ends a text: EOS, else SEP; None if the tokenizer has neither."""
 
@@ -63,7 +63,7 @@ class TextEncoder:
 def text_encoder(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
     """Returns the encoder of a tokenizer, fast or slow.
 
-    What the tokenizer puts before a text is found by encoding short texts with and without special tokens.
+    The tokens before a text are found by encoding short texts with and without special tokens.
 
     Raises:
         TextError: the tokenizer adds special tokens although it is told not to, or puts them inside the text.
@@ -74,7 +74,7 @@ def text_encoder(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
     start = starts.pop()
     if starts or start is None:
         raise TextError(
-            "the tokenizer puts special tokens inside the text, or other ones for every text",
+            "the tokenizer puts special tokens inside the text, or its special tokens differ from text to text",
             allowed="special tokens before and after the text",
             do=_CURE,
         )
@@ -89,7 +89,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special
 
 def _refuse_untold(tokenizer: PreTrainedTokenizerBase, plain: list[list[int]]) -> None:
     """Refuses a tokenizer that was told to add no special tokens and added one to every text all the same."""
-    unknown = getattr(tokenizer, "unk_token_id", None)  # what a small vocabulary makes of any word
+    unknown = getattr(tokenizer, "unk_token_id", None)  # a small vocabulary may encode every word as this token
     special = set(getattr(tokenizer, "all_special_ids", ())) - {unknown}
     for place, where in ((0, "before"), (-1, "after")):
         added = {ids[place] for ids in plain if ids}

@@ -135,7 +135,7 @@ def test_at_whatever_call_the_disk_is_full_nothing_half_written_looks_complete(
                 format_folders.write(folder)
                 break
             except OutputError as error:
-                assert "No space left on device" in str(error) and "what is finished is kept" in str(error)
+                assert "No space left on device" in str(error) and "finished work is kept" in str(error)
         if (folder / manifest.MANIFEST).exists():  # only the very last sync failed: all files are whole
             assert (call, allowed) == ("fsync", 9)
         else:
@@ -252,5 +252,5 @@ def test_a_weight_whose_codes_have_its_shape_is_refused(tmp_path: Path) -> None:
     writer = CheckpointWriter(tmp_path, shard_count=1)
     record = writer.write_shard(0, naming.plane_tensors({"a": solved}))
     entry = {"scheme": solved.scheme.to_dict(), "shape": [4, 1], "bias": False}
-    with pytest.raises(FormatError, match="has the shape of its codes"):
+    with pytest.raises(FormatError, match="have the same shape as the weight"):
         writer.finish(records=[record], config={}, manifest={"tensors": {"a": entry}})

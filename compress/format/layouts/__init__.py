@@ -2,7 +2,7 @@
 
 A layout module has:
     LAYOUT                  the id, e.g. ``int_group.v1``; the file name is the part before the dot
-    plane_specs(scheme, shape) -> dict[name, (dtype, shape)]   what a well-formed tensor of this scheme holds
+    plane_specs(scheme, shape) -> dict[name, (dtype, shape)]   the planes that a well-formed tensor holds
     CONTINUOUS              names of the planes that hold real numbers; a tensor may lack some of them
     expand(packed) -> Expanded                                 the integer planes, decoded once
     assemble(expanded, planes) -> float32 [N, K]               the real arithmetic: differentiable in the planes of
@@ -53,7 +53,7 @@ def plane_specs(scheme: Scheme, shape: tuple[int, int]) -> dict[str, tuple[torch
 
 
 def unpack(packed: PackedTensor) -> torch.Tensor:
-    """Returns the weight [N, K] as float32: the definition of what a packed tensor means."""
+    """Returns the decoded weight [N, K] in float32. This function defines the value of a packed tensor."""
     weight_NK: torch.Tensor = layout_module(packed.scheme.layout).unpack(packed)
     return weight_NK
 

@@ -2,7 +2,7 @@
 
 A part is a PackedTensor with a scheme of its own, which stands in the options of the whole. Parts are not composite.
 
-Shape letters: N out features, K in features, R what a product is summed over.
+Shape letters: N out features, K in features, R summed dimension of a product.
 """
 
 from __future__ import annotations

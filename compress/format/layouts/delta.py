@@ -1,6 +1,6 @@
 """The sparse delta part that any dense layout may carry: CSR entries that are *added* to the dequantised value.
 
-A stored entry is the difference between the wanted value and what the dense part gives at its place, so a reader
+A stored entry is the difference between the wanted value and the dense part's value at its place, so a reader
 that ignores the delta still loads the dense part, and one that adds it gets exactly what was evaluated.
 
 Shape letters: N out features, K in features, Z entries.

@@ -50,7 +50,8 @@ def plane_specs(scheme: Scheme, shape: tuple[int, int]) -> dict[str, tuple[torch
     left, right = (composing.part_scheme(scheme, part) for part in PARTS)
     if rank > break_even(shape):
         raise FormatError(
-            f"low_rank.v1 with rank {rank} for shape {shape}", allowed=f"1 to {break_even(shape)}, where it saves"
+            f"low_rank.v1 with rank {rank} for shape {shape}",
+            allowed=f"1 to {break_even(shape)} (a higher rank saves nothing)",
         )
     if scheme.bits != left.bits or scheme.group_size != shape[1] or scheme.outliers:
         raise FormatError(f"low_rank.v1 cannot have {scheme.to_dict()} for shape {shape}")

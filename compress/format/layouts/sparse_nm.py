@@ -1,4 +1,4 @@
-"""sparse_nm.v1: n of every m consecutive inputs of a row are kept; what is kept is a part with a scheme of its own.
+"""sparse_nm.v1: n of every m consecutive inputs of a row are kept; the kept weights are a part with its own scheme.
 
     planes of the part `values` [N, J] under their own names, J = K·n/m: the kept weights, from left to right
     sparse_index  int32 [N, ceil(J·b/32)]   bit stream along the row: place of each kept weight in its group of m,
@@ -63,7 +63,7 @@ def pack(
 
 
 def kept(w_NK: torch.Tensor, mask_NK: torch.Tensor, *, n: int, m: int) -> torch.Tensor:
-    """Returns what the mask keeps of `w_NK`, [N, J] in its dtype; a group without exactly n kept is a FormatError."""
+    """Returns the kept weights of `w_NK`, [N, J] in its dtype; a group without exactly n kept is a FormatError."""
     rows, width = mask_NK.shape
     if width % m or not (mask_NK.view(rows, width // m, m).sum(-1) == n).all():
         raise FormatError(f"a mask that does not keep {n} of every {m} inputs")

@@ -1,1 +1,1 @@
-"""A model folder on disk: found, recognised, its configuration and tensors checked and read."""
+"""Finds a model folder on disk, recognises its kind, and checks and reads its configuration and tensors."""

@@ -1,4 +1,4 @@
-"""Checks generation_config.json before anything is loaded: transformers fails on a damaged one after the weights."""
+"""Checks generation_config.json first: transformers reports a damaged one only after it has loaded the weights."""
 
 from __future__ import annotations
 

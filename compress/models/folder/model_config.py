@@ -1,4 +1,4 @@
-"""Reads config.json: checked as far as transformers does not check it, then handed to transformers."""
+"""Reads config.json, makes the checks that transformers leaves out, and builds the transformers config."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Recognises what is not a causal language model in safetensors, and says what it is and what to do instead.
+"""Recognises folders that are not causal language models in safetensors; the error names the kind and the fix.
 
 Adapters, GGUF and other formats, pipelines of diffusers, embedding models, classifiers: each would fail later with an
-error about a missing file or tensor, which names neither the cause nor the cure.
+error about a missing file or tensor, which names neither the cause nor the fix.
 """
 
 from __future__ import annotations

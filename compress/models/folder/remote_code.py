@@ -38,7 +38,7 @@ def _entry_points(folder: Path) -> Iterator[str]:
         try:
             content = parse(path.read_bytes())
         except (OSError, ValueError):
-            continue  # whoever needs this configuration says what is wrong with it
+            continue  # the code that needs this configuration reports the fault
         auto_map = content.get("auto_map") if isinstance(content, dict) else None
         for reference in _strings(auto_map):
             module = reference.rpartition(".")[0]

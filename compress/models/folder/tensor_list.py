@@ -1,4 +1,4 @@
-"""Lists the tensors of a model folder: which there are, and in which file. Headers and index are checked, no data read.
+"""Lists the tensors of a model folder with their files. Checks headers and index; reads no tensor data.
 
 The files are those that transformers would load, so that both read the same model.
 """

@@ -1,4 +1,4 @@
-"""Loads the tokenizer in a model's folder. Remote code is never run, and nobody is asked whether to run it."""
+"""Loads the tokenizer in a model's folder. Remote code is never run, and there is no prompt to allow it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Mixtures of experts: how a module holds its experts' matrices, how its forward uses them, and its routers."""
+"""Supports mixtures of experts: layout of the experts' matrices, forward expert by expert, routers."""

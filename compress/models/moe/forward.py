@@ -1,4 +1,4 @@
-"""What an experts module of transformers' experts interface computes, one expert after the other.
+"""Computes the forward of a module with transformers' experts interface, one expert after the other.
 
 Shape letters: T tokens, C experts chosen per token, H hidden, R rows of one expert, I width inside an expert.
 """
@@ -45,7 +45,7 @@ def interface_forward(
     act: Callable[[torch.Tensor], torch.Tensor] = module._apply_gate if module.has_gate else module.act_fn
     tokens, choices = chosen_TC.shape
     dtype = torch.promote_types(hidden_TH.dtype, share_TC.dtype)
-    # one row per choice, summed at the end in a fixed order: the same result whatever the order of the experts
+    # one row per choice, summed at the end in a fixed order: the result does not depend on the order of the experts
     weighted = torch.zeros(tokens * choices, hidden_TH.shape[-1], dtype=dtype, device=hidden_TH.device)
     chosen, share = chosen_TC.reshape(-1), share_TC.reshape(-1, 1)
     for expert in range(layout.experts):

@@ -1,4 +1,4 @@
-"""How a module holds the matrices of its experts: which parameters, how many experts, which way round.
+"""Detects how a module stores its experts' matrices: parameter names, number of experts, orientation.
 
 Shape letters: E experts, N out features, K in features, H hidden, I width inside an expert.
 """
@@ -23,7 +23,7 @@ class Stack:
     """Name of the parameter within its module."""
     experts: int
     shape: tuple[int, int]
-    """(N, K) of one expert's matrix, whatever way round the module holds it."""
+    """(N, K) of one expert's matrix, also where the module stores it transposed."""
     transposed: bool = False
     """The module holds each matrix as [K, N]."""
     flat: bool = False

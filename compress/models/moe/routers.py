@@ -1,4 +1,4 @@
-"""The routers of a block: matrices that choose among experts. They are small, decide everything, and stay dense."""
+"""Finds the routers of a block (they choose the experts). They stay dense: small, and errors change the choice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stand-ins for the parameters of an experts module: its own forward runs, and every product is made elsewhere.
+"""Replaces the parameters of an experts module so that its own forward calls a function for every matrix product.
 
 A module that does not follow transformers' experts interface may use its stacked matrices in any way: `x @ W[e]`,
 `linear(x, W[e])`, `bmm(x, W)`, `x.matmul(W.view(E, I, H)[e].T)`. A stand-in answers these through torch's
@@ -151,7 +151,7 @@ class MatrixStandIn(_StandIn):
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> torch.Tensor:
-        """A product x · Wᵀ, written as `linear(x, W)` or as `x @ W.T`, whatever way round W is held."""
+        """A product x · Wᵀ, written as `linear(x, W)` or as `x @ W.T`, with W stored either way round."""
         self = next(arg for arg in (*args, *(kwargs or {}).values()) if isinstance(arg, cls))
         if func is nn.functional.linear:
             x, weight, bias = _linear_arguments(*args, **(kwargs or {}))
@@ -195,7 +195,7 @@ class StandInModule(nn.Module):
             return function.__get__(self) if callable(function) else function
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns what the module's own forward does."""
+        """Returns the output of the module's own forward."""
         return self.dense_class.forward(self, *args, **kwargs)
 
 

@@ -37,7 +37,7 @@ class Cut:
     """Module -> its numbers afterwards."""
 
     def parameter(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """Returns the parameter without what leaves it; itself when nothing does."""
+        """Returns the parameter without its removed rows and columns; the same tensor if none are removed."""
         for (expert, dim), left in sorted(self.gone.get(name, {}).items(), key=lambda item: item[0][0] is not None):
             if expert is None:
                 tensor = tensor.index_select(dim, _others(left, tensor.shape[dim]))
@@ -48,7 +48,7 @@ class Cut:
 
     @torch.no_grad()
     def zeroed(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """Returns the parameter with zeros in place of what leaves it: the same function, in the same shape."""
+        """Returns the parameter with zeros in the removed rows and columns: same function, original shape."""
         if name not in self.gone:
             return tensor
         tensor = tensor.clone()
@@ -86,7 +86,7 @@ def cut(sets: Iterable[Coupled], removed: Iterable[torch.Tensor]) -> Cut:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What is written beside the weights of a pruned model."""
+    """Configuration, structure and report of a pruned model."""
 
     config: dict[str, Any]
     """config.json."""

@@ -37,7 +37,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Coupled:
-    """Units of one place, any of which can leave the model with all its members."""
+    """Units of one module. Each can be removed from the model together with all its members."""
 
     name: str
     """Path of the module, with the number of the expert or of the key-value group behind it."""

@@ -1,8 +1,8 @@
-"""Records what a model passes to each block beside the hidden states, by running it with silenced blocks.
+"""Records each block's arguments other than the hidden states, by running the model with silenced blocks.
 
 A silenced block computes nothing: it records its arguments and returns hidden states of our choice in the form of its
 own output. No names of arguments are known here: masks, rotary embeddings, ALiBi, window masks of single blocks are
-whatever arrives. Shape letters: B samples of one micro-batch, T tokens, H hidden, V vocabulary.
+recorded as they arrive. Shape letters: B samples of one micro-batch, T tokens, H hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from compress.models.walking.outputs import OutputForm
 
 @dataclass(frozen=True, slots=True)
 class BlockArguments:
-    """The arguments of one block without the hidden states."""
+    """The arguments of one block, without the hidden states."""
 
     positional: tuple[Any, ...]
     keyword: Mapping[str, Any]
 
 
 Answer = Callable[[int, torch.Tensor, BlockArguments], Any]
-"""Receives a block's number, its hidden states and its other arguments; returns what the block is to return."""
+"""Receives a block's number, its hidden states and its other arguments; returns the output of the block."""
 
 
 class _Done(BaseException):

@@ -1,6 +1,6 @@
 """Computes the buffers that no checkpoint holds (rotary frequencies, embedding scales, masks) as transformers does.
 
-Models are built on meta, so what a constructor put into such a buffer is lost. `from_pretrained` allocates it anew and
+Models are built on meta, so values set by a constructor are lost. `from_pretrained` allocates the buffer anew and
 calls `_init_weights`, with the module that holds it and with every module around that one (Falcon-H1 fills a buffer of
 each mixer from its outermost model). The same is done here. A buffer that no `_init_weights` writes would keep
 uninitialised memory, in transformers too: such a model is refused.
@@ -36,7 +36,7 @@ def compute_buffers(model: PreTrainedModel, names: Iterable[str], device: torch.
 
     Parameters on meta stay there, and those that a loader filled keep their values. The memory is filled with zeros
     and the values are computed, then with ones and they are computed again: what comes out differently was not
-    written, or depends on what was there before.
+    written, or depends on its earlier values.
 
     Raises:
         ModelError: transformers computes no value for one of them; the buffer is named.

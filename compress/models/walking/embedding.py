@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def rows_present(
     model: PreTrainedModel, source: ModelSource, weights: Weights, tokens: torch.Tensor, device: torch.device
 ) -> Iterator[None]:
-    """While open, the model's token embedding answers for the ids in `tokens`, as if it were loaded whole.
+    """While open, the model's token embedding works for the ids in `tokens` as if it were fully loaded.
 
     The module itself keeps working (some scale what they look up); its weight is the rows needed, and the ids that
     reach it are replaced by their places in these rows.

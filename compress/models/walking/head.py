@@ -1,4 +1,4 @@
-"""Applies the output head some rows of its weight at a time, so that it is never in memory as a whole.
+"""Applies the output head a few rows of its weight at a time, so that the whole weight is never in memory.
 
 Shape letters: B samples, T tokens, H hidden, V vocabulary, R rows of one stretch.
 """

@@ -1,4 +1,4 @@
-"""What a decoder block returns: its hidden states, alone or first in a tuple, and what stands beside them."""
+"""Reads and builds the output of a decoder block: hidden states, alone or first in a tuple with other values."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class OutputForm:
         return cls(list if isinstance(output, list) else tuple, tuple(map(_without_tensors, output[1:])))
 
     def around(self, hidden_BTH: torch.Tensor) -> Any:
-        """Returns what a block of this form would return with these hidden states."""
+        """Returns a block output of this form with these hidden states."""
         return hidden_BTH if self.container is None else self.container([hidden_BTH, *self.beside])
 
 

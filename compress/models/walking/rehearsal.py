@@ -1,4 +1,4 @@
-"""Rehearsal: finds out, before any work, whether a model can be walked block by block, and which linears stay dense.
+"""Checks before any work whether a model can be run block by block, and which linears must stay dense.
 
 The model is run on a few tokens with silenced blocks that return random hidden states. Walking is right only if
 
@@ -39,7 +39,7 @@ _ALLOWED = "decoders that run each block once, in order, on the output of the on
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """What was found out about a model."""
+    """Results of the rehearsal of one model."""
 
     forms: tuple[OutputForm, ...]
     """The form of each block's output."""
@@ -133,7 +133,7 @@ class _Stage:
         return [f"{name}.{weight}" for name, block in named for weight in linear_weights(block)]
 
     def _trial(self, name: str, hidden_BTH: torch.Tensor, arguments: BlockArguments) -> Trial:
-        """What a run of the block alone shows; blocks of one kind share it."""
+        """Result of running the block by itself; blocks of one kind share it."""
         kind = self.kinds[name]
         if kind not in self.trials:
             try:
@@ -159,7 +159,7 @@ class _Stage:
         ):
             raise _unwalkable("this block receives something else than the hidden states of the block before it", name)
         if holds_absent(arguments.positional) or holds_absent(arguments.keyword):
-            raise _unwalkable("this block receives what the block before it returned beside its hidden states", name)
+            raise _unwalkable("this block takes an input besides the hidden states from the block before it", name)
 
 
 @contextmanager

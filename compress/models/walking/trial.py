@@ -1,4 +1,4 @@
-"""Runs one block by itself with zeros for weights: the form of its output, and the linears that it does not call."""
+"""Runs one block by itself with zero weights to find the form of its output and the linears it does not call."""
 
 from __future__ import annotations
 

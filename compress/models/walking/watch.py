@@ -1,4 +1,4 @@
-"""Finds the weights of linears that are used by other code than the linear's own forward."""
+"""Finds linears whose weight is used outside the linear's own forward."""
 
 from __future__ import annotations
 

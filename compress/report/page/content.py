@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 _PARTS = ("pruning", "training", "tuning", "allocation")
-"""Sections of a manifest that describe what a stage did."""
+"""Sections of a manifest that describe the work of one stage."""
 
 
 def build(sources: Sources, items: int = 6, data_dir: str | None = None) -> dict[str, Any]:

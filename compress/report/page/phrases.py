@@ -37,7 +37,7 @@ def title(content: Content) -> str:
 
 
 def headline(run: Content) -> str:
-    """Returns the result in one or two sentences: how much smaller, and what was lost."""
+    """Returns the result in one or two sentences: the reduction in size and the loss in quality."""
     sentences = []
     sizes = run["size"] or {}
     times, linears = sizes.get("times_smaller"), sizes.get("bits_per_weight_linears")

@@ -1,4 +1,4 @@
-"""Reads and checks what a report is made from: folders of runs, an eval.json, folders of frontiers. No torch."""
+"""Reads and checks the inputs of a report: folders of runs, an eval.json, folders of frontiers. No torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shows what a checkpoint holds, layer by layer, from its manifest alone. No torch.
+"""Lists the layers of a checkpoint from its manifest alone. No torch.
 
 All functions take a manifest as `report.manifest.checked` returns it.
 """
@@ -20,7 +20,7 @@ _INFORMATION = ("bits_per_weight", "outliers", "relative_error", "size_bytes", "
 def layer_rows(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns one row per packed tensor, in the manifest's order, as `compress inspect --json` prints it.
 
-    What the manifest does not say is None.
+    Values missing from the manifest are None.
     """
     return [
         {
@@ -68,7 +68,7 @@ def layer_table(manifest: Mapping[str, Any]) -> Table:
 
 
 def pruned_table(manifest: Mapping[str, Any]) -> Table | None:
-    """Returns the rich table of what was removed from each layer; None for a checkpoint that was not pruned."""
+    """Returns the rich table of the units removed from each layer; None for a checkpoint that was not pruned."""
     units = manifest.get("pruning", {}).get("units")
     if not units:
         return None
