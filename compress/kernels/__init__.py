@@ -1,1 +1,1 @@
-"""Kernels: y = x · unpack(planes)ᵀ + bias. `reference` is the truth, `select` says which one runs and why."""
+"""Computes y = x · unpack(planes)ᵀ + bias. `reference` defines the result, `select` chooses the kernel."""

@@ -1,4 +1,4 @@
-"""torch.library ops over packed planes, so that torch.compile, export and autograd see one opaque, described call.
+"""Defines the torch.library ops on packed planes; torch.compile, export and autograd see each as one opaque call.
 
 One pair of ops serves every layout: `planes` come in storage order, `spec` is the JSON of scheme and shape. A kernel is
 chosen inside (see `select`), so a compiled graph holds no choice of kernel.

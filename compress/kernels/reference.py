@@ -1,6 +1,6 @@
-"""The reference kernel: decode with `layouts.unpack`, then a dense product. Every layout, dtype and device.
+"""Holds the reference kernel: `layouts.unpack`, then a dense product. Runs every layout, dtype and device.
 
-A weight that is a product runs as two products.
+A low-rank weight runs as two products.
 
 Shape letters: N out features, K in features, r rank of a low-rank weight.
 """
@@ -23,8 +23,8 @@ def reject(scheme: Scheme, shape: tuple[int, int], device: torch.device) -> str 
 def prepare(packed: PackedTensor, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     """Returns what `linear` works on: the weight [N, K] in the dtype of the inputs, on the device of the planes.
 
-    It costs N·K elements of `dtype`; who keeps it pays the memory of the dense layer beside the planes. Of a low-rank
-    weight it is both factors, [r, K] and [N, r].
+    It takes the memory of the dense layer, N·K elements of `dtype`, in addition to the planes. For a low-rank weight it
+    returns both factors, [r, K] and [N, r].
     """
     parts = layouts.parts(packed) if packed.scheme.layout == low_rank.LAYOUT else {}
     factors = (parts["right"], parts["left"]) if parts else (packed,)

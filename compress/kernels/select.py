@@ -1,4 +1,4 @@
-"""Which kernel runs a packed tensor, and why the others do not. A forced kernel that cannot run it is an error.
+"""Selects the kernel for a packed tensor and gives the reason for each rejection. A forced kernel is used or an error.
 
 A kernel is a module `compress.kernels.<name>` with
     reject(scheme, shape, device) -> str | None       why it cannot run such a tensor there, or None
@@ -31,14 +31,14 @@ FORCE = "COMPRESS_KERNEL"
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """This kernel runs it."""
+    """The kernel can run the tensor."""
 
     kernel: str
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """No kernel that was asked for runs it."""
+    """No requested kernel can run the tensor."""
 
     reason: str
 
@@ -71,7 +71,7 @@ def require(scheme: Scheme, shape: tuple[int, int], device: torch.device | str) 
     raise CompressError(
         f"{FORCE}={forced} cannot run {scheme.layout} on {device}: {answer.reason}" if forced else answer.reason,
         allowed=", ".join(KERNELS),
-        do=f"Unset {FORCE} to let the fastest kernel that can run it be chosen" if forced else None,
+        do=f"Unset {FORCE} to use the fastest suitable kernel" if forced else None,
     )
 
 

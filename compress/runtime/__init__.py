@@ -1,3 +1,3 @@
-"""Runtime: packed checkpoints as models. `load` is the way in; `compress.hf` opens the way through transformers."""
+"""Loads packed checkpoints as models with `load`; `compress.hf` registers the same loader with transformers."""
 
 from compress.runtime.loading import load as load

@@ -1,4 +1,4 @@
-"""Adapters of peft on packed models: refuses those that read the dense weight, and merging, with the reason.
+"""Makes peft refuse adapters that read the dense weight of a packed linear, and merging, with the reason.
 
 peft accepts an AdaptableLinear because it derives from nn.Linear, and puts LoRA and IA3 beside it. DoRA, PiSSA or LoHa
 would compute with planes of packed codes, and merging would add a float matrix to them.
@@ -23,9 +23,9 @@ _MODULE = "peft.tuners.tuners_utils"
 
 
 def guard_peft() -> None:
-    """Makes peft raise ModelError where an adapter would read, or be merged into, a packed linear; once is enough.
+    """Makes peft raise ModelError if an adapter would read, or be merged into, a packed linear. Idempotent.
 
-    Importing peft takes a second, so that this waits until somebody else imports it.
+    Importing peft takes a second, so the guard is set only when other code imports it.
     """
     if module := sys.modules.get(_MODULE):
         _guard(module)
@@ -34,7 +34,7 @@ def guard_peft() -> None:
 
 
 class _OnImport(MetaPathFinder):
-    """Guards the module of peft when it is imported, and takes itself out of `sys.meta_path`."""
+    """Sets the guard when peft's module is imported, and removes itself from `sys.meta_path`."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -70,7 +70,7 @@ def _without_merging(module: ModuleType, check: Callable[..., None]) -> Callable
             if isinstance(layer, module.BaseTunerLayer) and isinstance(layer.get_base_layer(), PackedLinear):
                 raise ModelError(
                     "an adapter cannot be merged into a packed linear",
-                    do="Keep the adapter beside the model, or merge it into the dense model and compress that again",
+                    do="Keep the adapter separate, or merge it into the dense model and compress that again",
                     layer=name,
                 )
         check(self)

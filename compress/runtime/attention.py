@@ -1,4 +1,4 @@
-"""Attention of one token on the CPU, with the queries that share keys computed side by side.
+"""Computes the attention of one token on the CPU, with the queries that share keys in one product.
 
 Transformers' `sdpa` hands grouped queries without a mask to torch as they are. Torch's CPU kernel then reads the keys
 once for each query: 16 of the 53 ms that one token takes in a model with a billion parameters after a prompt of 512
@@ -75,7 +75,7 @@ def install(model: nn.Module) -> None:
 
 
 def uninstall(model: nn.Module) -> None:
-    """Takes the marks of `install` away: every call of this model goes to transformers again."""
+    """Removes the marks of `install`: transformers computes every call of this model again."""
     for module in model.modules():
         module.__dict__.pop(_MARK, None)
 

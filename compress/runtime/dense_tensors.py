@@ -1,4 +1,4 @@
-"""Checks the dense tensors of a loaded checkpoint, which no layout checks: their stored dtype and their values."""
+"""Checks the stored dtypes and the values of the dense tensors of a loaded checkpoint."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def stored_dtypes(folder: Path) -> dict[str, str]:
 
 
 def check_dense(model: torch.nn.Module, dtypes: Mapping[str, str]) -> None:
-    """Raises FormatError for a dense parameter that is stored as integers, or that holds NaN or infinite values.
+    """Raises FormatError for a dense parameter that is stored as integers or contains NaN or infinite values.
 
     `dtypes` are those of the stored tensors, by name. Planes of packed linears are buffers, and not checked here.
-    transformers takes integers for the parameter without a word. Buffers may be infinite (bounds of clipped linears in
-    Gemma 4) and are not checked; neither are parameters on the meta device, which are read when they are used.
+    transformers silently accepts integers for such a parameter. Buffers are not checked, because they may be infinite
+    (bounds of clipped linears in Gemma 4), and neither are parameters on the meta device, which are read on use.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, stored in dtypes.items():

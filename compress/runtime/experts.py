@@ -1,4 +1,4 @@
-"""PackedExperts: an experts module whose matrices are packed, one PackedLinear per expert and parameter.
+"""Holds PackedExperts, an experts module with packed matrices: one PackedLinear per expert and parameter.
 
 Shape letters: T tokens, C experts chosen per token, E experts, H hidden, N out features, K in features.
 """
@@ -22,16 +22,19 @@ from compress.runtime.linear import PackedLinear
 class PackedExperts(StandInModule):
     """A module that holds E matrices in one parameter (or several), with some of these parameters packed.
 
-    Where transformers' experts interface describes the module, its forward does what the interface defines. Any other
-    module runs its own forward, in which the packed parameters are stand-ins: products with them go to the packed
-    layers. Routers, biases, activations and whatever else the module holds are its own either way.
+    A module that follows transformers' experts interface is computed as that interface defines. Any other module runs
+    its own forward with stand-ins for the packed parameters: products with a stand-in are computed by the packed
+    layers. Routers, biases, activations and all other parts of the module are unchanged in both cases.
     """
 
     dense_dtype: torch.dtype
-    """Dtype that the packed parameters would have: that of the model."""
+    """Dtype of the model, which the parameters had before they were packed."""
 
     def stack_multiply(self, stack: Stack) -> tuple[Multiply, torch.Tensor] | None:
-        """Returns the packed layers of a stack, and a tensor of the dtype and device that they work in."""
+        """Returns the product with the packed layers of a stack, and an empty tensor with its dtype and device.
+
+        None if the stack is dense, or not loaded yet.
+        """
         guard = self._buffers.get(stack.parameter)
         if guard is None or guard.device.type == "meta":  # dense, or not loaded: the loader wants the guard itself
             return None
@@ -40,7 +43,7 @@ class PackedExperts(StandInModule):
         return lambda expert, x: layers.get_submodule(str(expert))(x), like
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns what the dense module does with the decoded weights, up to the order of sums."""
+        """Returns the output of the dense module with the decoded weights; only the order of summation may differ."""
         if self.layout.interface:
             return self._interface(*args, **kwargs)
         return super().forward(*args, **kwargs)
@@ -67,15 +70,15 @@ class PackedExperts(StandInModule):
 def pack_experts(module: nn.Module, packed: Mapping[str, Sequence[PackedLinear]], path: str) -> None:
     """Makes `module` compute with packed experts, in place; `packed` maps a parameter to the layers of its experts.
 
-    Each parameter gives way to a guard of its name, at which a loader without this package stops, and to a list of
-    layers `q_<parameter>`.
+    Each parameter is replaced by a list of layers `q_<parameter>` and a guard tensor under the old name, which makes a
+    loader without this package fail instead of using random weights.
 
     Raises:
         FormatError: the module's layout is unknown, or the layers do not fit it.
     """
     layout = expert_layout(module)
     if layout is None:
-        raise FormatError(refusal(module), do="Install the version of transformers that it was packed with", layer=path)
+        raise FormatError(refusal(module), do="Install the transformers version used for packing", layer=path)
     _check_fit(layout, packed, path)
     dense = {parameter: module.get_parameter(parameter) for parameter in packed}
     for parameter, layers in packed.items():

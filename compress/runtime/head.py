@@ -1,7 +1,7 @@
-"""TiledHead: a large dense head that reads its weight in the order of the native kernels while few tokens come.
+"""Holds TiledHead, a large dense head that uses the native kernels for up to `native.FEW_TOKENS` tokens.
 
-The head of a compressed model stays dense, and one token costs a pass over all of it. Torch's product in bfloat16
-reads it at less than half of the memory's speed.
+The head of a compressed model stays dense, and every token reads all of it. Torch's bfloat16 product reaches less than
+half of the memory bandwidth.
 
 Shape letters: V vocabulary, H hidden.
 """
@@ -19,21 +19,21 @@ from compress.kernels.native import loader
 from compress.kernels.native.prepare import block
 
 LEAST_BYTES = 1 << 26
-"""Smaller heads are left alone: they cost little, and much of them stays in the caches."""
+"""Smallest head that is replaced, in bytes. Smaller ones cost little, and much of them stays in the caches."""
 
 
 class TiledHead(nn.Linear):
-    """An nn.Linear over the same parameters, tied or not, which keeps a copy of its weight [V, H] in tiles.
+    """An nn.Linear over the same parameters, tied or not, with a tiled copy of its weight [V, H].
 
-    The copy is made when `native.FEW_TOKENS` tokens or fewer come for the first time, and anew when the weight changed.
-    A graph of torch.compile takes the copy that there is when it is made.
+    The copy is made at the first input of `native.FEW_TOKENS` tokens or fewer, and again after the weight changed. A
+    graph of torch.compile uses the copy that exists when the graph is made.
     """
 
     _tiles: tuple[torch.Tensor, ...]
     _made_of: tuple[int, int, torch.dtype] | None
 
     def __init__(self, head: nn.Linear):
-        """Takes the parameters of `head`; they are shared, not copied."""
+        """Shares the parameters of `head`; they are not copied."""
         nn.Module.__init__(self)
         self.in_features, self.out_features = head.in_features, head.out_features
         self.weight, self.bias = head.weight, head.bias
@@ -64,7 +64,7 @@ class TiledHead(nn.Linear):
 
 
 def install(model: nn.Module) -> None:
-    """Puts a TiledHead in place of a large dense head on the CPU, where the native kernels run; in place."""
+    """Replaces a large dense head on the CPU by a TiledHead, in place, if the native kernels are available."""
     find = getattr(model, "get_output_embeddings", None)
     head = find() if find is not None else None
     if type(head) is not nn.Linear or loader.unavailable():
@@ -76,7 +76,7 @@ def install(model: nn.Module) -> None:
 
 
 def keep_tiles(model: nn.Module, keep: bool) -> None:
-    """Sets whether a TiledHead of the model may keep its copy; without it torch's product runs."""
+    """Sets whether a TiledHead of the model may keep its tiled copy; without the copy torch computes the product."""
     for module in model.modules():
         if isinstance(module, TiledHead):
             module.keep_tiles = keep

@@ -1,7 +1,7 @@
-"""The quantizer `compress` of transformers: AutoModelForCausalLM.from_pretrained reads our folders.
+"""Registers the quantizer `compress` with transformers, so that AutoModelForCausalLM.from_pretrained reads our folders.
 
-It only loads. The schemes stand in `quantization_config` of config.json, so it works from the hub, and save_pretrained
-writes them again. The tensors bear the names of the modules, so transformers has nothing to convert.
+It only loads; it cannot compress. The schemes are in `quantization_config` of config.json, so loading from the hub
+works and save_pretrained writes them again. Tensors have the names of the modules, so transformers converts nothing.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from compress.runtime.experts import PackedExperts
 
 
 class CompressConfig(QuantizationConfigMixin):  # type: ignore[misc]
-    """`quantization_config` of a checkpoint: format version, {linear: {scheme, shape, bias}}, and its structure."""
+    """The `quantization_config` of a checkpoint: format version, {linear: {scheme, shape, bias}}, and structure."""
 
     def __init__(
         self, format_version: int, tensors: dict[str, Any], structure: dict[str, Any] | None = None, **unknown: Any
     ):
-        """Unknown fields are kept for save_pretrained; what matters raises the format version."""
+        """Keeps unknown fields for save_pretrained; a change that readers must know raises the format version."""
         unknown.pop("quant_method", None)
         self.__dict__.update(unknown)
         self.quant_method = manifest.QUANT_METHOD
@@ -38,13 +38,13 @@ class CompressConfig(QuantizationConfigMixin):  # type: ignore[misc]
 
 
 class CompressQuantizer(HfQuantizer):  # type: ignore[misc]
-    """Puts packed layers into the skeleton before the weights arrive, and refuses a load that left one unfilled."""
+    """Puts packed layers into the skeleton before the weights are loaded, and checks afterwards that all are filled."""
 
     requires_calibration = True  # a dense model cannot be compressed on the fly: base class refuses it
     _has_experts = False
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
-        """Refuses newer formats and unknown layouts before anything is built."""
+        """Raises FormatError for a newer format version or an unknown layout, before the model is built."""
         manifest.check_version(self.quantization_config.format_version)
         manifest.check_tensors(self.quantization_config.tensors)
 
@@ -63,31 +63,31 @@ class CompressQuantizer(HfQuantizer):  # type: ignore[misc]
         return model
 
     def update_weight_conversions(self, weight_conversions: Any, *model: Any) -> list[Any]:
-        """No conversion at all: on disk every tensor has the name and form it has in the model."""
+        """Returns no conversions: tensors on disk have the same names and shapes as in the model."""
         return []
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
-        """save_pretrained writes the planes as they are."""
+        """Returns True: save_pretrained writes the planes unchanged."""
         return True
 
     @property
     def is_trainable(self) -> bool:
-        """Adapters on packed linears can be trained: gradients pass through the planes, which stay as they are."""
+        """True: adapters on packed linears can be trained. Gradients reach the input; the planes stay constant."""
         return True
 
     @property
     def is_qat_trainable(self) -> bool:
-        """Dense tensors (norms, embeddings, the head) can be trained. The Trainer also asks before it evaluates."""
+        """True: dense tensors (norms, embeddings, the head) can be trained. The Trainer needs it to evaluate, too."""
         return True
 
     @property
     def is_compileable(self) -> bool:
-        """Looping over the experts that were hit depends on the data."""
+        """False for a model with packed experts: their loop over the chosen experts depends on the data."""
         return not self._has_experts
 
 
 def register() -> None:
-    """Makes the quantizer known to transformers; a second call changes nothing."""
+    """Registers the quantizer with transformers. Idempotent."""
     if manifest.QUANT_METHOD not in AUTO_QUANTIZER_MAPPING:
         register_quantization_config(manifest.QUANT_METHOD)(CompressConfig)
         register_quantizer(manifest.QUANT_METHOD)(CompressQuantizer)

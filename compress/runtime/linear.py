@@ -1,4 +1,4 @@
-"""PackedLinear: a linear layer whose weight stays packed. Takes the place of nn.Linear and of GPT-2's Conv1D.
+"""Holds PackedLinear, a linear layer with a packed weight. It replaces nn.Linear and GPT-2's Conv1D.
 
 Shape letters: N out features, K in features.
 """
@@ -22,10 +22,10 @@ _RAW = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 class PackedLinear(nn.Module):
     """y = x · unpack(planes)ᵀ + bias, in the dtype of x.
 
-    The planes are buffers that keep the dtype they are stored in, also under `.to(dtype)`, and follow `.to(device)`.
-    With `keep_prepared` (the default) the form that the kernel works on is made at the first call and kept, outside the
-    state dict; for the reference kernel that is the weight in the dtype of x, so the layer then costs as much memory
-    as the dense one beside its planes. Without it the planes are decoded at every call and nothing is kept.
+    The planes are buffers. They keep their stored dtype, also under `.to(dtype)`, and follow `.to(device)`. With
+    `keep_prepared` (the default) the kernel's form of the planes is made at the first call and kept outside the state
+    dict. For the reference kernel this form is the weight in the dtype of x, so the layer takes the memory of the dense
+    layer in addition to its planes. Without `keep_prepared` the planes are decoded at every call.
     """
 
     bias: nn.Parameter | None
@@ -42,7 +42,7 @@ class PackedLinear(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
-        """Makes the layer with empty planes, to be filled by a loader; `dtype` is that of the bias."""
+        """Makes the layer with uninitialised planes for a loader to fill; `dtype` is the dtype of the bias."""
         nn.Module.__init__(self)  # that of nn.Linear, a base of AdaptableLinear, would make a dense weight
         self.scheme, (self.out_features, self.in_features) = scheme, shape
         for name, (plane_dtype, plane_shape) in layouts.plane_specs(scheme, shape).items():
@@ -55,7 +55,7 @@ class PackedLinear(nn.Module):
 
     @classmethod
     def from_packed(cls, packed: PackedTensor, bias: torch.Tensor | None = None) -> PackedLinear:
-        """Returns the layer over the planes of `packed` (shared, not copied)."""
+        """Returns a layer that shares the planes of `packed`."""
         layer = cls(packed.scheme, packed.shape, bias=bias is not None, device="meta")
         for name, plane in packed.planes.items():
             layer._buffers[name] = plane
@@ -65,7 +65,7 @@ class PackedLinear(nn.Module):
 
     @property
     def packed(self) -> PackedTensor:
-        """The weight as it is stored."""
+        """The packed weight."""
         planes = {name: plane for name, plane in self._buffers.items() if plane is not None}
         return PackedTensor((self.out_features, self.in_features), self.scheme, planes)
 
@@ -89,13 +89,13 @@ class PackedLinear(nn.Module):
         self._linear, self._prepared_for = kernel.linear, (x.dtype, x.device)
 
     def _forget(self) -> None:
-        """Drops the prepared form; it is made again from the planes when it is needed."""
+        """Drops the prepared form; the next call makes it again from the planes."""
         self._operands = ()
         self._linear = None
         self._prepared_for = None
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> PackedLinear:
-        """Applies a move to the planes as raw integers, which a change of dtype leaves alone."""
+        """Applies `fn` to the planes viewed as raw integers, so that a change of dtype does not affect them."""
         planes = dict(self._buffers)
         self._buffers = {}
         try:
@@ -116,7 +116,7 @@ class PackedLinear(nn.Module):
         self._forget()
 
     def extra_repr(self) -> str:
-        """Returns what `print(model)` shows of the layer."""
+        """Returns the description of the layer in `print(model)`."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
             f"{self.scheme.layout}, {self.scheme.bits} bits, {self.packed.bits_per_weight:.2f} stored"
@@ -124,14 +124,14 @@ class PackedLinear(nn.Module):
 
 
 class AdaptableLinear(PackedLinear, nn.Linear):  # type: ignore[misc]  # nn.Linear has no type for a missing bias
-    """A PackedLinear for the place of an nn.Linear, which libraries that look for that class accept.
+    """A PackedLinear that is also an nn.Linear, for libraries that check for that class.
 
     peft puts adapters on it. Its `weight` is a buffer of packed codes; the matrix is `layouts.unpack(layer.packed)`.
-    Experts are plain PackedLinear: peft knows linears by the last part of their path, which is a number there.
+    Experts are plain PackedLinear, because peft selects linears by the last part of their path, here a number.
     """
 
     _is_hf_initialized = True
-    """Keeps transformers from drawing random values for the weight, as it does for a linear that it did not load."""
+    """Prevents transformers from initialising the weight with random values, as it does for linears it did not load."""
 
     def _get_name(self) -> str:
         return PackedLinear.__name__

@@ -1,4 +1,4 @@
-"""Loads a compressed folder as a checked model that is ready for use (`load`)."""
+"""Loads a compressed folder and checks it (`load`)."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def load(
     faster on the CPU, by a function that `compress.runtime.attention` describes.
 
     Args:
-        folder: what `compress run` wrote, or what `save_pretrained` of a loaded model wrote.
-        dtype: of the dense tensors and the arithmetic; None takes that of the config. The planes keep theirs.
-        device: where the model goes.
+        folder: output folder of `compress run`, or of `save_pretrained` of a loaded model.
+        dtype: dtype of the dense tensors and the arithmetic; None takes the config's. The planes keep their dtypes.
+        device: device of the model.
         verify: read every shard once and compare its sha256 with the manifest; `save_pretrained` writes no manifest.
         keep_prepared: True keeps each weight in the kernel's form after its first use (with the reference kernel: the
             memory of the dense model beside the packed one); False makes it at every call; None keeps what is about

@@ -1,4 +1,4 @@
-"""Proof of load: a fresh process loads the folder and must reproduce reference logits.
+"""Proves that a folder loads: a fresh process loads it and must reproduce reference logits.
 
     python -m compress.runtime.proof FOLDER --reference FILE [--tolerance 1e-5]
 
@@ -28,29 +28,29 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-5
 CACHED_STEPS = 4
-"""Tokens at the end of the last text that are read one by one, with a KV cache."""
+"""Number of tokens at the end of the last text that are read one by one with a KV cache."""
 _FEW_LOGITS = 256
-"""Up to so many tokens a model may compute the logits of all positions; of longer texts only those compared."""
+"""Largest number of tokens for which logits of all positions are computed; longer texts need only the compared ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text of the reference, and the logits that the packed weights give for it."""
+    """A reference text and its logits, computed with the packed weights."""
 
     tokens: torch.Tensor
     """int64 [T]"""
     positions: torch.Tensor
-    """int64 [P], ascending: where in the text the logits belong."""
+    """int64 [P], ascending: the positions of the logits in the text."""
     logits: torch.Tensor
     """float32 [P, V]"""
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """How far the logits of the loaded model are from the reference."""
+    """Deviation of the loaded model's logits from the reference."""
 
     relative_error: float
-    """Largest difference divided by the largest reference logit of the text, both by magnitude."""
+    """Largest absolute difference divided by the largest absolute reference logit of the text."""
     tolerance: float
     holds: bool
     tokens: int = 0
@@ -113,7 +113,7 @@ def prove(folder: str | Path, reference: str | Path, tolerance: float = TOLERANC
         cached_PV = _cached_logits(model, longest)
         if cached_PV is not None:
             cached_error = _error(longest, cached_PV)
-            if not cached_error <= tolerance:  # is it our code, or the model's own?
+            if not cached_error <= tolerance:  # find out whether our code or transformers' code differs
                 with _transformers_alone(model):
                     own_PV = _cached_logits(model, longest)
                 assert own_PV is not None
@@ -192,7 +192,7 @@ def _error(text: Text, logits_PV: torch.Tensor) -> float:
 
 @contextmanager
 def _transformers_alone(model: Any) -> Iterator[None]:
-    """Leaves our attention and all kernels but the reference out for a while."""
+    """Disables our attention and all kernels except the reference inside the context."""
     from compress.kernels.select import FORCE
     from compress.runtime import attention
 

@@ -1,4 +1,4 @@
-"""Puts packed layers into a model skeleton before its weights arrive, and checks afterwards that all of them did."""
+"""Puts packed layers into a model skeleton before its weights are loaded, and checks afterwards that none is missing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from compress.runtime import experts
 from compress.runtime.linear import AdaptableLinear, PackedLinear
 
 KEEP_PREPARED_BYTES = 1 << 30
-"""Models whose decoded weights take less than this keep them after the first use, unless told otherwise. What a kernel
-prepares without decoding is always kept: making it again at every call costs a hundred times the call."""
+"""Decoded weights are kept after the first use by default if they take at most this many bytes in the whole model. A
+form that a kernel prepares without decoding is always kept: making it takes about a hundred times as long as a call."""
 
 
 def install(model: nn.Module, tensors: Mapping[str, Any]) -> None:
@@ -72,7 +72,7 @@ def packed_layers(model: nn.Module) -> dict[str, PackedLinear]:
 def keep_prepared(model: nn.Module, keep: bool | None = None) -> None:
     """Sets whether packed layers keep the kernel's form of their planes after the first use.
 
-    None: where that takes about the bytes of the planes, and decoded weights if all of them take less than 1 GiB.
+    None: keep it if it takes about the bytes of the planes, and keep decoded weights if all of them take at most 1 GiB.
     """
     layers = packed_layers(model).values()
     packed = {id(layer) for layer in layers if _stays_packed(layer)}
@@ -104,7 +104,9 @@ def _path(model: nn.Module, name: str) -> str:
         except AttributeError:
             continue
         return path
-    raise FormatError(f"{type(model).__name__} has no such module", do="Is config.json that of this model?", layer=name)
+    raise FormatError(
+        f"{type(model).__name__} has no such module", do="Check that config.json belongs to this model", layer=name
+    )
 
 
 def _refuse_mismatch(module: nn.Module, layer: PackedLinear, name: str) -> None:
@@ -112,11 +114,11 @@ def _refuse_mismatch(module: nn.Module, layer: PackedLinear, name: str) -> None:
         raise FormatError(f"a {type(module).__name__} cannot be packed", allowed="Linear, Conv1D", layer=name)
     weight = module.get_parameter("weight")
     shape = tuple(weight.shape[::-1] if is_conv1d(module) else weight.shape)
-    given = (layer.out_features, layer.in_features)
-    if shape != given or (module.bias is None) != (layer.bias is None):
+    packed_shape = (layer.out_features, layer.in_features)
+    if shape != packed_shape or (module.bias is None) != (layer.bias is None):
         raise FormatError(
             f"the model has a linear of shape {shape}, {'no ' if module.bias is None else ''}bias",
-            allowed=f"{given}, {'no ' if layer.bias is None else ''}bias",
+            allowed=f"{packed_shape}, {'no ' if layer.bias is None else ''}bias",
             layer=name,
         )
 
@@ -125,5 +127,6 @@ def _refuse_tied_head(model: nn.Module, tensors: Mapping[str, Any]) -> None:
     for tied, master in getattr(model, "all_tied_weights_keys", {}).items():
         for name in (tied.removesuffix(".weight"), master.removesuffix(".weight")):
             if name in tensors:
-                given = f"packed, though config.json ties {tied} to {master}"
-                raise FormatError(given, do="Leave it dense", layer=name)
+                raise FormatError(
+                    f"packed, though config.json ties {tied} to {master}", do="Leave it dense", layer=name
+                )

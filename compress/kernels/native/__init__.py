@@ -1,8 +1,8 @@
-"""The native CPU kernels: C++ of src/ behind a C interface, for every layout.
+"""Runs the native CPU kernels: the C++ code in src/, called through a C interface, for every layout.
 
-Up to 16 tokens the product is fused with the decoding and summed in float32. Above, rows are decoded in the dtype of
-the inputs and multiplied: in bfloat16 by our own kernel where the processor has an instruction for it, else by torch, a
-block of rows at a time. Decoded values are exactly those of `layouts.unpack`.
+For up to 16 tokens, decoding and product are fused and sums are float32. For more tokens, blocks of rows are decoded in
+the dtype of the inputs and multiplied: in bfloat16 by our own kernel if the processor has instructions for it, else by
+torch. Decoded values are exactly those of `layouts.unpack`.
 
 Shape letters: T tokens, N out features, K in features.
 """
@@ -25,7 +25,7 @@ from compress.kernels.native import loader
 from compress.kernels.native import prepare as preparing
 
 FEW_TOKENS = 16
-"""Up to here the fused kernels run."""
+"""Largest number of tokens for the fused kernels."""
 _ROWS_AT_ONCE = 512
 """Rows that are decoded at once for many tokens: fewer make torch's product slower, more leave the caches."""
 
@@ -40,9 +40,9 @@ def reject(scheme: Scheme, shape: tuple[int, int], device: torch.device) -> str 
 
 
 def prepare(packed: PackedTensor, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """Returns the form that `linear` works on, whatever the dtype of the inputs is: about the bytes of the planes.
+    """Returns the operands of `linear`, which do not depend on `dtype` and take about the bytes of the planes.
 
-    It is an empty tensor [N, K, 0], whose shape a graph that is traced can see, and the blocks of the weight.
+    They are an empty tensor [N, K, 0], which gives a traced graph the shape, and the blocks of the weight.
     """
     return (torch.empty(*packed.shape, 0), *preparing.steps(packed))
 

@@ -1,4 +1,4 @@
-"""One block of memory per prepared weight: a header of 32 integers and sections, as src/abi.h describes them.
+"""Builds the memory block of a prepared weight: a header of 32 integers and sections, as described in src/abi.h.
 
 Shape letters: N out features, K in features, C columns of a plane.
 """

@@ -1,4 +1,4 @@
-"""The shared library of the native kernels: found, checked, and set to the instructions that this processor has.
+"""Loads and checks the shared library of the native kernels, and selects the processor's instruction set.
 
 It is built when the package is installed, never here.
 """

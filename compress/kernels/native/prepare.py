@@ -1,4 +1,4 @@
-"""From planes in storage order to blocks in the order in which the kernels read them.
+"""Converts planes in storage order to blocks in the order in which the native kernels read them.
 
 Words of bit streams are laid out with 16 rows side by side, and codes whose width is no power of two are cut into
 fields. A block takes the bytes of the planes, plus padding to 16 rows and 32 columns, a byte for each zero point, and

@@ -1,4 +1,4 @@
-"""additive.v1 for Triton: a code fetches a vector of its codebook, which the caches hold.
+"""Decodes additive.v1 in Triton: each code selects a vector of a codebook, which stays in the caches.
 
 Shape letters: N out features, K in features, M codebooks, J groups of g columns, V vectors of a codebook.
 """

@@ -1,4 +1,4 @@
-"""The sparse part in the kernels: what its entries add to the products, and to a decoded weight.
+"""Adds the entries of the sparse part to products and to a decoded weight, in Triton.
 
 Shape letters: N out features, K in features, Z entries.
 """

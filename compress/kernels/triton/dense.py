@@ -1,4 +1,4 @@
-"""dense.v1 for Triton: a part that is plain numbers runs as the library's dense product.
+"""Runs dense.v1 parts with torch's dense product.
 
 Shape letters: N out features, K in features of the part.
 """

@@ -1,4 +1,4 @@
-"""int_group.v1 for Triton. Scales and zero points as they are, zero points unpacked to bytes.
+"""Decodes int_group.v1 in Triton. Scales keep their dtype; zero points are unpacked to bytes.
 
 Shape letters: N out features, K in features, G groups.
 """

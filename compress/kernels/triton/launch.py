@@ -1,8 +1,8 @@
-"""Starts the kernels: which one for how many tokens, how many programs, which configuration.
+"""Launches the Triton kernels: chooses the kernel by the number of tokens, the grid and the configuration.
 
-A configuration is measured by Triton's own autotuner when a kind of product is first met, and kept on disk in Triton's
-cache (TRITON_CACHE_DIR). While a CUDA graph is recorded nothing can be measured: what was not met before it then runs
-the first configuration. Nothing here waits for the device.
+Triton's autotuner measures the configurations at the first product of each kind and caches the best one on disk
+(TRITON_CACHE_DIR). Nothing can be measured while a CUDA graph is recorded: a new kind of product then runs the first
+configuration. Nothing here waits for the device.
 
 Shape letters: M tokens, N out features, K in features.
 """
@@ -32,7 +32,7 @@ _INTERPRETED_PROCESSORS = 4
 _WAVES = 4
 """Programs wanted for each processor: enough loads in flight to fill the memory bus."""
 _ROWS = 16
-"""Rows of a program that the number of splits is reckoned with, whatever the tuner finds."""
+"""Rows per program for computing the number of splits; the autotuner may choose another number for the kernel."""
 _SUM_SIZE = 1024
 
 _ONE = [

@@ -1,4 +1,4 @@
-"""low_rank.v1 for Triton: two products, each by the plan of its part.
+"""Runs low_rank.v1 in Triton as two products, one per factor.
 
 Shape letters: N out features, K in features, r rank.
 """

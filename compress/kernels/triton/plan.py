@@ -1,7 +1,6 @@
-"""Plans the kernels of a tensor from its scheme and shape alone, once for each, and caches the plan.
+"""Plans and caches the Triton kernels for each scheme and shape.
 
-A module of a layout has `reject(scheme, shape)`, why its kernels cannot run such a tensor or None, and `plan(scheme,
-shape)`.
+Each layout's module has `reject(scheme, shape)`, which returns a reason or None, and `plan(scheme, shape)`.
 """
 
 from __future__ import annotations

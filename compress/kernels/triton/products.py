@@ -1,10 +1,9 @@
-"""The kernels of every layout: one input, many inputs, the weight itself. What a layout stores is known to DECODE
-alone.
+"""Holds the Triton kernels for all layouts: product with one input, product with many inputs, decoding of the weight.
+Only the function DECODE depends on the layout.
 
 DECODE(planes, row, tile, slice, S, META) returns the weights of one slice for rows [R, 1], float32 [R, places], equal
-to those of `layouts.unpack` bit for bit. For that the kernels are compiled without fusing products and sums on the
-compiler's own account; where the accumulation wants it, it is asked for. Rows past the last are the last again and are
-not stored.
+to those of `layouts.unpack` bit for bit. Therefore the compiler may not fuse multiplication and addition; accumulation
+uses an explicit fma. Row indices past the end are clamped to the last row, and their results are not stored.
 
 Sums are made in an order that depends on the tiling only, so one configuration gives the same bits at every run: what
 several programs add up for one output (SPLIT) goes through memory, not through atomic additions.

@@ -1,9 +1,9 @@
-"""How the kernels walk a weight: tiles of columns, cut into slices that every row decodes alike.
+"""Defines the order in which the kernels read a weight: tiles of columns, divided into slices.
 
-A tile is `unit` slices of `lanes` codes; every lane owns `unit` codes of a row, which fill whole 32-bit words as one
-dense stream. So the shift of a code depends on the number of its slice alone, which is known when the kernel is
-compiled, whatever the bits: no code is looked for, and neighbouring lanes read neighbouring words. A code stands for
-`width` columns (one for integer layouts, a vector of a codebook, a group of n:m).
+A tile has `unit` slices of `lanes` codes. Every lane has `unit` codes of a row, packed densely into whole 32-bit words.
+So the shift of a code depends only on its slice number, a compile-time constant for every number of bits, and
+neighbouring lanes read neighbouring words. A code covers `width` columns (one for integer layouts, a vector of a
+codebook, a group of n:m).
 
 Where the slices of a lane are neighbours in a row (`nested`), a small group of columns lies in one lane, which decodes
 its scale once; else a slice is a run of columns that all have one scale. Places are numbered in the order of the

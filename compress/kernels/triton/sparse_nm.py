@@ -1,4 +1,4 @@
-"""sparse_nm.v1 for Triton: the kept weights of a group of m are spread over its columns as they are decoded.
+"""Decodes sparse_nm.v1 in Triton: the kept weights of a group are placed in the group's m columns.
 
 The first kept weights of all groups are one stream, the second ones another, and so on; so are their places. A lane
 holds whole groups, and a slice is one column of one group in every lane. Values are dense.v1 or int_group.v1 without a

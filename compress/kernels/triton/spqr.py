@@ -1,4 +1,4 @@
-"""spqr.v1 for Triton: the codes of both statistics of a group share a byte, its second level stands together.
+"""Decodes spqr.v1 in Triton: both statistics codes of a group share a byte; its second level is stored together.
 
 Shape letters: N out features, K in features, G groups, R runs of rows.
 """
