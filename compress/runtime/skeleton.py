@@ -1,4 +1,4 @@
-"""Puts packed layers into a model skeleton before its weights are loaded, and checks afterwards that none is missing."""
+"""Puts packed layers into a model skeleton before its weights are loaded, and checks that none is missing."""
 
 from __future__ import annotations
 

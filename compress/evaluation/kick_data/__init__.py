@@ -1,1 +1,1 @@
-"""The public data of the suite kick: where it is, how it is read and checked, and the items made of it."""
+"""Downloads, reads and checks the public data of the suite kick, and makes its items."""

@@ -1,7 +1,7 @@
-"""Downloads public datasets from the Hugging Face hub, pinned to a revision, in the form of our files.
+"""Downloads public datasets from the Hugging Face hub at pinned revisions, with the fields of our files.
 
-`rows.FIELDS` has that form. A dataset that changed its columns is an error with the number of the row.
-Only the file of the one split is fetched: `datasets.load_dataset` would take the training splits too, in gigabytes.
+`rows.FIELDS` lists the fields. A row with unexpected columns is an error that gives the row number.
+Only the file of the needed split is downloaded; `datasets.load_dataset` would also download gigabytes of training data.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ class Place:
     file: str
     """Parquet, or JSON lines."""
     columns: tuple[str, ...]
-    """Those that `read` looks at; others, such as the tokens of a passage, can be many times as large."""
+    """The columns that `read` uses; others, such as the tokens of a passage, can be many times as large."""
     read: Callable[[int, Row], Row | None]
-    """Position and row of the hub -> row of our files, or None for one that is not wanted."""
+    """Function from position and row of the hub to a row with our fields, or None for a row to leave out."""
 
     def __str__(self) -> str:
         return f"{self.dataset}@{self.revision}"
 
 
 def rows(place: Place) -> list[Row]:
-    """Returns the rows in the form of the files; EvaluationError when the hub does not have them, or not like that."""
+    """Returns the rows in the form of the files; EvaluationError if they cannot be downloaded or converted."""
     path = _fetched(place)
-    made = []
+    converted = []
     for number, row in enumerate(_read(place, path)):
         try:
-            found = place.read(number, row)
+            ours = place.read(number, row)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise EvaluationError(f"row {number} of {place} is not as expected: {error!r}") from error
-        if found is not None:
-            made.append(found)
-    return made
+        if ours is not None:
+            converted.append(ours)
+    return converted
 
 
 def _fetched(place: Place) -> Path:
-    """The file in the hub's cache, from which it is taken without a connection from the second time on."""
+    """Returns the path of the file in the hub's cache, downloaded on first use."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -65,7 +65,7 @@ def _fetched(place: Place) -> Path:
 
 
 def _read(place: Place, path: Path) -> Iterator[Row]:
-    """The rows with the columns that are wanted."""
+    """Yields the rows with the needed columns."""
     if path.suffix == ".jsonl":
         with path.open(encoding="utf-8", newline="\n") as lines:
             for line in lines:
@@ -96,7 +96,7 @@ def _mmlu(number: int, row: Row) -> Row:
 
 
 def _lettered(stem: str) -> Callable[[int, Row], Row]:
-    """ARC and OpenBookQA: texts and labels side by side, the answer by its label."""
+    """Returns the reader for ARC and OpenBookQA, which store choice texts, choice labels and the answer's label."""
 
     def read(number: int, row: Row) -> Row:
         choices = row["choices"]

@@ -1,4 +1,4 @@
-"""Makes the items of the suite kick: rows of public datasets as prompts, choices and references."""
+"""Makes the items of the suite kick: prompts, choices and references from the rows of public datasets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HEADING = re.compile(r"\s*= [^=].*[^=] =\s*")
 
 
 def factoid(data: Data) -> list[Item]:
-    """Questions from memory: FreebaseQA where there is one, WebQuestions, TriviaQA."""
+    """Returns closed-book questions: FreebaseQA if available, WebQuestions, TriviaQA."""
     named = {"freebaseqa": "freebaseqa", "webquestions": "webquestions_test", "triviaqa": "triviaqa_closed"}
     return [
         {"id": f"{name}/{row['id']}", "stratum": name, "prompt": _asked(row), "answers": _gold(row)}
@@ -27,7 +27,8 @@ def factoid(data: Data) -> list[Item]:
 
 
 def multiple_choice(data: Data) -> list[Item]:
-    """MMLU by the letter, five examples before each question; the others by the text of the choices, without any."""
+    """Returns multiple-choice questions: MMLU scores the letter after five examples; the others score the choice's text
+    without examples."""
     shots: dict[str, list[str]] = defaultdict(list)
     for row in data.rows("mmlu_dev"):
         shots[row["subject"]].append(f"{_lettered(row)} {_LETTERS[row['answer']]}\n\n")
@@ -38,7 +39,7 @@ def multiple_choice(data: Data) -> list[Item]:
 
 
 def fewer_shots(item: Item) -> Iterator[Item]:
-    """The item with all its examples, with one less, and so on to none."""
+    """Yields the item with all its examples, then with one example less each time, down to none."""
     shots = item.get("shots")
     if shots is None:
         yield item
@@ -49,7 +50,7 @@ def fewer_shots(item: Item) -> Iterator[Item]:
 
 
 def retrieval(data: Data) -> list[Item]:
-    """Natural Questions with and without the passage that answers them."""
+    """Returns Natural Questions, each with two prompts: with and without the passage that contains the answer."""
     made = []
     for row in data.rows("nq_open_oracle"):
         title, passage, question = row.get("title", ""), row["passage"], _asked(row)
@@ -69,7 +70,10 @@ def retrieval(data: Data) -> list[Item]:
 
 
 def summarisation(data: Data) -> list[Item]:
-    """News articles with their highlights as reference, which some copies of the data leave standing in the article."""
+    """Returns news articles with their highlights as reference summary.
+
+    The highlights are cut from the article text, where some copies of the data still have them.
+    """
     made = []
     for row in data.rows("cnn_dailymail"):
         article = row["article"].partition("@highlight")[0].strip()
@@ -87,7 +91,7 @@ def summarisation(data: Data) -> list[Item]:
 
 
 def instruction(data: Data) -> list[Item]:
-    """MT-Bench: an instruction and one that goes on from the answer."""
+    """Returns MT-Bench conversations: an instruction, and a second one about the answer."""
     return [
         {"id": f"mt_bench/{row['id']}", "stratum": row.get("category", ""), "turns": list(row["turns"][:2])}
         for row in data.rows("mt_bench")
@@ -95,7 +99,7 @@ def instruction(data: Data) -> list[Item]:
 
 
 def converse(item: Item, references: Mapping[str, str], chat: Chat) -> Item:
-    """Returns the item with what can be asked so far: the second turn follows the reference answer to the first."""
+    """Returns the item with the prompts known so far; the second turn needs the reference answer to the first."""
     turns = item["turns"]
     made = {**item, "prompt_1": chat(by_turns(turns[:1]))}
     if "turn_1" in references:
@@ -108,7 +112,7 @@ def converse(item: Item, references: Mapping[str, str], chat: Chat) -> Item:
 
 
 def documents(data: Data) -> list[str]:
-    """Text for perplexity and divergence: `heldout.txt`, else WikiText-2, else the passages, else the questions."""
+    """Returns held-out text: `heldout.txt`, else WikiText-2, else the passages, else the questions."""
     own = data.text("heldout.txt")
     if own is not None and own.strip():
         return [part.strip() for part in re.split(r"\n\s*\n", own) if part.strip()]
@@ -151,12 +155,12 @@ def _texts(name: str, row: Row) -> Item:
     query = row["query"].strip()
     prompt = f"{query}\nAnswer:" if "Question:" in query else query
     choices = [f" {choice}" for choice in row["choices"]]
-    # yes and no are of one kind; elsewhere a longer text would lose for its length alone
+    # yes and no have about the same length; other choices are normalised, since a longer text is always less likely
     return {**_choice(name, row, choices, by_byte=name != "boolq"), "prompt": prompt}
 
 
 def _two_contexts(row: Row) -> Item:
-    """One ending after two beginnings: the same text is scored, its length plays no part."""
+    """Returns an item with one ending after each of two beginnings, so both scored texts have the same length."""
     item = _choice("winogrande", row, row["contexts"], by_byte=False)
     return {**item, "contexts": row["contexts"], "continuation": f" {row['continuation']}"}
 
@@ -167,7 +171,7 @@ def _choice(name: str, row: Row, choices: list[str], *, by_byte: bool) -> dict[s
 
 
 def _articles(rows: list[Row]) -> list[str]:
-    """Lines between two headings of the first level."""
+    """Returns the articles: the lines from each first-level heading to the next."""
     made: list[list[str]] = [[]]
     for row in rows:
         if _HEADING.fullmatch(row["text"]) and made[-1]:

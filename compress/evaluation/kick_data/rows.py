@@ -1,6 +1,6 @@
-"""Reads the rows of public datasets, from a folder of .jsonl files or from the hub, and checks every one of them.
+"""Reads and checks the rows of public datasets, from a folder of .jsonl files or from the hub.
 
-A row has `id` and, by dataset, the fields of `FIELDS`. FreebaseQA may also be there in its published form.
+A row has `id` and the dataset's fields in `FIELDS`. FreebaseQA may also be in its published form.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ _FREEBASEQA = "FreebaseQA-eval.json"
 
 @dataclass
 class Data:
-    """The datasets of a folder, or of the hub when there is none."""
+    """The datasets in a folder, or on the hub if `folder` is None."""
 
     folder: Path | None
     sources: dict[str, str] = field(default_factory=dict)
-    """Dataset -> file, or hub id and revision; filled as they are read."""
+    """File, or hub id and revision, by dataset; filled as datasets are read."""
     lacking: list[str] = field(default_factory=list)
-    """Datasets that were asked for and are not there."""
+    """Names of requested datasets that are missing."""
 
     def __post_init__(self) -> None:
         if self.folder is not None and not self.folder.is_dir():
             raise EvaluationError(f"--data-dir {self.folder}: no such folder")
 
     def rows(self, name: str) -> list[Row]:
-        """Returns the rows of a dataset, none when it is lacking; EvaluationError for one that is not as documented."""
+        """Returns the rows of a dataset, [] if it is missing; EvaluationError for a row with wrong fields."""
         if self.folder is None:
             return self._of_hub(name)
         path = self.folder / f"{name}.jsonl"
@@ -68,7 +68,7 @@ class Data:
         return []
 
     def text(self, name: str) -> str | None:
-        """Returns the text file `name` of the folder, None when it is not there."""
+        """Returns the content of the text file `name` of the folder; None if there is no such file."""
         path = self.folder / name if self.folder is not None else None
         if path is None or not path.is_file():
             return None
@@ -87,7 +87,7 @@ class Data:
 
 
 def _read_freebaseqa(path: Path) -> Rows:
-    """The published form: questions with parses, each with the names of the answers."""
+    """Returns the rows of FreebaseQA's published form: questions with parses, each with the names of its answers."""
     try:
         rows: Rows = []
         for number, question in enumerate(parse(read_text(path))["Questions"], start=1):
@@ -96,7 +96,7 @@ def _read_freebaseqa(path: Path) -> Rows:
             row = {"id": question["Question-ID"], "question": question["RawQuestion"], "aliases": names}
             rows.append((f"row {number}", row))
     except (ValueError, KeyError, TypeError) as error:
-        raise EvaluationError(f"{path} is not FreebaseQA as it is published: {error!r}") from error
+        raise EvaluationError(f"{path} is not FreebaseQA in its published form: {error!r}") from error
     return rows
 
 

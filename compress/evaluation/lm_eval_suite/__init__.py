@@ -1,1 +1,1 @@
-"""Runs suites through lm-eval: tasks in, graded items out."""
+"""Runs suites through lm-eval and returns graded items."""

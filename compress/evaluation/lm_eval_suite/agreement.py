@@ -1,6 +1,6 @@
-"""Measures how well a model follows a given text: its likelihood, and how often its next token is the likeliest one.
+"""Scores a given text under a model: its likelihood, and the number of its tokens that are the model's likeliest.
 
-lm-eval only says whether all of a text is the likeliest; the share needs a pass of its own. T tokens, V vocabulary.
+lm-eval reports only whether all tokens are the likeliest, so the count needs a separate pass. T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @torch.inference_mode()
 def follow(lm: CheckedLM, prompt: str, text: str) -> Followed:
-    """Returns how `text` is followed after `prompt`, scores in fp32.
+    """Returns the teacher-forced scores of `text` after `prompt`, computed in fp32.
 
-    Raises EvaluationError for scores that are not finite, and when both do not fit into the model.
+    Raises EvaluationError for non-finite scores, and if prompt and text are longer than the model's context.
     """
     if not text:
         return Followed(0.0, 0, 0)
-    before = lm.tok_encode(prompt)  # what the answer was written after
+    before = lm.tok_encode(prompt)
     whole = lm.tok_encode(prompt + text)
     together = whole[: len(before)] == before
     wanted = whole[len(before) :] if together else lm.tok_encode(text, add_special_tokens=False)

@@ -1,4 +1,4 @@
-"""CheckedLM: lm-eval's HFLM with its silent failures turned into errors, and special tokens placed on purpose.
+"""Holds CheckedLM, lm-eval's HFLM with its silent failures turned into errors and explicit special tokens.
 
 Imports lm-eval: import this module inside functions.
 """
@@ -19,10 +19,10 @@ from compress.texts.special_tokens import text_encoder
 
 
 class CheckedLM(HFLM):  # type: ignore[misc]
-    """HFLM that never ties the head again, cuts no prompt, ends none with EOS, refuses non-finite scores and stops
-    rows one by one.
+    """HFLM that does not tie the head again, truncate prompts or append EOS to them, and that stops each row by itself.
 
-    Raises TextError for a tokenizer whose special tokens cannot be controlled.
+    Raises EvaluationError for non-finite scores and for prompts longer than the context, and TextError for a tokenizer
+    whose special tokens cannot be controlled.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class CheckedLM(HFLM):  # type: ignore[misc]
     ) -> None:
         self.encoder = text_encoder(tokenizer)
         self._rolling = False
-        # HFLM calls tie_weights(): a head that was compressed apart from the embedding would silently become it again
+        # HFLM calls tie_weights(), which would silently replace a separately compressed head by the embedding
         model.tie_weights = lambda *args, **kwargs: None
         try:
             super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32")
@@ -58,7 +58,7 @@ class CheckedLM(HFLM):  # type: ignore[misc]
     def eot_token_id(self) -> int:
         if self.encoder.end is None:
             raise EvaluationError(
-                "the tokenizer has no end-of-text token, so that answers would have no end", do="Set its eos_token"
+                "the tokenizer has no end-of-text token, so answers would never end", do="Set its eos_token"
             )
         return self.encoder.end
 
@@ -68,7 +68,7 @@ class CheckedLM(HFLM):  # type: ignore[misc]
         return (self.encoder.separator or (self.eot_token_id,))[-1]
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        # a text that is scored as a whole gets its start from lm-eval, which puts prefix_token_id before it
+        # for a text that is scored as a whole, lm-eval itself adds prefix_token_id at the start
         bare = add_special_tokens is False or (add_special_tokens is None and self._rolling)
         return self.encoder.plain(string) if bare else self.encoder(string)
 
@@ -89,7 +89,7 @@ class CheckedLM(HFLM):  # type: ignore[misc]
         return result
 
     def check_room(self, length: int, room: int | None = None) -> None:
-        """Raises EvaluationError when `length` tokens are more than the model takes."""
+        """Raises EvaluationError if `length` tokens do not fit into the model's context."""
         room = self.max_length + 1 if room is None else room
         if length > room:
             raise EvaluationError(
@@ -125,7 +125,7 @@ class _FiniteScores(LogitsProcessor):  # type: ignore[misc]
         self.lm = lm
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
-        best_B = scores.amax(dim=-1)  # NaN wins a maximum; -inf alone may be a mask
+        best_B = scores.amax(dim=-1)  # NaN propagates through the maximum; single -inf scores may be a mask
         if not torch.isfinite(best_B).all():
             row_T = input_ids[~torch.isfinite(best_B)][0]
             text_T = row_T[row_T != self.lm.tokenizer.pad_token_id]
@@ -134,7 +134,7 @@ class _FiniteScores(LogitsProcessor):  # type: ignore[misc]
 
 
 class _Watch:
-    """Stands where lm-eval would cache: it is told of every finished request."""
+    """Replaces lm-eval's cache hook, which receives every finished request: checks the score and reports progress."""
 
     def __init__(self, lm: CheckedLM, done: Callable[[], None]) -> None:
         self.lm, self.done = lm, done

@@ -19,7 +19,7 @@ from compress.progress import Progress, without_library_bars
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# The metric that a task is paired by: the first of these that it has, else the first one of which more is better.
+# The metric for pairing is the first of these that the task has, else its first metric where higher is better.
 _PREFERRED = ("acc_norm", "acc", "exact_match", "em", "f1", "pass@1", "pass_at_1", "bits_per_byte", "word_perplexity")
 _BINARY = frozenset({"acc_norm", "acc", "exact_match", "em"})
 Row = dict[str, Any]
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Loaded:
-    """A task or group of lm-eval with its data."""
+    """A loaded task or group of lm-eval, with its data."""
 
     name: str
     tasks: Any
@@ -35,7 +35,7 @@ class Loaded:
 
 
 def load(names: Sequence[str], progress: Progress) -> list[Loaded]:
-    """Returns the tasks with their data; EvaluationError for a name that lm-eval does not know and for lacking data."""
+    """Returns the tasks with their data; EvaluationError for an unknown task name and for missing data."""
     if not names:
         return []
     with progress.stage("lm-eval's tasks", len(names)) as task, harness.calm():
@@ -57,18 +57,18 @@ def run(
     batch_size: int,
     progress: Progress,
 ) -> dict[str, FamilyResult]:
-    """Returns one family per name; a group is one family of all its tasks.
+    """Returns one family per name; a group becomes one family with the items of all its tasks.
 
-    Outcomes are a task's own metric per document, 0 to 1 and more is better; log-likelihoods of whole texts become
-    the geometric mean probability per word or byte. With a `limit` a seeded subset of every task is asked, groups
-    dividing it evenly.
+    The outcome is the task's own metric per document, 0 to 1, higher is better. Log-likelihoods of whole texts become
+    the geometric mean probability per word or byte. With a `limit` a seeded subset of every task is asked; the tasks of
+    a group share the limit equally.
 
     Raises EvaluationError for a task without a metric by which items can be paired.
     """
     families = {}
-    for one in loaded:
-        with progress.stage(f"lm-eval {one.name}", 1) as task:
-            families[_family_name(one.name)] = _one(model, tokenizer, one, limit, batch_size)
+    for entry in loaded:
+        with progress.stage(f"lm-eval {entry.name}", 1) as task:
+            families[_family_name(entry.name)] = _run(model, tokenizer, entry, limit, batch_size)
             task.advance()
     return families
 
@@ -81,7 +81,7 @@ def _family_name(name: str) -> str:
     return Path(name).stem if _is_file(name) else name
 
 
-def _one(
+def _run(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, loaded: Loaded, limit: int | None, batch_size: int
 ) -> FamilyResult:
     name, tasks = loaded.name, loaded.tasks["tasks"]
@@ -92,14 +92,16 @@ def _one(
 
         drawn = _draw(tasks, limit)
         lm = CheckedLM(model, tokenizer, batch_size=batch_size, done=lambda: None)
-        found = evaluate(lm, loaded.tasks, samples=drawn, bootstrap_iters=0, log_samples=True)
+        results = evaluate(lm, loaded.tasks, samples=drawn, bootstrap_iters=0, log_samples=True)
     items: list[ItemOutcome] = []
     primary = ""
     for task_name, task in tasks.items():
-        rows = _first_filter(found["samples"][task_name])
+        rows = _first_filter(results["samples"][task_name])
         metric = _primary(name, rows[0], task.higher_is_better())
         if primary and metric != primary:
-            raise EvaluationError(f"the tasks of {name} have {primary} and {metric}", do="Name the tasks one by one")
+            raise EvaluationError(
+                f"the tasks of {name} have different metrics: {primary} and {metric}", do="Give the tasks one by one"
+            )
         primary = metric
         items += [_outcome(task_name, row, metric) for row in rows]
     kind = "binary" if primary in _BINARY and all(item.outcome in (0.0, 1.0) for item in items) else "continuous"
@@ -128,7 +130,7 @@ def _load(manager: Any, name: str) -> Any:
 
 
 def _draw(tasks: Mapping[str, Any], limit: int | None) -> dict[str, list[int]]:
-    """Which documents of each task are asked."""
+    """Returns the indices of the documents to ask, by task."""
     share = None if limit is None else max(1, limit // len(tasks))
     drawn = {}
     for name, task in tasks.items():
@@ -139,7 +141,7 @@ def _draw(tasks: Mapping[str, Any], limit: int | None) -> dict[str, list[int]]:
 
 
 def _first_filter(rows: Sequence[Row]) -> list[Row]:
-    """Some tasks read the same answers in several ways: the first way counts."""
+    """Returns the rows of the first filter; some tasks extract the answer with several filters."""
     return [row for row in rows if row["filter"] == rows[0]["filter"]]
 
 
@@ -153,13 +155,13 @@ def _primary(name: str, row: Row, higher_is_better: Mapping[str, bool]) -> str:
     if not better:
         raise EvaluationError(
             f"the task {name} has no metric by which items can be paired: {', '.join(metrics)}",
-            allowed="tasks with a metric per document, of which more is better",
+            allowed="tasks with a metric per document where higher is better",
         )
     return better[0]
 
 
 def _value(metric: Any) -> float | None:
-    """A metric of one document as a number; None for what only a corpus has."""
+    """Returns a document's metric as a number; None for a metric that is defined only for a corpus."""
     if isinstance(metric, bool | int | float):
         return float(metric)
     if isinstance(metric, tuple) and len(metric) == 2 and all(isinstance(part, int | float) for part in metric):
@@ -178,7 +180,7 @@ def _outcome(task: str, row: Row, metric: str) -> ItemOutcome:
 
 
 def _answer(row: Row) -> str | int:
-    """The text, or the likeliest choice, or for one likelihood whether the text is the likeliest."""
+    """Returns the generated text, the index of the likeliest choice, or lm-eval's reply on a single likelihood."""
     replies = row["filtered_resps"]
     if isinstance(replies[0], str):
         return str(replies[0]).strip()

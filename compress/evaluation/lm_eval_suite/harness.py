@@ -1,4 +1,4 @@
-"""Evaluates a model on the families of a suite through lm-eval, which runs the requests. Uses no network."""
+"""Evaluates a model on the families of a suite; lm-eval runs the requests. Uses no network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SEEDS = {"items": fitting.SEED, "random": 0, "numpy": 1234, "torch": 1234}
 
 
 def count_requests(families: Sequence[Family], chosen: Mapping[str, Selection]) -> int:
-    """Returns how many times `done` will be called by `run`."""
+    """Returns the number of times that `run` calls `done`."""
     several = {"choose": lambda ask, item: len(item[ask.target]), "complete": lambda ask, item: len(item[ask.prompt])}
     return sum(
         several.get(ask.kind, lambda ask, item: 1)(ask, item)
@@ -57,11 +57,11 @@ def run(
     """Returns the outcomes by family; `done` is called after every request.
 
     Args:
-        chosen: the items, as `fitting.select` returns them; otherwise they are drawn here, up to `limit`.
-        references: the dense model's results: where a question is about another one's answer, its answers are taken.
-            Without them the model's own are.
+        chosen: the items, as `fitting.select` returns them; None selects them here, up to `limit`.
+        references: results of the dense model, whose answers are used in questions about earlier answers. None uses
+            the model's own answers.
 
-    Raises EvaluationError for scores that are not finite and for prompts that are longer than the model takes.
+    Raises EvaluationError for non-finite scores and for prompts longer than the model's context.
     """
     if chosen is None:
         chosen = fitting.select(families, tokenizer, fitting.room_of(model), limit)
@@ -79,12 +79,12 @@ def run(
 
 @dataclass
 class _Asked:
-    """A family while it is asked: questions that need answers wait until there are any."""
+    """State of a family during a run; questions that depend on answers wait until those answers exist."""
 
     family: Family
     selection: Selection
     references: dict[str, dict[str, str]] | None
-    """The dense model's answers by item and question; None: the model's own will do."""
+    """The dense model's answers by item and question; None: use the model's own answers."""
     waiting: list[Ask] = field(init=False)
     items: list[Item] = field(init=False)
     by_id: dict[str, Item] = field(default_factory=dict)
@@ -98,7 +98,7 @@ class _Asked:
             self.arguments[item["id"]], self.answers[item["id"]], self.metrics[item["id"]] = {}, {}, {}
 
     def ready(self, chat: Chat) -> list[tuple[Ask, list[Item]]]:
-        """Takes the questions that can be asked now, with their items."""
+        """Removes from `waiting` and returns the questions that can be asked now, with their items."""
         open_names = set() if self.references is not None else {ask.name for ask in self.waiting}
         now = [ask for ask in self.waiting if not open_names & set(ask.needs)]
         self.waiting = [ask for ask in self.waiting if ask not in now]
@@ -118,7 +118,7 @@ class _Asked:
         return self.references[key]
 
     def take(self, ask: Ask, key: str, arguments: Any, reply: Any, metrics: Mapping[str, float]) -> None:
-        """Notes the reply to one question about one item."""
+        """Stores the reply to one question about one item."""
         self.arguments[key][ask.name] = arguments
         self.metrics[key] |= metrics
         if ask.kind == "answer":
@@ -157,7 +157,7 @@ def _answers(family: Family, references: Mapping[str, FamilyResult] | None) -> d
 
 
 def _round(lm: CheckedLM, asked: Sequence[_Asked], chat: Chat, done: Callable[[], None]) -> None:
-    """Asks everything that can be asked by now: one call of lm-eval, and the texts to follow."""
+    """Asks all questions that are ready: one lm-eval call, then the questions of kind `follow`."""
     now = {f"{state.family.name}_{ask.name}": (state, ask, items)
            for state in asked for ask, items in state.ready(chat)}  # fmt: skip
     assert now, "questions that need each other's answers"
@@ -168,8 +168,8 @@ def _round(lm: CheckedLM, asked: Sequence[_Asked], chat: Chat, done: Callable[[]
         if ask.kind == "follow":
             for item in items:
                 arguments = (item[ask.prompt], item[ask.target])
-                found = follow(lm, *arguments)
-                state.take(ask, item["id"], arguments, found, ask.grade(item, found))
+                reading = follow(lm, *arguments)
+                state.take(ask, item["id"], arguments, reading, ask.grade(item, reading))
                 done()
             continue
         for row in samples[name]:
@@ -188,14 +188,14 @@ def _lm_eval(lm: CheckedLM, asked: list[dict[str, Any]]) -> dict[str, list[tasks
 
 @contextmanager
 def calm() -> Iterator[None]:
-    """Surroundings for lm-eval: quiet, and with the same random numbers for every model."""
+    """Silences lm-eval and seeds all random numbers inside the context, equally for every model."""
     with _quiet(), _seeded():
         yield
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the libraries' warnings and progress bars off the screen, and HF Evaluate off the network."""
+    """Hides the libraries' warnings and progress bars, and keeps HF Evaluate offline."""
     os.environ.setdefault("HF_EVALUATE_OFFLINE", "1")  # lm-eval asks it for metrics that it does not know
     from lm_eval.api import task as lm_eval_task
     from transformers.utils import logging as transformers_logging
@@ -216,7 +216,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """The same random numbers for every model, and the caller's own afterwards."""
+    """Seeds all random numbers inside the context and restores the caller's state afterwards."""
     import numpy as np
     import torch
 

@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 def task(name: str, ask: Ask, items: Sequence[Item], max_tokens: int) -> dict[str, Any]:
-    """Returns the task; its metrics come from `process_results`, none from lm-eval's registry."""
+    """Returns the task's configuration; its metrics come from `process_results`, not from lm-eval's registry."""
     by_id = {item["id"]: item for item in items}
 
     def documents(**_: Any) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def task(name: str, ask: Ask, items: Sequence[Item], max_tokens: int) -> dict[st
 
 
 def reply(ask: Ask, responses: list[Any]) -> Any:
-    """Returns what the grading function of a question takes, of lm-eval's responses."""
+    """Returns the argument of a question's grading function from lm-eval's responses."""
     if ask.kind == "answer":
         return responses[0]
     log_likelihoods = [float(value) for value, _ in responses]
