@@ -36,7 +36,7 @@ class PackedExperts(StandInModule):
         None if the stack is dense, or not loaded yet.
         """
         guard = self._buffers.get(stack.parameter)
-        if guard is None or guard.device.type == "meta":  # dense, or not loaded: the loader wants the guard itself
+        if guard is None or guard.device.type == "meta":  # dense, or not loaded yet: the loader needs the guard
             return None
         layers = self.get_submodule(f"q_{stack.parameter}")
         like = torch.empty(0, dtype=self.dense_dtype, device=guard.device)

@@ -167,7 +167,7 @@ def _cached_logits(model: Any, text: Text) -> torch.Tensor | None:
 
 
 def _first_step(text: Text) -> int:
-    """Returns the position of the first token that is read by itself; at least one token comes before it."""
+    """Returns the position of the first token that is read alone; at least one token comes before it."""
     return max(1, len(text.tokens) - CACHED_STEPS)
 
 

@@ -132,7 +132,7 @@ def _sparse_part(packed: PackedTensor, fields: Fields) -> Sections:
     places = delta.expand(planes)
     assert places is not None
     columns = places.columns
-    if width != in_features:  # of kept values: the input that each of them stands at
+    if width != in_features:  # columns count kept values here; map them to input features
         kept_NJ = sparse_nm.mask(packed).nonzero()[:, 1].view(out_features, width)
         columns = kept_NJ[places.rows, columns]
     first_N = planes["delta_rowptr"].to(torch.int64)

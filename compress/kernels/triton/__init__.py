@@ -1,8 +1,7 @@
-"""The Triton kernels, for CUDA devices; Triton's interpreter (TRITON_INTERPRET=1) runs them on the CPU, slowly, for
-tests.
+"""Runs the Triton kernels on CUDA devices; for tests, Triton's interpreter (TRITON_INTERPRET=1) runs them on the CPU.
 
-`select` asks this module. Triton is imported when a tensor could run, not before. The product is a torch.library op,
-so that torch.compile sees one opaque call; it is recorded by CUDA graphs, since nothing in it waits for the device.
+`select` calls this module. Triton is imported only if a tensor could run. The product is a torch.library op, so
+torch.compile sees one opaque call. CUDA graphs can record it, because nothing in it waits for the device.
 
 Shape letters: M tokens, N out features, K in features.
 """
@@ -49,8 +48,8 @@ def reject(scheme: Scheme, shape: tuple[int, int], device: torch.device) -> str 
         if not torch.cuda.is_available():
             return "torch sees no CUDA device"
         if torch.version.cuda and torch.cuda.get_device_capability(device) < _OLDEST:
-            found = ".".join(map(str, torch.cuda.get_device_capability(device)))
-            return f"the device has compute capability {found}, 8.0 or more is needed"
+            capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+            return f"the device has compute capability {capability}, 8.0 or more is needed"
     if math.prod(shape) >= _LARGEST:
         return f"a weight of {shape[0]} x {shape[1]} has 2^31 elements or more"
     if plan.interpreted() != interpreted:

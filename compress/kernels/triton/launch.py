@@ -62,7 +62,7 @@ class Walked:
     planes: Callable[[PackedTensor, Walked], tuple[torch.Tensor, ...]]
     """Returns the layout's planes as `decode` takes them."""
     count: int
-    """How many those are."""
+    """Number of those planes."""
 
     @property
     def operands(self) -> int:
@@ -101,7 +101,7 @@ class Walked:
                    {"out": target, "x": x_MK, **common})  # fmt: skip
         else:
             ordered = x_MK
-            if self.slices.ordered:  # what stands at −1 is masked later
+            if self.slices.ordered:  # places without a feature (−1) are masked later
                 ordered = x_MK.index_select(1, order.clamp(min=0))
             _start(
                 products.many_inputs, _MANY,
@@ -128,7 +128,7 @@ class Walked:
         return delta.scatter(out_NK, tuple(operands[1:7])) if self.delta.present else out_NK
 
     def _tiles_per_split(self, device: torch.device, token_blocks: int) -> int:
-        """Returns how many tiles one program walks, so that there are programs for all processors."""
+        """Returns the number of tiles per program that gives enough programs for all processors."""
         programs = -(-self.shape[0] // _ROWS) * token_blocks
         splits = max(1, min(self.slices.tiles, _WAVES * _processors(device) // programs))
         return max(_FEWEST_TILES, -(-self.slices.tiles // splits))
@@ -154,7 +154,7 @@ def _start(
     kernel: Any, configs: list[Any], grid: Callable[[dict[str, Any]], tuple[int, ...]], blocks: dict[str, int],
     arguments: dict[str, Any],
 ) -> None:  # fmt: skip
-    """Starts a kernel in the best configuration that is known or can be found."""
+    """Launches a kernel with its best known configuration; measures the configurations first if that is possible."""
     keys = (*_KEY, *blocks)
     with torch.cuda.device_of(arguments["out"]):  # type: ignore[no-untyped-call]
         known = (kernel, arguments["x"].dtype, *(({**arguments, **blocks})[key] for key in keys))

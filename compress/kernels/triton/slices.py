@@ -7,7 +7,7 @@ codebook, a group of n:m).
 
 Where the slices of a lane are neighbours in a row (`nested`), a small group of columns lies in one lane, which decodes
 its scale once; else a slice is a run of columns that all have one scale. Places are numbered in the order of the
-kernel, slice by slice; `order` says which input feature stands at each.
+kernel, slice by slice; `order` gives the input feature at each place.
 
 Shape letters: N out features, K in features, C codes of a row, T tiles, L lanes, U codes of a lane (unit), W words of
 a lane.
@@ -27,7 +27,7 @@ from compress.format.layouts import bits as bitstream
 
 _WORD = 32
 FEWEST_LANES = 16
-"""A product of tiles wants 16 places of a slice or more."""
+"""Smallest number of places in a slice: Triton's `dot` needs 16."""
 _MOST_LANES = 128
 _NESTED_UP_TO = 32
 _NESTED_LANES = 32
@@ -44,12 +44,12 @@ class Slices(NamedTuple):
     width: int
     """Columns of one code."""
     padded: int
-    """Places of one code: the power of two from `width` on."""
+    """Places of one code: the smallest power of two that is at least `width`."""
     nested: bool
     permuted: bool
-    """Whether only `order` knows the feature at a place."""
+    """Whether the feature at a place must be read from `order`."""
     ordered: bool
-    """Whether features do not stand in their natural order, be they permuted or nested."""
+    """Whether the features are not in their natural order, because they are permuted or nested."""
     ragged: bool
     """Whether some places have no feature."""
 
@@ -110,12 +110,12 @@ def by_lane(codes_NC: torch.Tensor, walk: Slices) -> torch.Tensor:
 def order(walk: Slices, perm_K: torch.Tensor | None, device: torch.device) -> torch.Tensor:
     """Returns the input feature at every place of an ordered walk, int32; −1 where there is none. Empty if not ordered.
 
-    `perm_K` has the feature that stands at each stored column. Only walks of width 1 are ordered.
+    `perm_K` gives the feature of each stored column. Only walks of width 1 are ordered.
     """
     if not walk.ordered:
         return torch.empty(0, dtype=torch.int32, device=device)
     feature_K = torch.arange(walk.features, device=device) if perm_K is None else perm_K
-    # shifted by one, so that what the padding brings is told from feature 0
+    # shifted by one, so that the zeros of the padding differ from feature 0
     places = by_slice((feature_K.to(torch.int32) + 1)[None], walk)
     return places.flatten() - 1
 

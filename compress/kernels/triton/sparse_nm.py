@@ -116,7 +116,7 @@ def planes(packed: PackedTensor, plan: Walked) -> tuple[torch.Tensor, ...]:
 
 
 def _streams(numbers_NJ: torch.Tensor, plan: Walked, bits: int) -> torch.Tensor:
-    """Returns the n streams of what stands at the first, second, … kept weights; codes of `bits`, or numbers for 0."""
+    """Returns n streams: the entries of the first, second, … kept weights; codes of `bits`, or numbers if it is 0."""
     groups = plan.slices._replace(unit=plan.slices.unit // plan.meta.among)
     streams = numbers_NJ.view(numbers_NJ.shape[0], -1, plan.meta.kept).unbind(-1)
     return torch.stack([walk.repack(one, bits, groups) if bits else walk.by_slice(one, groups) for one in streams])
