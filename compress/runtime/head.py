@@ -59,8 +59,8 @@ class TiledHead(nn.Linear):
         few = 0 < math.prod(x.shape[:-1]) <= native.FEW_TOKENS
         learning = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
         plain = self.weight.device.type == "cpu" and x.dtype == self.weight.dtype
-        made = bool(self._tiles) or not torch.compiler.is_compiling()
-        return self.keep_tiles and few and plain and not learning and made
+        ready = bool(self._tiles) or not torch.compiler.is_compiling()
+        return self.keep_tiles and few and plain and not learning and ready
 
 
 def install(model: nn.Module) -> None:

@@ -24,38 +24,38 @@ def both(
 
     For a candidate with non-finite scores the second value is the error text instead of an evaluation.
     """
-    known, found = _read(dense), _read(candidate)
+    known, evaluated = _read(dense), _read(candidate)
     if dense is None:
-        if found is None or found.baseline is None:
-            raise _no_dense(candidate, found)
-        known = found.baseline
+        if evaluated is None or evaluated.baseline is None:
+            raise _no_dense(candidate, evaluated)
+        known = evaluated.baseline
     asked = {name: value for name, value in asked.items() if value is not None}
-    if known is not None and found is not None:
+    if known is not None and evaluated is not None:
         if unused := sorted(asked.keys() - {"cache"}):
             raise EvaluationError(
                 f"{', '.join(unused)} given, but both evaluations exist already",
                 do="Leave it out, or give models instead of evaluations",
             )
-        return known, found
-    if found is not None:
-        return evaluation.evaluate(_model(dense), progress=progress, **_like(found, asked)), found
+        return known, evaluated
+    if evaluated is not None:
+        return evaluation.evaluate(_model(dense), progress=progress, **_like(evaluated, asked)), evaluated
     from compress.evaluation.finite import NotFiniteError
 
     asked = asked if known is None else _like(known, asked)
     try:
-        found = evaluation.evaluate(_model(candidate), baseline=known or _model(dense), progress=progress, **asked)
+        evaluated = evaluation.evaluate(_model(candidate), baseline=known or _model(dense), progress=progress, **asked)
     except NotFiniteError as error:
         if known is None:  # either model may be the broken one; this raises if it is the dense model
             known = evaluation.evaluate(_model(dense), progress=progress, **asked)
         return known, str(error)
-    assert found.baseline is not None
-    return found.baseline, found
+    assert evaluated.baseline is not None
+    return evaluated.baseline, evaluated
 
 
-def _no_dense(candidate: Any, found: EvalResult | None) -> EvaluationError:
+def _no_dense(candidate: Any, evaluated: EvalResult | None) -> EvaluationError:
     """Returns the error for a missing dense model; it suggests the candidate folder's eval.json if there is one."""
     said = f"no dense model to judge {candidate} against" if isinstance(candidate, str | Path) else "no dense model"
-    beside = Path(candidate) / "eval.json" if isinstance(candidate, str | Path) and found is None else None
+    beside = Path(candidate) / "eval.json" if isinstance(candidate, str | Path) and evaluated is None else None
     return EvaluationError(
         said,
         allowed="two models, two eval.json, or one eval.json that was made with --baseline",

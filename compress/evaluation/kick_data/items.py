@@ -32,10 +32,10 @@ def multiple_choice(data: Data) -> list[Item]:
     shots: dict[str, list[str]] = defaultdict(list)
     for row in data.rows("mmlu_dev"):
         shots[row["subject"]].append(f"{_lettered(row)} {_LETTERS[row['answer']]}\n\n")
-    made = [_mmlu(row, shots[row["subject"]]) for row in data.rows("mmlu_test")]
+    items = [_mmlu(row, shots[row["subject"]]) for row in data.rows("mmlu_test")]
     for name in ("arc_challenge", "arc_easy", "boolq", "openbook_qa", "piqa"):
-        made += [_texts(name, row) for row in data.rows(name)]
-    return made + [_two_contexts(row) for row in data.rows("winogrande")]
+        items += [_texts(name, row) for row in data.rows(name)]
+    return items + [_two_contexts(row) for row in data.rows("winogrande")]
 
 
 def fewer_shots(item: Item) -> Iterator[Item]:
@@ -51,12 +51,12 @@ def fewer_shots(item: Item) -> Iterator[Item]:
 
 def retrieval(data: Data) -> list[Item]:
     """Returns Natural Questions, each with two prompts: with and without the passage that contains the answer."""
-    made = []
+    items = []
     for row in data.rows("nq_open_oracle"):
         title, passage, question = row.get("title", ""), row["passage"], _asked(row)
         source = title or hashlib.sha256(passage.encode()).hexdigest()[:12]
         above = f"{title}\n" if title else ""
-        made.append(
+        items.append(
             {
                 "id": f"nq/{row['id']}",
                 "stratum": "nq",
@@ -66,7 +66,7 @@ def retrieval(data: Data) -> list[Item]:
                 "answers": _gold(row),
             }
         )
-    return made
+    return items
 
 
 def summarisation(data: Data) -> list[Item]:
@@ -74,11 +74,11 @@ def summarisation(data: Data) -> list[Item]:
 
     The highlights are cut from the article text, where some copies of the data still have them.
     """
-    made = []
+    items = []
     for row in data.rows("cnn_dailymail"):
         article = row["article"].partition("@highlight")[0].strip()
         summary = " ".join(line.strip() for line in row["highlights"].splitlines() if line.strip())
-        made.append(
+        items.append(
             {
                 "id": f"cnn_dailymail/{row['id']}",
                 "stratum": "cnn_dailymail",
@@ -87,7 +87,7 @@ def summarisation(data: Data) -> list[Item]:
                 "reference_text": f" {summary}",
             }
         )
-    return made
+    return items
 
 
 def instruction(data: Data) -> list[Item]:
@@ -101,14 +101,14 @@ def instruction(data: Data) -> list[Item]:
 def converse(item: Item, references: Mapping[str, str], chat: Chat) -> Item:
     """Returns the item with the prompts known so far; the second turn needs the reference answer to the first."""
     turns = item["turns"]
-    made = {**item, "prompt_1": chat(by_turns(turns[:1]))}
+    prepared = {**item, "prompt_1": chat(by_turns(turns[:1]))}
     if "turn_1" in references:
-        made["reference_1"] = references["turn_1"]
+        prepared["reference_1"] = references["turn_1"]
         if len(turns) > 1:
-            made["prompt_2"] = chat(by_turns([turns[0], references["turn_1"], turns[1]]))
+            prepared["prompt_2"] = chat(by_turns([turns[0], references["turn_1"], turns[1]]))
     if "turn_2" in references and len(turns) > 1:
-        made["reference_2"] = references["turn_2"]
-    return made
+        prepared["reference_2"] = references["turn_2"]
+    return prepared
 
 
 def documents(data: Data) -> list[str]:
@@ -172,9 +172,9 @@ def _choice(name: str, row: Row, choices: list[str], *, by_byte: bool) -> dict[s
 
 def _articles(rows: list[Row]) -> list[str]:
     """Returns the articles: the lines from each first-level heading to the next."""
-    made: list[list[str]] = [[]]
+    articles: list[list[str]] = [[]]
     for row in rows:
-        if _HEADING.fullmatch(row["text"]) and made[-1]:
-            made.append([])
-        made[-1].append(row["text"].strip("\n"))
-    return ["\n".join(lines) for lines in made]
+        if _HEADING.fullmatch(row["text"]) and articles[-1]:
+            articles.append([])
+        articles[-1].append(row["text"].strip("\n"))
+    return ["\n".join(lines) for lines in articles]

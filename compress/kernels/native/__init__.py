@@ -93,11 +93,11 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, list[N
 def _linear_transposed(y: torch.Tensor, operands: Sequence[torch.Tensor]) -> torch.Tensor:
     """Returns y [..., N] times the weight: [..., K]."""
     y_TN, (whole, factors) = y.reshape(-1, y.shape[-1]), _split(operands)
-    found = [_transposed(y_TN, block) for block in whole]
+    terms = [_transposed(y_TN, block) for block in whole]
     if factors:
         right, left = factors
-        found.append(_transposed(_transposed(y_TN, left), right))
-    return functools.reduce(torch.add, found).view(*y.shape[:-1], operands[0].shape[1])
+        terms.append(_transposed(_transposed(y_TN, left), right))
+    return functools.reduce(torch.add, terms).view(*y.shape[:-1], operands[0].shape[1])
 
 
 def _like_transposed(y: torch.Tensor, operands: Sequence[torch.Tensor]) -> torch.Tensor:
