@@ -75,7 +75,7 @@ def _dense_folder(manifest: Any, named: str | Path | None, progress: Callable[[s
 
 
 def _source_model(manifest: Mapping[str, Any]) -> str | None:
-    """Returns the model that the first stage began with; None where the manifest does not say it, or not as a text."""
+    """Returns the model that the first stage began with; None if the manifest has no such text."""
     history = manifest.get("history")
     first = history[0] if isinstance(history, list) and history else manifest
     source = first.get("source") if isinstance(first, Mapping) else None

@@ -1,4 +1,4 @@
-"""Collects the statistics of a block's linears: which of them share an input, and the sums over their inputs.
+"""Collects the statistics of a block's linears: groups those that share an input and sums over the inputs.
 
 Shape letters: S samples, T tokens, H hidden, K in features.
 """
@@ -64,7 +64,7 @@ def collect(
     """
     refs = list(refs)
     stats: dict[str, LayerStats] = {}
-    seen: list[tuple[torch.Tensor, LayerStats]] = []  # inputs of this micro-batch, and whose they are
+    seen: list[tuple[torch.Tensor, LayerStats]] = []  # inputs of this micro-batch with their statistics
     waiting: set[str] = set()
 
     def on_input(ref: LinearRef, x: torch.Tensor) -> None:
@@ -88,7 +88,9 @@ def collect(
     for ref in refs:
         sums = stats.setdefault(ref.name, LayerStats.empty(ref.shape[1], walker.device))
         if not bool(sums.gram_KK.diagonal().isfinite().all()):
-            raise CalibrationError("it receives NaN or infinite values", do="Check the model's weights", layer=ref.name)
+            raise CalibrationError(
+                "its calibration inputs contain NaN or infinite values", do="Check the model's weights", layer=ref.name
+            )
     return {ref.name: stats[ref.name] for ref in refs}
 
 

@@ -1,4 +1,4 @@
-"""LayerStats: sums over the calibration inputs of one linear, which is all that a method learns about them.
+"""Holds the sums over the calibration inputs of one linear (LayerStats). Methods see no other calibration data.
 
 Shape letters: T tokens, K in features.
 """

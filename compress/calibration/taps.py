@@ -1,4 +1,4 @@
-"""Listens to linears: calls a function with every input that a linear of a block receives. The package's only hooks.
+"""Calls a function with every input of the linears of a block. The package's only hooks.
 
 nn.Linear and Conv1D are modules, which torch can hook. Experts that share a parameter are not: where transformers'
 experts interface describes their module, its forward is replaced by one that goes expert by expert; any other module
@@ -94,12 +94,12 @@ def _tapped_experts(module: nn.Module, listener: _Listener) -> Iterator[None]:
 
 
 class _Tapped(StandInModule):
-    """An experts module, dense, that tells a listener what its experts receive and give."""
+    """A dense experts module that reports its experts' inputs and outputs to a listener."""
 
     listener: _Listener
 
     def stack_multiply(self, stack: Stack) -> tuple[Multiply, torch.Tensor] | None:
-        """Returns the product with a matrix of the dense parameter, which the listener hears of."""
+        """Returns the product with a matrix of the dense parameter and reports it to the listener."""
         if self.layout.interface:
             return None
         parameter = self._parameters[stack.parameter]

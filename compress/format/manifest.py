@@ -103,7 +103,7 @@ def _check_shards(shards: object) -> None:
         if not isinstance(shard, Mapping):
             raise FormatError(f"shard entry {shard!r} is not an object")
         _require(shard, SHARD_REQUIRED, "an entry of `shards`")
-        # the name is joined to the folder, so nothing but a plain file of ours may stand here
+        # the name is joined to the folder: only a plain shard name is safe
         if not (isinstance(shard["file"], str) and _SHARD_FILE.fullmatch(shard["file"])):
             raise FormatError(
                 f"shard file name {shard['file']!r}", allowed="model-00001-of-00002.safetensors and so on"
@@ -123,7 +123,7 @@ def _no_manifest(folder: Path) -> FormatError:
     if any(_SHARD_FILE.fullmatch(path.name.removesuffix(".partial")) for path in folder.iterdir()):
         return FormatError(
             f"{folder} has shards but no {MANIFEST}: the run that wrote it did not finish",
-            do="Run the same command again to go on where it stopped. If save_pretrained of a loaded model wrote it, "
+            do="Run the same command again to resume it. If save_pretrained of a loaded model wrote it, "
             "it has no record of a run: compress.load and compress.evaluate open it",
         )
     return FormatError(f"{folder} has no {MANIFEST}", allowed="a folder that compress has written")

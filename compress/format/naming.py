@@ -1,4 +1,4 @@
-"""Names of tensors in a checkpoint: planes of a linear, experts, and the guards that make a stock load fail.
+"""Names the tensors of a checkpoint: planes of a linear, experts, and the guards that make a stock load fail.
 
 A plane is stored as `<linear>.<plane>`; the main plane takes the place of the dense weight under another shape, so that
 transformers without this package stops on it. Where one parameter holds a matrix of every expert, these are linears

@@ -1,4 +1,4 @@
-"""Checkpoint: a folder opened for reading. Nothing in it is trusted: names, sizes, shapes and values are checked."""
+"""Opens a checkpoint folder for reading. Nothing in it is trusted: names, sizes, shapes and values are checked."""
 
 from __future__ import annotations
 

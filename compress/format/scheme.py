@@ -29,7 +29,7 @@ class Scheme:
         return int(self.options.get("outliers", 0))
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the JSON form that stands in `compress.json`."""
+        """Returns the JSON form, as stored in `compress.json`."""
         return {"layout": self.layout, "bits": self.bits, "group_size": self.group_size, "options": dict(self.options)}
 
     @classmethod
@@ -46,5 +46,5 @@ class Scheme:
         if not (isinstance(layout, str) and ints):
             raise FormatError(f"a scheme has fields of the wrong type: {dict(data)!r}")
         if any(isinstance(value, float) and not math.isfinite(value) for value in options.values()):
-            raise FormatError(f"a scheme has a number that is not finite: {dict(data)!r}")
+            raise FormatError(f"a scheme contains NaN or infinity: {dict(data)!r}")
         return cls(layout=layout, bits=bits, group_size=group, options=dict(options))

@@ -120,7 +120,7 @@ def _finish(
         if not (folder / record.file).is_file():
             raise FormatError(f"{record.file} is not in {folder}")
         if twice := sorted(weight_map.keys() & record.tensors.keys()):
-            raise FormatError(f"{twice[0]} stands in {weight_map[twice[0]]} and in {record.file}")
+            raise FormatError(f"{twice[0]} is stored in both {weight_map[twice[0]]} and {record.file}")
         weight_map |= dict.fromkeys(record.tensors, record.file)
         stored |= record.tensors
     content["format_version"] = manifest.FORMAT_VERSION
@@ -150,7 +150,7 @@ def _finish(
 
 
 def _check_planes(tensors: Mapping[str, Any], stored: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
-    """Raises FormatError unless the shards hold every plane and bias that the manifest promises."""
+    """Raises FormatError unless the shards hold every plane and bias listed in the manifest."""
     naming.check_experts(tensors)
     for name, entry in tensors.items():
         specs = layouts.plane_specs(Scheme.from_dict(entry["scheme"]), (entry["shape"][0], entry["shape"][1]))

@@ -47,7 +47,7 @@ class Structure:
 
     @classmethod
     def from_dict(cls, data: object) -> Structure:
-        """Reads the JSON form; one that is not well-formed, newer, or sets what it may not is a FormatError."""
+        """Reads the JSON form; raises FormatError if it is malformed, newer, or sets an unknown attribute."""
         if not isinstance(data, Mapping) or not {"version", "tensors", "attributes"} >= set(data):
             raise FormatError("`structure` is not an object of version, tensors and attributes")
         if data.get("version") != VERSION:
@@ -159,9 +159,7 @@ def _settle(module: nn.Module, name: str) -> None:
     if weight is not None and bias is not None:
         rows = weight.shape[-1] if is_conv1d(module) else weight.shape[0]
         if bias.shape != (rows,):
-            raise FormatError(
-                f"`structure` leaves a bias of {bias.shape[0]} for a weight of {rows} outputs", layer=name
-            )
+            raise FormatError(f"`structure` gives a bias of {bias.shape[0]} for a weight of {rows} outputs", layer=name)
 
 
 def _module(model: nn.Module, path: str) -> nn.Module:

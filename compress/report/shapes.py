@@ -32,7 +32,7 @@ class Fields:
 
 
 def checked(value: Mapping[str, Any], shape: Shape) -> tuple[dict[str, Any], list[str]]:
-    """Returns the object without what has another shape, and a text for everything that was left out.
+    """Returns the object without values of the wrong shape, and a message for each value left out.
 
     A field that is null counts as missing.
     """

@@ -55,7 +55,7 @@ def has_template(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def chat_text(messages: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase, *, answer_next: bool) -> str:
-    """Returns a conversation as the model reads it: by the chat template, or without one as `User:` and `Assistant:`.
+    """Renders a conversation with the chat template, or without one as `User:` and `Assistant:` lines.
 
     Args:
         messages: roles and contents.
@@ -84,7 +84,7 @@ def chat_text(messages: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokeni
 
 
 def by_turns(turns: Sequence[str]) -> list[Message]:
-    """Returns texts that are said by turns, the user's first, as messages."""
+    """Returns alternating turns as messages; the user speaks first."""
     return [{"role": ("user", "assistant")[place % 2], "content": turn} for place, turn in enumerate(turns)]
 
 

@@ -42,10 +42,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode(data: bytes, path: Path) -> str:
-    """Returns the text that the bytes of the file `path` hold; see `read_text`."""
+    """Decodes the bytes of the file `path`; see `read_text`."""
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     try:
-        # CESU-8 and other careless writers put surrogates into UTF-8; `repaired` deals with them
+        # CESU-8 and some faulty programs write surrogates into UTF-8; `repaired` joins or replaces them
         text = data.decode(encoding, "surrogatepass")
     except UnicodeDecodeError as error:
         raise TextError(
@@ -73,7 +73,7 @@ def repaired(text: str) -> str:
 
 
 def base_suffix(path: Path) -> str:
-    """Returns the suffix in lower case without that of the compression: `.jsonl` of `a.JSONL.gz`."""
+    """Returns the lower-case suffix, ignoring `.gz`: `.jsonl` of `a.JSONL.gz`."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes[-1:] == [GZIP]:
         suffixes.pop()

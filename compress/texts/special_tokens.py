@@ -88,7 +88,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special
 
 
 def _refuse_untold(tokenizer: PreTrainedTokenizerBase, plain: list[list[int]]) -> None:
-    """Refuses a tokenizer that was told to add no special tokens and added one to every text all the same."""
+    """Raises TextError if the tokenizer adds special tokens although `add_special_tokens` is False."""
     unknown = getattr(tokenizer, "unk_token_id", None)  # a small vocabulary may encode every word as this token
     special = set(getattr(tokenizer, "all_special_ids", ())) - {unknown}
     for place, where in ((0, "before"), (-1, "after")):
@@ -96,7 +96,7 @@ def _refuse_untold(tokenizer: PreTrainedTokenizerBase, plain: list[list[int]]) -
         if len(added) == 1 and (token := added.pop()) in special:
             raise TextError(
                 f"the tokenizer puts {tokenizer.convert_ids_to_tokens(token)!r} {where} every text, "
-                "although it is told to add no special tokens",
+                "although add_special_tokens is False",
                 do=_CURE,
             )
 

@@ -53,7 +53,7 @@ def test_cls_and_sep_of_a_tokenizer_without_bos_and_eos() -> None:
 
 @pytest.mark.parametrize(("before", "after", "where"), [([], [EOS], "after"), ([BOS], [], "before")])
 def test_a_tokenizer_that_cannot_be_told_is_refused(before: list[int], after: list[int], where: str) -> None:
-    with pytest.raises(TextError, match=rf"{where} every text, although it is told to add no special tokens") as caught:
+    with pytest.raises(TextError, match=rf"{where} every text, although add_special_tokens is False") as caught:
         text_encoder(slow(before, after, deaf=True))
     assert isinstance(caught.value, CalibrationError) and isinstance(caught.value, EvaluationError)
 

@@ -52,7 +52,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
         raise ModelError("config.json names no model_type", do="Give the folder of a Hugging Face model")
     with translated(
         f"{folder / CONFIG}: the architecture {kind!r} cannot be opened",
-        allowed="architectures that the installed transformers knows by itself (remote code is never run)",
+        allowed="architectures built into the installed transformers (remote code is never run)",
         do="Correct config.json, or update transformers for a newer architecture",
     ):
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -80,11 +80,11 @@ def _quantisations(raw: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
 
 
 def _check_sizes(raw: Mapping[str, Any]) -> None:
-    """Raises ModelError for sizes that no model has; transformers would fail on them deep inside, or not at all."""
+    """Raises ModelError for impossible sizes; transformers reports them late and unclearly, or not at all."""
     for names, least in ((_AT_LEAST_ONE, 1), (_NOT_NEGATIVE, 0)):
         for name in names:
             value = raw.get(name)
-            # other types than numbers are left to transformers, which knows where a list or null is meant
+            # transformers checks other types: it knows which keys may be a list or null
             if isinstance(value, int | float) and value < least:
                 raise ModelError(
                     f"{CONFIG} sets {name} to {value!r}",
@@ -94,7 +94,7 @@ def _check_sizes(raw: Mapping[str, Any]) -> None:
 
 
 def check_depth(config: PreTrainedConfig, tensors: int) -> None:
-    """Raises ModelError when config.json promises more layers than there are tensors: building them has no end."""
+    """Raises ModelError if config.json gives more layers than there are tensors: building them would not end."""
     depth = getattr(config.get_text_config(), "num_hidden_layers", None)
     if isinstance(depth, int) and depth > tensors:
         raise ModelError(

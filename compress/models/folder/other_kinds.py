@@ -90,7 +90,7 @@ def refuse_task(raw: Mapping[str, Any]) -> None:
     """Raises ModelError when `raw`, the content of config.json, describes no causal language model."""
     if "_class_name" in raw and "model_type" not in raw:
         raise ModelError(
-            f"config.json is that of {raw['_class_name']}, a part of a diffusers pipeline",
+            f"config.json describes {raw['_class_name']}, a part of a diffusers pipeline",
             do="Give the folder of a causal language model",
         )
     named = raw.get("architectures")
@@ -132,7 +132,7 @@ def _adapter(folder: Path) -> ModelError:
 
 
 def _kind(folder: Path) -> tuple[str, str | None]:
-    """Returns what kind of adapter lies in the folder, and the name of its base model when it says."""
+    """Returns the kind of adapter in the folder, and the name of its base model if the adapter gives one."""
     raw = read_object(folder / ADAPTER_CONFIG, error=ModelError, do="Download the adapter again")
     kind, base = raw.get("peft_type"), raw.get("base_model_name_or_path")
     named = kind if isinstance(kind, str) else "of unknown type"
@@ -140,7 +140,7 @@ def _kind(folder: Path) -> tuple[str, str | None]:
 
 
 def _whole_model(names: list[str]) -> bool:
-    """Returns whether there are weights that are not those of an adapter, as safetensors or as pickles of torch."""
+    """Returns whether the folder holds weights other than an adapter's, as safetensors or torch pickles."""
     weights = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json", ".bin"))]
     others = ("adapter_", "training_args", "optimizer", "scheduler")
     return any(not name.startswith(others) for name in weights)
@@ -156,7 +156,7 @@ def _other_format(names: list[str]) -> str | None:
 def _no_config(folder: Path, names: list[str]) -> ModelError:
     if "params.json" in names:
         return ModelError(
-            f"{folder} holds a model in the form its authors train it in (params.json), and no config.json",
+            f"{folder} holds a model in its authors' original format (params.json), and no config.json",
             do="Give the Hugging Face version of the model",
         )
     inside = sorted(path.parent for path in [*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")])
@@ -169,7 +169,7 @@ def _no_config(folder: Path, names: list[str]) -> ModelError:
 
 
 def _is_causal(raw: Mapping[str, Any], architecture: str) -> bool:
-    """Returns whether AutoModelForCausalLM makes this very class of the model type."""
+    """Returns whether AutoModelForCausalLM builds exactly this class for the model type."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     made = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(raw.get("model_type")), ())

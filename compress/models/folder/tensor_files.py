@@ -1,4 +1,4 @@
-"""TensorFiles: the tensors of safetensors files, read one by one with plain file reads. No transformers needed."""
+"""Reads the tensors of safetensors files one by one with plain file reads. No transformers needed."""
 
 from __future__ import annotations
 

@@ -80,11 +80,11 @@ def _single_file(folder: Path) -> str:
         raise ModelError(
             f"{folder} holds its weights as a pickle ({pickles[0]}), which can run code when it is opened",
             allowed="safetensors",
-            do="Convert it once in an environment that you can afford to lose: "
+            do="Convert it once in an isolated environment: "
             "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder) writes safetensors",
         )
     raise ModelError(
         f"{folder} holds no weights",
         allowed=f"{SINGLE}, or shards with their index",
-        do="Of a model on the hub, weights in other formats (.bin, .gguf, …) are not downloaded",
+        do="For a model on the hub, weights in other formats (.bin, .gguf, …) are not downloaded",
     )

@@ -42,7 +42,7 @@ class ExpertLayout:
 
     stacks: tuple[Stack, ...]
     interface: bool
-    """The module follows transformers' experts interface: what it computes is known from its marks (see `forward`).
+    """The module follows transformers' experts interface: its attributes define its forward (see `forward`).
     Otherwise its own forward runs, with stand-ins for its parameters (see `stand_in`)."""
 
     def __getitem__(self, parameter: str) -> Stack:
@@ -55,7 +55,7 @@ class ExpertLayout:
 
 
 def expert_layout(module: nn.Module) -> ExpertLayout | None:
-    """Returns how `module` holds its experts, or None when it holds none or in a layout that is not known."""
+    """Returns the layout of the experts in `module`; None if it has none or the layout is unknown."""
     if isinstance(module, nn.Linear | nn.Embedding | nn.modules.conv._ConvNd):
         return None
     layout = _marked(module) if _is_marked(module) else next(filter(None, (rule(module) for rule in _RULES)), None)
@@ -63,7 +63,7 @@ def expert_layout(module: nn.Module) -> ExpertLayout | None:
 
 
 def refusal(module: nn.Module) -> str:
-    """Returns why `expert_layout` gives None for a module that ought to hold experts."""
+    """Returns the reason why `expert_layout` returns None for a module that seems to hold experts."""
     marks = ", ".join(f"{mark}: {getattr(module, mark, 'not described')}" for mark in _MARKS)
     parameters = ", ".join(f"{name} {list(value.shape)}" for name, value in module.named_parameters(recurse=False))
     return f"{type(module).__name__} holds its experts in an unknown layout: {marks}; {parameters or 'no parameters'}"
@@ -74,7 +74,7 @@ def _is_marked(module: nn.Module) -> bool:
 
 
 def _marked(module: nn.Module) -> ExpertLayout | None:
-    """The layout by transformers' marks: all of them must be there and agree with the shapes of the parameters."""
+    """The layout from transformers' attributes: all must be present and fit the shapes of the parameters."""
     from transformers.integrations import moe
 
     marks = {mark: getattr(module, mark, None) for mark in _MARKS}
@@ -115,7 +115,7 @@ def _pair(module: nn.Module) -> ExpertLayout | None:
 
 
 def _parallel(module: nn.Module) -> ExpertLayout | None:
-    """One `weight` [E, N, K] whose module says so by `num_experts`, `output_size`, `input_size` (JetMoE)."""
+    """One `weight` [E, N, K] whose module has `num_experts`, `output_size` and `input_size` (JetMoE)."""
     weight = _parameter(module, "weight", dims=3)
     named = tuple(getattr(module, name, None) for name in ("num_experts", "output_size", "input_size"))
     if weight is None or tuple(weight.shape) != named:
@@ -151,7 +151,7 @@ def _of_tensor(name: str, tensor: torch.Tensor, transposed: bool) -> Stack:
 
 
 def _fit(up: Stack, down: Stack, halves: int) -> bool:
-    """Whether `down` takes what the gate makes of what `up` gives, and gives back what `up` took."""
+    """Whether the widths fit: `up` (split into `halves`) feeds `down`, whose output is as wide as the input of `up`."""
     (up_out, up_in), (down_out, down_in) = up.shape, down.shape
     return up.experts >= down.experts and up_in == down_out and up_out == halves * down_in
 

@@ -26,7 +26,7 @@ _BATCHED = {torch.bmm, torch.Tensor.bmm, torch.matmul, torch.Tensor.matmul, torc
 
 
 class _StandIn:
-    """What both kinds have: the shape, dtype and device of the tensor they stand for, and which way round it is."""
+    """Base of both kinds: shape, dtype, device and orientation of the replaced tensor."""
 
     def __init__(self, stack: Stack, multiply: Multiply, like: torch.Tensor, *, flipped: bool = False) -> None:
         self._stack, self._multiply, self._like, self._flipped = stack, multiply, like, flipped

@@ -58,7 +58,7 @@ def attention_units(model: PreTrainedModel, block_name: str, number: int, kind: 
     for attention in attentions:
         if getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt"):
             raise ModelError(
-                "its heads differ by their number (ALiBi), so none can be removed",
+                "its heads depend on their number (ALiBi), so none can be removed",
                 do="Prune other units: attention=none",
                 layer=attention.path,
             )

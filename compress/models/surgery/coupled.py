@@ -68,7 +68,9 @@ def _hidden(model: PreTrainedModel, block_names: list[str]) -> Coupled:
             if f"{path}.weight" not in inner if linear else name.startswith(in_attention):
                 continue  # belongs to heads or channels
             if len(parameter) != width:
-                raise ModelError(f"a vector of {len(parameter)} in a stream of {width} channels", layer=name)
+                raise ModelError(
+                    f"a vector of {len(parameter)} does not fit a residual stream of {width} channels", layer=name
+                )
             members.append(Member(name, 0, index_U, scored=scored and not linear))
     members.sort(key=lambda member: "norm" not in member.tensor)  # the root is a norm
     constants = {"head_dim": attentions[0].head_dim}

@@ -68,7 +68,7 @@ def describe(source: ModelSource, model: PreTrainedModel, block_names: list[str]
     )
     if not same:
         raise MethodError(
-            f"blocks of {source.config.model_type!r} differ by their number, and config.json cannot say which are left",
+            f"blocks of {source.config.model_type!r} depend on their number; config.json cannot list those kept",
             do="Prune widths: units=width",
         )
     numbers = {renamed(p): v for p, v in earlier_numbers(source, model).items() if not f"{p}.".startswith(lost)}

@@ -29,10 +29,10 @@ Place = tuple[int | None, int]
 
 @dataclass(slots=True)
 class Cut:
-    """What leaves each parameter, and what that makes of the modules' numbers."""
+    """Rows and columns to remove from each parameter, and the new numeric attributes of the modules."""
 
     gone: dict[str, dict[Place, torch.Tensor]] = field(default_factory=dict)
-    """Parameter -> place -> positions (int64 [P]) that leave."""
+    """Parameter -> place -> positions (int64 [P]) to remove."""
     numbers: dict[str, dict[str, int]] = field(default_factory=dict)
     """Module -> its numbers afterwards."""
 
@@ -68,7 +68,7 @@ class Cut:
 
 
 def cut(sets: Iterable[Coupled], removed: Iterable[torch.Tensor]) -> Cut:
-    """Returns what leaves when each of `sets` loses the units that `removed` names (int64)."""
+    """Returns the removal of the units `removed` (int64) from each of `sets`."""
     made = Cut()
     for one, units_U in zip(sets, removed, strict=True):
         kept = one.units - len(units_U)
@@ -91,7 +91,7 @@ class Outcome:
     config: dict[str, Any]
     """config.json."""
     structure: Structure
-    """Empty when the configuration alone says everything."""
+    """Empty if the configuration alone describes the model."""
 
 
 def describe(
@@ -161,7 +161,7 @@ def _stock_config(source: ModelSource, sets: list[Coupled], removed: list[torch.
 
 
 def _is_derived(config: PreTrainedConfig, key: str) -> bool:
-    """Whether the configuration computes this key from others and cannot be told it."""
+    """Whether the configuration derives this key from others and does not accept it as an argument."""
     attribute = inspect.getattr_static(type(config), key, None)
     return isinstance(attribute, property) and attribute.fset is None
 

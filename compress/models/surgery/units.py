@@ -30,7 +30,7 @@ class Member:
     expert: int | None = None
     """Slice of a fused parameter."""
     scored: bool = True
-    """False for biases and for what only follows the others."""
+    """False for biases and other members that do not affect the score."""
     enters: bool = False
     """True where the positions are inputs of a linear: what activation scores are read from."""
 

@@ -29,7 +29,7 @@ class OutputForm:
 
     @classmethod
     def of(cls, output: Any, layer: str) -> OutputForm:
-        """Returns the form of `output`; ModelError when its hidden states cannot be told."""
+        """Returns the form of `output`; ModelError if it is not clear where its hidden states are."""
         hidden_states(output, layer)
         if isinstance(output, torch.Tensor):
             return cls(None)
@@ -58,7 +58,7 @@ def hidden_states(output: Any, layer: str) -> torch.Tensor:
 
 
 def holds_absent(value: Any) -> bool:
-    """Returns whether `ABSENT` stands anywhere in arguments."""
+    """Returns whether any argument contains `ABSENT`."""
     if isinstance(value, Mapping):
         return any(map(holds_absent, value.values()))
     if isinstance(value, list | tuple):

@@ -75,7 +75,7 @@ def rehearse(
 
 @dataclass(slots=True)
 class _Pass:
-    """What one run of the model showed."""
+    """Records of one run of the model."""
 
     arguments: list[BlockArguments] = field(default_factory=list)
     returned: list[torch.Tensor] = field(default_factory=list)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What one run of a block showed."""
+    """Result of running one block by itself."""
 
     form: OutputForm
     direct: frozenset[str]
@@ -46,7 +46,7 @@ def kind_of(block: nn.Module) -> Hashable:
 
 
 def _settings(module: nn.Module) -> tuple[tuple[str, Any], ...]:
-    """The plain attributes of a module, but for its block's number."""
+    """The plain attributes of a module, except the number of its block."""
     plain = {n: v for n, v in vars(module).items() if isinstance(v, bool | int | float | str | None)}
     return tuple(sorted((n, v) for n, v in plain.items() if "idx" not in n))
 
