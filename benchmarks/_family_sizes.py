@@ -1,4 +1,4 @@
-"""Tiny configurations of every family: two layers, 64 wide, with the vocabulary of the bundled tokenizer."""
+"""Holds tiny configurations of every family: two layers, 64 wide, with the vocabulary of the bundled tokenizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One table for people and one JSON line for machines, the last line of every benchmark."""
+"""Prints the results of a benchmark: a table for people, then one line of JSON for programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AQLM on the fixed layer of the side-by-side figures: W 256x512, 4096 correlated inputs, one thread.
+"""Measures AQLM on the fixed layer of the side-by-side figures: W 256x512, 4096 correlated inputs, one thread.
 
     python benchmarks/bench_aqlm_layer.py [--published FOLDER]
 

@@ -1,4 +1,4 @@
-"""Greedy generation on a random Llama of one billion parameters: dense, and packed in every layout.
+"""Measures greedy generation on a random Llama of one billion parameters: dense, and packed in every layout.
 
     python benchmarks/bench_generate.py [--layout int4-g128,spqr-3bit] [--dtype bfloat16] [--folder DIR]
 

@@ -1,4 +1,4 @@
-"""`compress bench` for the documents: every shape in float32 and bfloat16, and one thread against aqlm's own kernel.
+"""Runs `compress bench` for the docs: every shape in float32 and bfloat16, and one thread against aqlm's own kernel.
 
     python benchmarks/bench_kernels.py [--shape 4096x4096] [--seconds 8] [-o kernels.json] [--plot FILE]
 

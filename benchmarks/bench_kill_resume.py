@@ -1,4 +1,4 @@
-"""`kill -9` at random moments, then the same command again: the result must be byte-identical to an uninterrupted run.
+"""Kills a run at random moments (`kill -9`) and resumes it: the result must be byte-identical to an unbroken run.
 
 python benchmarks/bench_kill_resume.py [--model atlas] [--kills 10] [--method spqr]
 """

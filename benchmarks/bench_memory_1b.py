@@ -1,4 +1,4 @@
-"""Peak resident memory of compressing a random Llama of one billion parameters from disk.
+"""Measures the peak resident memory of compressing a random Llama of one billion parameters from disk.
 
     python benchmarks/bench_memory_1b.py [--blocks 16] [--method spqr] [--folder DIR]
 

@@ -1,4 +1,4 @@
-"""Output error of the integer quantisers on real weights and inputs: all linears of a model, each on dense inputs.
+"""Measures the output error of the integer quantisers on all linears of a model, each with its dense inputs.
 
     python benchmarks/bench_quantisers.py [--model atlas] [--bits 4]
 

@@ -1,4 +1,4 @@
-"""SpQR and RTN on one fixed layer: relative output error, true stored bits, processor seconds on one thread.
+"""Measures SpQR and RTN on one fixed layer: relative output error, stored bits, processor seconds on one thread.
 
     python benchmarks/bench_spqr_layer.py
 

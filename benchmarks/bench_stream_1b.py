@@ -1,4 +1,4 @@
-"""Time and resident memory of a method that needs no data on a random Llama of one billion parameters from disk.
+"""Measures time and memory of a data-free method on a random Llama of one billion parameters read from disk.
 
     python benchmarks/bench_stream_1b.py [--method easyquant] [--workers 2] [--blocks 16] [--folder DIR]
 
