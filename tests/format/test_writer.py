@@ -222,7 +222,7 @@ def test_finish_refuses_what_does_not_fit_together(tmp_path: Path) -> None:
         finish([first, second], content, ("config.json",))
     with pytest.raises(OutputError, match=r"\.\./stolen would overwrite"):
         finish([first, second], content, ("../stolen",))
-    with pytest.raises(FormatError, match="stands in"):
+    with pytest.raises(FormatError, match="is stored in both"):
         finish([first, ShardRecord(second.file, second.size_bytes, second.sha256, first.tensors)], content)
     (tmp_path / first.file).unlink()
     with pytest.raises(FormatError, match="is not in"):
