@@ -21,6 +21,7 @@ from compress.texts.rows import read_rows
 
 VERSION = 1
 _TABLES = (".csv", ".tsv")  # a cell is a single text, never a list
+_ASKING = ("user", "tool", "function", "ipython")  # roles that the assistant's next message answers
 _KNOWN = ("question", "answer", "answers", "aliases", "id", "text", *CHAT_FIELDS)
 
 
@@ -33,6 +34,8 @@ def suite(path: Path) -> Suite:
     documents: list[str] = []
     for place, row in read_rows(path):
         where = f"{path}, {place}"
+        if row is None:
+            continue
         if not isinstance(row, dict):
             raise EvaluationError(f"{where}: {type(row).__name__}", allowed="a JSON object")
         row = {name: value for name, value in row.items() if value is not None or name in ("question", "answer")}
@@ -63,9 +66,10 @@ def _item(row: dict[str, Any], place: str, where: str, *, table: bool) -> Item:
         messages = messages_of(chat, where)
         if messages[-1]["role"] == "assistant":
             row = {"answer": messages.pop()["content"], **{k: v for k, v in row.items() if v is not None}}
-        if not messages or messages[-1]["role"] != "user":
+        if not messages or messages[-1]["role"] not in _ASKING:
             raise EvaluationError(
-                f"{where}: a conversation without a question", allowed="a conversation that ends with a user message"
+                f"{where}: a conversation without a question",
+                allowed="a conversation that ends with a message of the user or of a tool",
             )
         asked["messages"] = messages
     else:

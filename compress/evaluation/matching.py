@@ -7,6 +7,7 @@ what a word is.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -115,11 +116,19 @@ def _holds(line: str, gold: str) -> bool:
     wanted = words(gold)
     if not wanted:
         return _stands_in(symbols(gold), symbols(line))
+    if len(wanted) == 1 and wanted[0] in _ARTICLES:  # choice A
+        return bool(_alone(wanted[0]).search(line))
     while len(wanted) > 1 and wanted[0] in _ARTICLES:
         wanted = wanted[1:]
     if len(wanted) > 1 and wanted[-1] in _ARTICLES:  # vitamin A: the letter is no article
         return _stands_in(wanted, words(line))
     return _stands_in(_content(gold), _content(line))
+
+
+@cache
+def _alone(article: str) -> re.Pattern[str]:
+    """The pattern of a letter or word that would be an article if another word followed it."""
+    return re.compile(rf"(?<!\w){article}(?![\w+#^-])(?!\s+\w)", re.IGNORECASE)
 
 
 def _stands_in(wanted: list[str], said: list[str]) -> bool:

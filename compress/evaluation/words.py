@@ -2,6 +2,7 @@
 
 What counts as one word:
 
+* initials with full stops, as one (`U.S.` is `US`, `J. K.` is `JK`);
 * letters with their combining marks, and the digits after them (`mp3`, `v1.5`); `+`, `#` and a final `-` stay with them
   (`C++`, `C#`, `O-`);
 * a number with its sign, separators and fraction in one spelling (`1,000` is `1000`, `.50` is `0.5`, `½` is `1/2`); a
@@ -42,6 +43,11 @@ _DASH_SIGN = re.compile(r"[–‒](?=\.?\d)")
 _RANGE = re.compile(r"(?<=\d)\s*[-–—‒]\s*(?=\d)")  # 1990-1995: no sign
 _MINUS = re.compile(r"(?<![\d.] )\b(?:minus|negative) (?=\.?\d)")
 
+_CAPITAL = "[A-ZÀ-ÖØ-ÞΑ-ΩА-Я]"
+_INITIALS = re.compile(  # the last stop may be missing, but not after a space: "the answer is B. A dog …"
+    rf"(?<![\w.])(?:{_CAPITAL}\.(?: ?{_CAPITAL}\.)+|{_CAPITAL}(?:\.{_CAPITAL})+(?![\w.]))"
+)
+
 _NUMBER = r"""
     (?P<sign> (?<![\w)\]%°]) -[$€£¥₹]? (?=\.?\d) )?
     (?P<number>
@@ -62,7 +68,7 @@ _EITHER = re.compile(r"[1-9]\d{0,2}\.\d{3}")  # a thousand or three decimals: le
 
 def words(text: str) -> list[str]:
     """Returns the words of `text`, case folded, numbers in one spelling; punctuation and symbols are left out."""
-    text = _normalised(text)
+    text = _normalised(_INITIALS.sub(_joined, text))
     pattern = _pattern(text.isascii())
     return [_number(match) if match["number"] else match[0] for match in pattern.finditer(text)]
 
@@ -90,6 +96,10 @@ def _shows(symbol: str) -> bool:
 def hangul(word: str) -> bool:
     """Returns whether a word is written in hangul."""
     return "\uac00" <= word[:1] <= "\ud7a3"
+
+
+def _joined(initials: re.Match[str]) -> str:
+    return initials[0].replace(".", "").replace(" ", "") + " "
 
 
 def _normalised(text: str) -> str:
@@ -122,7 +132,7 @@ def _pattern(ascii_only: bool) -> re.Pattern[str]:
       | {scripts}
         {letter}(?:{letter}|\d|_+(?=[^\W_]))* (?: (?<=\d)[.,]\d+ )*
         (?: \^-?\w+ )?
-        (?: \+\+ | \+(?![\w+]) | [#] | (?<!\w\w\w)-(?=[\s.,;:!?)\]"']|$) )?
+        (?: \+\+ | \+(?![\w+]) | [#] | (?<!\w\w\w)-(?=[\s.,;:!?)\]"'”»*]|$) )?
         """,
         re.VERBOSE,
     )

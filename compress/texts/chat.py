@@ -30,6 +30,15 @@ def messages_of(value: Any, place: str) -> list[Message]:
     return [_message(entry, place) for entry in value]
 
 
+def is_conversation(value: Any) -> bool:
+    """Returns whether a value looks like messages, whatever its column is called (`prompt`, `chosen` …)."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(entry, Mapping) and ("role" in entry or "from" in entry) for entry in value)
+    )
+
+
 def _message(entry: Any, place: str) -> Message:
     if not isinstance(entry, Mapping):
         raise _malformed(entry, place)

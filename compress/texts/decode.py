@@ -38,7 +38,8 @@ def read_bytes(path: Path) -> bytes:
         data = path.read_bytes()
         return gzip.decompress(data) if path.suffix.lower() == GZIP else data
     except (OSError, EOFError, zlib.error) as error:  # a damaged .gz is an OSError or one of the others
-        raise TextError(f"{path} cannot be read: {error}") from error
+        cause = getattr(error, "strerror", None) or error
+        raise TextError(f"{path} cannot be read: {cause}") from error
 
 
 def decode(data: bytes, path: Path) -> str:

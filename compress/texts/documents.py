@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import TextError, did_you_mean
-from compress.texts.chat import CHAT_FIELDS, chat_text, messages_of
+from compress.texts.chat import CHAT_FIELDS, chat_text, is_conversation, messages_of
 from compress.texts.rows import Rows
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ def documents_in(
     documents = []
     for place, row in rows:
         value = row.get(column) if isinstance(row, dict) else row
-        if value is None:
+        if value is None or (column in CHAT_FIELDS and value == []):
             continue
-        if column in CHAT_FIELDS and not isinstance(value, str):
+        if is_conversation(value) or (column in CHAT_FIELDS and not isinstance(value, str)):
             value = _conversation(value, tokenizer, f"{source} {place}")
         if not isinstance(value, str):
             raise TextError(f"{source} {place}: {column or TEXT}={str(value)[:80]!r}", allowed="a text, or null")

@@ -92,6 +92,7 @@ def _table(delimiter: str) -> Callable[[Path], Iterator[tuple[str, Any]]]:
         reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
         csv.field_size_limit(1 << 30)  # documents are longer than the usual 128 KiB
         try:
+            _check_header(list(reader.fieldnames or []), path, delimiter)
             for row in reader:
                 place = f"line {reader.line_num}"
                 if None in row:
@@ -101,6 +102,20 @@ def _table(delimiter: str) -> Callable[[Path], Iterator[tuple[str, Any]]]:
             raise TextError(f"{path}, line {reader.line_num}: not a table ({error})") from error
 
     return read
+
+
+def _check_header(names: list[str], path: Path, delimiter: str) -> None:
+    """Refuses a table whose cells would be lost or run together without a word."""
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise TextError(f"{path}, line 1: the column {twice!r} is repeated", do="Rename one of them")
+    other = next((mark for mark in ",;\t" if len(names) == 1 and names[0].count(mark)), None)
+    if other is not None:
+        raise TextError(
+            f"{path}, line 1: one column, {names[0]!r}, which {other!r} seems to separate",
+            allowed=f"columns separated by {delimiter!r}",
+            do="Save it with that separator; .csv files have commas, .tsv files tabs",
+        )
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:

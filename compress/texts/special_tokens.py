@@ -88,12 +88,18 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special
 
 
 def _refuse_untold(tokenizer: PreTrainedTokenizerBase, plain: list[list[int]]) -> None:
-    """Raises TextError if the tokenizer adds special tokens although `add_special_tokens` is False."""
+    """Raises TextError if the tokenizer adds special tokens although `add_special_tokens` is False.
+
+    The probes end in different characters, so a last token that all of them share was added. Their first token may be
+    a space.
+    """
     unknown = getattr(tokenizer, "unk_token_id", None)  # a small vocabulary may encode every word as this token
-    special = set(getattr(tokenizer, "all_special_ids", ())) - {unknown}
+    special = set(getattr(tokenizer, "all_special_ids", ()))
     for place, where in ((0, "before"), (-1, "after")):
         added = {ids[place] for ids in plain if ids}
-        if len(added) == 1 and (token := added.pop()) in special:
+        if len(added) != 1 or (token := added.pop()) == unknown:
+            continue
+        if token in special or where == "after":
             raise TextError(
                 f"the tokenizer puts {tokenizer.convert_ids_to_tokens(token)!r} {where} every text, "
                 "although add_special_tokens is False",

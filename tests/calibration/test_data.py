@@ -127,7 +127,7 @@ def test_only_as_much_as_needed_is_encoded(tmp_path: Path, tokenizer: Any) -> No
         encoded.extend(texts)
         return tokenizer(texts, **options)
 
-    counting.eos_token_id = EOS  # type: ignore[attr-defined]
+    counting.eos_token_id, counting.unk_token_id = EOS, tokenizer.unk_token_id  # type: ignore[attr-defined]
     assert load_tokens(spec(path), counting).shape == (4, 8)
     assert len(encoded) < 1000
 

@@ -106,3 +106,13 @@ def test_other_columns_are_named_and_answers_that_cannot_match_are_refused(tmp_p
     path = write(tmp_path / "blank.jsonl", {"question": "Who?", "answer": "\u200b"})
     with pytest.raises(EvaluationError, match="line 1: no answer can ever match"):
         suites.load(path)
+
+
+def test_null_rows_are_left_out_and_a_tool_may_ask(tmp_path):
+    chat = [{"role": "user", "content": "Sum?"}, {"role": "assistant"}, {"role": "tool", "content": "42"}]
+    answered = [*chat, {"role": "assistant", "content": "It is 42"}]
+    (family,) = suites.load(write(tmp_path / "a.jsonl", "null", {"messages": answered})).families
+    (item,) = family.items
+    assert item["answers"] == ["It is 42"] and [m["role"] for m in item["messages"]] == ["user", "assistant", "tool"]
+    with pytest.raises(EvaluationError, match="line 1: list"):
+        suites.load(write(tmp_path / "b.jsonl", ["Sum?"]))

@@ -121,6 +121,16 @@ def test_repetition_and_overlap() -> None:
         ("Windows™", "Windows"),
         ("_Paris_", "Paris"),
         ("the vitamin a", "Vitamin A"),
+        ("The blood type is “A-”", "A-"),
+        # initials, and choices that look like articles
+        ("the US", "U.S."),
+        ("the U.S. economy", "US"),
+        ("J.K. Rowling", "J. K. Rowling"),
+        ("JK Rowling", "J.K.Rowling"),
+        ("США", "С.Ш.А."),
+        ("The answer is A.", "A"),
+        ("A: Paris", "A"),
+        ("The answer is B. A dog barks", "B"),
     ],
 )
 def test_an_answer_in_another_spelling_is_a_hit(answer: str, gold: str) -> None:
@@ -161,6 +171,9 @@ def test_an_answer_in_another_spelling_is_a_hit(answer: str, gold: str) -> None:
         ("👨\u200d👩\u200d👧", "👨"),
         ("==", "="),
         ("Vitamin C", "Vitamin A"),
+        ("A dog barks", "A"),
+        ("A+", "A"),
+        ("The answer is B. A dog barks", "BA"),
     ],
 )
 def test_what_only_looks_alike_is_no_hit(answer: str, gold: str) -> None:

@@ -113,3 +113,29 @@ def test_conversations_by_the_template_and_without_one(tmp_path: Path) -> None:
 def test_a_damaged_row_is_named(tmp_path: Path, name: str, data: str, message: str) -> None:
     with pytest.raises(TextError, match=message):
         read(tmp_path / name, data, tokenizer=processed("$A"))
+
+
+def test_conversations_in_any_column(tmp_path: Path) -> None:
+    rows = [{"chosen": chat["messages"], "rejected": chat["messages"]} for chat in CHATS[:1]]
+    wanted = read(tmp_path / "a.jsonl", lines(CHATS[:1]), tokenizer=processed("$A"))
+    assert read(tmp_path / "b.jsonl", lines(rows), tokenizer=processed("$A"), column="chosen") == wanted
+    empty = [*CHATS[:1], {"messages": []}]
+    assert read(tmp_path / "c.jsonl", lines(empty), tokenizer=processed("$A")) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.csv", "text,text\none two,three four\n", "line 1: the column 'text' is repeated"),
+        ("a.csv", "id;text\n1;one two\n", "line 1: one column, 'id;text', which ';' seems to separate"),
+        ("a.tsv", "id,text\n1,one two\n", "seems to separate"),
+    ],
+)
+def test_a_table_that_would_lose_cells_is_refused(tmp_path: Path, name: str, data: str, message: str) -> None:
+    with pytest.raises(TextError, match=message):
+        read(tmp_path / name, data)
+
+
+def test_a_missing_file_is_said_in_words(tmp_path: Path) -> None:
+    with pytest.raises(TextError, match=r"a\.jsonl cannot be read: No such file or directory"):
+        read_rows(tmp_path / "a.jsonl")

@@ -63,3 +63,12 @@ def test_special_tokens_inside_the_text_are_refused() -> None:
     tokenizer.build_inputs_with_special_tokens = lambda ids, pair=None: [*ids[:1], EOS, *ids[1:]]
     with pytest.raises(TextError, match="inside the text"):
         text_encoder(tokenizer)
+
+
+def test_a_normalizer_that_ends_every_text_is_refused() -> None:
+    from tokenizers import Regex, normalizers
+
+    tokenizer = processed("$A")
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(Regex("$"), " w9")
+    with pytest.raises(TextError, match="puts 'w9' after every text"):
+        text_encoder(tokenizer)
