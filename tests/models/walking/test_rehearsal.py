@@ -41,7 +41,7 @@ def test_what_a_block_returns_beside_its_hidden_states_does_not_matter_where_nob
         ("partial", "", "only 2 of 3", None),
         ("scaled", "", "something else than the hidden states", "blocks.1"),
         ("first", "", "depend on the tokens", "blocks.0"),
-        ("state", "returns state", "beside its hidden states", "blocks.1"),
+        ("state", "returns state", "besides the hidden states from the block before it", "blocks.1"),
         ("skip", "", "more than the last block", "blocks.2"),
         ("transposed", "", r"shape \[4, 1, 8\] for 1 text of 4 tokens", "blocks.0"),
         ("", "fails", "IndexError: no such expert", "blocks.0"),
