@@ -84,7 +84,7 @@ class Recipe:
     """A model and the stages that compress it, with the settings of the run."""
 
     model: str = "atlas"
-    """`atlas` (bundled), a local folder, or a hub id."""
+    """`atlas` (bundled), `smollm2` (SmolLM2-135M-Instruct, from a Python package), a local folder, or a hub id."""
     revision: str | None = None
     """Revision of a hub id."""
     output: str | None = None

@@ -20,7 +20,7 @@ recipe_defaults = {
 
 @click.command("run", cls=MethodCommand)
 @click.option(
-    "--model", metavar="MODEL", default=recipe_defaults["model"], help="atlas (bundled), a folder, or a hub id."
+    "--model", metavar="MODEL", default=recipe_defaults["model"], help="atlas (bundled), smollm2, a folder or a hub id."
 )
 @click.option("--revision", metavar="REV", help="Revision of a hub id.")
 @click.option("--method", metavar="NAME", default=DEFAULT_METHOD, help="Method; `compress methods` lists them.")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from compress.atlas import MODEL_DIR
 from compress.errors import ModelError, first_line
+from compress.models.folder import smollm2
 from compress.models.folder.extra_files import CHAT_TEMPLATES, WEIGHT_SUFFIXES
 from compress.models.folder.other_kinds import refuse_file
 
@@ -18,20 +19,25 @@ _UNWANTED = [*_PICKLES_AND_OTHERS, "*.bin.index.json", "consolidated*", "optimiz
 
 
 def locate(model: str | Path, revision: str | None = None) -> Path:
-    """Returns the local folder of `model`: `atlas`, an existing folder, or a hub id (downloaded without pickles).
+    """Returns the local folder of `model`: `atlas`, `smollm2` (made once), an existing folder, or a hub id (downloaded
+    without pickles).
 
     Raises:
         ModelError: there is no such folder, and no such model on the hub or no way to reach it.
     """
     if str(model) == "atlas":
         return MODEL_DIR
+    if str(model) == smollm2.NAME and not Path(model).is_dir():
+        return smollm2.folder()
     path = Path(model).expanduser()
     if path.is_dir():
         return path
     if path.exists():
         refuse_file(path)
     if isinstance(model, Path) or not _HUB_ID.fullmatch(model):
-        raise ModelError(f"there is no folder {model}", allowed="atlas, a local folder, or a hub id such as owner/name")
+        raise ModelError(
+            f"there is no folder {model}", allowed="atlas, smollm2, a local folder, or a hub id such as owner/name"
+        )
     return _download(model, revision)
 
 
