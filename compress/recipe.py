@@ -93,8 +93,10 @@ class Recipe:
     calibration: CalibrationSpec = field(default_factory=CalibrationSpec)
     skip: tuple[str, ...] = ()
     """Globs of linears to leave dense, e.g. `*.down_proj`. The head, embeddings and routers always stay dense."""
-    suite: str = "kick-atlas"
-    """Evaluation suite, or `none`."""
+    suite: str = "auto"
+    """Evaluation suite, a file of questions, `auto` (by the model: `docs/EVAL.md`), or `none`."""
+    chat: str = "auto"
+    """Whether a chat model is asked through its chat template: `auto`, `always` or `never`."""
     data_dir: str | None = None
     """Folder of the suite's public data, for suites that have any; the hub when not given."""
     tier: str | None = None

@@ -18,8 +18,9 @@ _KEY = "COMPRESS_JUDGE_KEY"
 
 @click.command("eval")
 @click.argument("model", default="atlas")
-@click.option("--suite", metavar="NAME", default="kick-atlas", show_default=True, help="Evaluation suite.")
+@click.option("--suite", metavar="NAME", default="auto", show_default=True, help="Suite, or auto: chosen by the model.")
 @click.option("--data-dir", metavar="DIR", help="Data of the suite kick.  [default: the hub]")
+@click.option("--chat", metavar="MODE", default="auto", help="Ask through the chat template: always, never or auto.")
 @click.option("--tasks", metavar="NAMES", default="", help="lm-eval tasks to run as well, separated by commas.")
 @click.option("--baseline", metavar="MODEL", help="Model to compare with item by item, or its eval.json.")
 @click.option("--tier", metavar="NAME", help="`pr` (400 items per family) or `release` (all), instead of --limit.")
@@ -34,6 +35,7 @@ def command(
     model: str,
     suite: str,
     data_dir: str | None,
+    chat: str,
     tasks: str,
     baseline: str | None,
     tier: str | None,
@@ -54,6 +56,7 @@ def command(
         model,
         suite=suite,
         data_dir=data_dir,
+        chat=chat,
         tasks=[name.strip() for name in tasks.split(",") if name.strip()],
         baseline=baseline,
         tier=tier,

@@ -33,6 +33,7 @@ METHODS = "rtn,gptq,easyquant,finequant,spqr,aqlm"
 @click.option(
     "--suite", metavar="NAME", default=recipe_defaults["suite"], help="Evaluation suite, or a .jsonl of questions."
 )
+@click.option("--data-dir", metavar="FOLDER", help="Data of the suite kick.  [default: the hub]")
 @click.option("--limit", type=int, help="Items per family of the suite.  [default: all]")
 @click.option("--calibration", metavar="SOURCE", help="Calibration text, as in `compress run`.  [default: bundled]")
 @click.option("--samples", type=int, default=recipe_defaults["samples"], help="Calibration sequences.")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from compress.evaluation.gate.result import GateReport
     from compress.evaluation.gate.settings import GateJob
 
-_ASKED = ("suite", "data_dir", "tier", "limit", "batch_size")
+_ASKED = ("suite", "data_dir", "chat", "tier", "limit", "batch_size")
 """Settings of the evaluation; not used where both arguments are an eval.json."""
 
 
@@ -25,8 +25,9 @@ _ASKED = ("suite", "data_dir", "tier", "limit", "batch_size")
 @click.argument("dense", required=False)
 @click.argument("candidate", required=False)
 @click.option("--config", metavar="FILE", help="File with the settings.  [default: compress.toml, if there is one]")
-@click.option("--suite", metavar="NAME", help="Evaluation suite.  [default: kick-atlas]")
+@click.option("--suite", metavar="NAME", help="Suite.  [default: auto, chosen by the model]")
 @click.option("--data-dir", metavar="DIR", help="Data of the suite kick.  [default: the hub]")
+@click.option("--chat", metavar="MODE", help="Ask through the chat template: always, never or auto.  [default: auto]")
 @click.option("--tier", metavar="NAME", help="`pr` or `release`, instead of --limit.")
 @click.option("--limit", type=click.IntRange(min=1), help="Items per family.  [default: all]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Sequences per batch.  [default: 32]")
@@ -90,7 +91,9 @@ def _job(config: str | None, flags: dict[str, Any]) -> GateJob:
         in_file = dataclasses.replace(in_file, dense=None)
     models = [flags[name] for name in ("dense", "candidate") if flags[name] is not None]
     if models and all(name.endswith(".json") for name in models):  # no model is evaluated
-        in_file = dataclasses.replace(in_file, suite=None, data_dir=None, tier=None, limit=None, batch_size=None)
+        in_file = dataclasses.replace(
+            in_file, suite=None, data_dir=None, chat=None, tier=None, limit=None, batch_size=None
+        )
     settings = {
         "margin": {**in_file.settings.margin, **points(flags.pop("margin"), "margin")},
         "floor": {**in_file.settings.floor, **points(flags.pop("floor"), "floor")},

@@ -44,7 +44,10 @@ recipe_defaults = {
 @click.option("--seq-len", type=int, default=recipe_defaults["seq_len"], help="Tokens per sequence.")
 @click.option("--seed", type=int, default=recipe_defaults["seed"], help="Seed for drawing the sequences.")
 @click.option("--skip", metavar="GLOB", multiple=True, help="Linears to leave dense, e.g. '*.down_proj'; repeatable.")
-@click.option("--suite", metavar="NAME", default=recipe_defaults["suite"], help="Evaluation suite.")
+@click.option(
+    "--suite", metavar="NAME", default=recipe_defaults["suite"], help="Evaluation suite, or auto: chosen by the model."
+)
+@click.option("--chat", metavar="MODE", help="Ask through the chat template: always, never, or auto.  [default: auto]")
 @click.option("--data-dir", metavar="FOLDER", help="Data of the suite kick.  [default: the hub]")
 @click.option("--tier", metavar="TIER", help="Part of the suite: pr (400 items per family) or release (all).")
 @click.option("--limit", type=int, help="Items per family of the suite.  [default: all]")

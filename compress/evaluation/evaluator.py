@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from compress import __version__
 from compress.errors import EvaluationError
 from compress.evaluation import cache as kept
-from compress.evaluation import fitting, heldout, suites, tiers
+from compress.evaluation import chat_form, default_suite, fitting, heldout, suites, tiers
 from compress.evaluation.lm_eval_suite import extra_tasks, harness
-from compress.evaluation.open_model import Subject, open_subject
+from compress.evaluation.open_model import Subject, open_subject, tokenizer_of
 from compress.evaluation.pairing import check_suites, compare
 from compress.evaluation.result import Divergence, EvalResult, FamilyResult, TextResult
 from compress.evaluation.suites.base import Suite
@@ -32,8 +32,9 @@ def evaluate(
     model: Model,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    suite: str | Suite = "kick-atlas",
+    suite: str | Suite = suites.AUTO,
     data_dir: str | Path | None = None,
+    chat: str = "auto",
     tasks: Sequence[str] = (),
     baseline: Model | EvalResult | None = None,
     reference: Model | None = None,
@@ -50,8 +51,10 @@ def evaluate(
         model: `atlas`, a folder (dense or compressed), a hub id, an opened ModelSource, or a loaded model. A loaded
             model keeps its dtype; all others run in fp32.
         tokenizer: tokenizer of a loaded model; None takes the tokenizer of the folder.
-        suite: name of a suite, path of a file of questions, or a Suite object.
+        suite: name of a suite, path of a file of questions, a Suite object, or `auto` (`default_suite.choose`).
         data_dir: folder with the public data of the suite `kick`; None downloads the data from the hub.
+        chat: `auto` asks a chat model through its chat template for the answers that it writes itself, `always` also
+            for choices and references, `never` not at all. With an evaluation as baseline, `auto` is its setting.
         tasks: additional lm-eval tasks, groups or YAML files; each becomes one family.
         baseline: the dense model, its evaluation, or its eval.json; every item is paired with it. A model is evaluated
             first, and the result contains its evaluation as `.baseline`.
@@ -67,18 +70,27 @@ def evaluate(
         EvaluationError: non-finite scores (the layer is named), prompts longer than the context, missing or malformed
             data, a baseline with other items, a judge whose reply has no verdict.
     """
-    bounds = tiers.resolve(tier, limit)
+    tiers.resolve(tier, limit)
     progress = progress or Silent()
-    chosen = suites.load(suite, data_dir) if isinstance(suite, str) else suite
+    if isinstance(suite, str):
+        choice = default_suite.choose(suite, data_dir, lambda: tokenizer_of(model, tokenizer), tier=tier, limit=limit)
+        chosen, tier = choice.suite, choice.tier
+    else:
+        chosen = suite
+    bounds = tiers.resolve(tier, limit)
     known = _evaluation(baseline)
     if known is not None:
         check_suites(known.suite, _of_suite(chosen))
     if judge is not None and baseline is None:
         raise EvaluationError("a judge without a baseline", do="Give the dense model with --baseline")
-    settings = {"limit": bounds.items, **({"tier": tier} if tier else {}), **({"tasks": list(tasks)} if tasks else {})}
-    run = _Run(chosen, extra_tasks.load(tasks, progress), bounds, settings, batch_size, progress)
     dense_model = reference if known is not None else baseline
     subject = open_subject(model, tokenizer)
+    if known is not None and chat == "auto":
+        chat = str(known.settings.get("chat", "never"))
+    chat = chat_form.resolve(chat, subject.tokenizer, subject.ends)
+    settings = {"limit": bounds.items, "chat": chat, **({"tier": tier} if tier else {}),
+                **({"tasks": list(tasks)} if tasks else {})}  # fmt: skip
+    run = _Run(chosen, extra_tasks.load(tasks, progress), bounds, settings, batch_size, progress)
     dense = open_subject(dense_model, tokenizer) if dense_model is not None else None
 
     text, dense_text, divergence = run.read(subject, dense)
@@ -148,7 +160,7 @@ class _Run:
         self, subject: Subject, text: TextResult, references: Mapping[str, FamilyResult] | None = None
     ) -> EvalResult:
         """Runs all questions on one model; `references` are the dense model's answers, for questions about them."""
-        families = self.suite.families
+        families = chat_form.dressed(self.suite.families, subject.tokenizer, self.settings["chat"])
         chosen = fitting.select(families, subject.tokenizer, subject.room, self.bounds.items)
         with self.progress.stage(f"Knowledge, {subject.kind}", harness.count_requests(families, chosen)) as task:
             results = harness.run(

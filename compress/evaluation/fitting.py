@@ -46,7 +46,7 @@ def chat_form(tokenizer: PreTrainedTokenizerBase) -> Chat:
 def select(
     families: Sequence[Family], tokenizer: PreTrainedTokenizerBase, room: int, limit: int | None = None
 ) -> dict[str, Selection]:
-    """Returns the items to ask, by family. Families without a fitting item are omitted.
+    """Returns the items to ask, by family. Families without a fitting item are omitted; of no families, none are left.
 
     In families with `leave_out` the items are drawn from those that fit, so the limit is reached if enough items fit.
     Raises EvaluationError if no item of any family fits.
@@ -55,7 +55,7 @@ def select(
     encoder = text_encoder(tokenizer)
     chosen = {family.name: _of_family(family, encoder, room, chat, limit) for family in families}
     kept = {name: selection for name, selection in chosen.items() if selection.items}
-    if not kept:
+    if families and not kept:
         raise EvaluationError(
             f"no item of the suite fits into the {room} tokens of the model's context",
             do="Evaluate a model with a longer context, or with a suite of shorter prompts",
@@ -82,7 +82,7 @@ def warnings(families: Sequence[Family], chosen: Mapping[str, Selection], room: 
 
 def _of_family(family: Family, encoder: TextEncoder, room: int, chat: Chat, limit: int | None) -> Selection:
     if not family.leave_out:
-        return Selection(family.subset(limit, SEED))
+        return Selection([next(iter(family.shorter(item))) for item in family.subset(limit, SEED)])
     kept: dict[int, Item] = {}
     left_out = 0
     for index in family.order(SEED):

@@ -36,6 +36,14 @@ class Subject:
         """The longest input in tokens."""
         return room_of(self.model)
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """Ids of the tokens at which the model's answers end, by its generation settings and its tokenizer."""
+        settings = getattr(self.model, "generation_config", None)
+        named = getattr(settings, "eos_token_id", None)
+        ids = named if isinstance(named, list | tuple) else [named]
+        return frozenset(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None)
+
     def description(self) -> dict[str, Any]:
         """Returns the entry `model` of eval.json."""
         return {
@@ -59,9 +67,31 @@ def open_subject(model: Model, tokenizer: PreTrainedTokenizerBase | None = None)
         is_ours = (folder / MANIFEST).is_file() or saved_by_transformers(folder)
         return _compressed(folder, tokenizer) if is_ours else _dense(ModelSource.open(model), tokenizer)
     if tokenizer is None:
-        raise EvaluationError("a loaded model without its tokenizer", do="Pass tokenizer= as well")
+        raise _no_tokenizer()
     name = str(getattr(model, "name_or_path", "")) or type(model).__name__
     return Subject(model.eval(), tokenizer, Path(name).name, _kind(model), None)
+
+
+def tokenizer_of(model: Model, tokenizer: PreTrainedTokenizerBase | None = None) -> PreTrainedTokenizerBase:
+    """Returns the tokenizer of a model without loading its weights; `tokenizer` itself if it is given."""
+    from compress.models.folder.tokenizer import load_tokenizer
+    from compress.models.source import ModelSource
+    from compress.runtime.loading import saved_by_transformers
+
+    if tokenizer is not None:
+        return tokenizer
+    if isinstance(model, ModelSource):
+        return model.tokenizer()
+    if not isinstance(model, str | Path):
+        raise _no_tokenizer()
+    folder = Path(model)
+    if (folder / MANIFEST).is_file() or saved_by_transformers(folder):
+        return load_tokenizer(folder, folder.resolve().name)
+    return ModelSource.open(model).tokenizer()
+
+
+def _no_tokenizer() -> EvaluationError:
+    return EvaluationError("a loaded model without its tokenizer", do="Pass tokenizer= as well")
 
 
 def _compressed(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> Subject:

@@ -22,13 +22,24 @@ def compare(dense: EvalResult, compressed: EvalResult, confidence: float = 0.95)
 
 
 def check_questions(dense: EvalResult, compressed: EvalResult) -> None:
-    """Raises EvaluationError unless both evaluations hold the same families of the same suite."""
+    """Raises EvaluationError unless both evaluations hold the same families of the same suite in the same form."""
     check_suites(dense.suite, compressed.suite)
+    _check_chat(dense, compressed)
     if dense.families.keys() != compressed.families.keys():
         odd = sorted(dense.families.keys() ^ compressed.families.keys())
         raise EvaluationError(
             f"the two evaluations cannot be paired: they hold different families ({', '.join(odd)} in one only)",
             do="Evaluate both models with the same suite and tasks",
+        )
+
+
+def _check_chat(dense: EvalResult, compressed: EvalResult) -> None:
+    """Raises EvaluationError if one model was asked through its chat template and the other was not."""
+    before, after = (str(result.settings.get("chat", "never")) for result in (dense, compressed))
+    if before != after:
+        raise EvaluationError(
+            f"the two evaluations cannot be paired: asked with chat {before!r} and {after!r}",
+            do="Evaluate both models with the same --chat",
         )
 
 

@@ -192,7 +192,7 @@ class EvalResult:
     model: Mapping[str, Any]
     """`name`, `kind` (dense or compressed), `fingerprint` (None in memory or without a manifest), `dtype`."""
     settings: Mapping[str, Any]
-    """`limit`, `batch_size`, `device`, `seeds`, and if given `tier` and `tasks`: what outcomes may depend on."""
+    """`limit`, `chat`, `batch_size`, `device`, `seeds`, and if given `tier`, `tasks`: what outcomes depend on."""
     libraries: Mapping[str, str]
     families: Mapping[str, FamilyResult]
     text: TextResult
@@ -210,6 +210,7 @@ class EvalResult:
         else:
             paired = self.comparison.families.items()
             scores = [f"{name} {100 * pair.compressed:.1f} % ({100 * pair.difference:+.1f})" for name, pair in paired]
+        scores = scores or [f"perplexity {self.text.perplexity:.3f}"]
         return f"EvalResult({self.model['name']} on {self.suite['name']}: {', '.join(scores)})"
 
     def to_dict(self) -> dict[str, Any]:

@@ -23,6 +23,8 @@ _MARKERS = "osD^vPX*"
 _LINES = {"": "solid", "block": "dashed", "full": "dotted"}
 """Line style by the kind of tuning."""
 _HEADER = ("method", "asked", "bits/weight", "KL to dense", "95 %", "perplexity", "", "size")
+_NO_QUESTIONS = "questions"
+"""Heading of the column of scores where no question was asked."""
 
 
 def best(measurements: Sequence[Mapping[str, Any]]) -> set[int]:
@@ -43,7 +45,7 @@ def best(measurements: Sequence[Mapping[str, Any]]) -> set[int]:
 def rows(data: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Returns the header and the rows of the table, sorted by the size that was asked for, then by divergence."""
     family = _family(data)
-    header = tuple(name or formatting.label(family) for name in _HEADER)
+    header = tuple(name or formatting.label(family or _NO_QUESTIONS) for name in _HEADER)
     measurements, unbeaten = data["points"], best(data["points"])
     columns = list(dict.fromkeys(point["column"] for point in measurements))
 
@@ -57,7 +59,7 @@ def rows(data: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]
         if "refused" in point:
             cells.append((point["label"], point["column"], NOTHING, "refused", "", "", "", ""))
             continue
-        kl, lost = point["kl"], point["differences"][family]
+        kl = point["kl"]
         cells.append(
             (
                 f"{point['label']} *" if index in unbeaten else point["label"],
@@ -66,13 +68,21 @@ def rows(data: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]
                 f"{kl['mean']:.4f}",
                 f"{kl['low']:.4f} to {kl['high']:.4f}",
                 f"{point['perplexity']:.3f}",
-                f"{percent(point['scores'][family])} ({points(lost['difference'])})",
+                _score(point, family),
                 size(point["size_bytes"]),
             )
         )
     dense = data["dense"]
-    cells.append(("dense", "", "", "", "", f"{dense['perplexity']:.3f}", percent(dense["scores"][family]), ""))
+    known = NOTHING if family is None else percent(dense["scores"][family])
+    cells.append(("dense", "", "", "", "", f"{dense['perplexity']:.3f}", known, ""))
     return header, cells
+
+
+def _score(point: Mapping[str, Any], family: str | None) -> str:
+    """Returns the score of a point with its difference from the dense model."""
+    if family is None:
+        return NOTHING
+    return f"{percent(point['scores'][family])} ({points(point['differences'][family]['difference'])})"
 
 
 def remarks(data: Mapping[str, Any]) -> list[str]:
@@ -121,23 +131,27 @@ def pictures(data: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def figure(data: Mapping[str, Any]) -> Figure:
-    """Returns the figure of three panels; the global state of matplotlib is not changed."""
+    """Returns the figure: divergence, perplexity, and the score of a family if questions were asked.
+
+    The global state of matplotlib is not changed.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     family = _family(data)
-    picture = Figure(figsize=(12, 4.2), layout="constrained")
-    FigureCanvasAgg(picture)
-    panels: Sequence[Axes] = picture.subplots(1, 3)
     dense = data["dense"]
     measured = [point for point in data["points"] if "kl" in point]
-    panels[0].set_yscale("log")
-    facts = f"{formatting.label(family)} accuracy, %"
-    quantities: tuple[tuple[str, Callable[[Any], float], float | None], ...] = (
+    quantities: list[tuple[str, Callable[[Any], float], float | None]] = [
         ("KL to the dense model, nats per token", lambda p: p["kl"]["mean"], None),
         ("perplexity", lambda p: p["perplexity"], dense["perplexity"]),
-        (facts, lambda p: 100 * p["scores"][family], 100 * dense["scores"][family]),
-    )
+    ]
+    if family is not None:
+        facts = f"{formatting.label(family)} accuracy, %"
+        quantities.append((facts, lambda p: 100 * p["scores"][family], 100 * dense["scores"][family]))
+    picture = Figure(figsize=(4 * len(quantities), 4.2), layout="constrained")
+    FigureCanvasAgg(picture)
+    panels: Sequence[Axes] = picture.subplots(1, len(quantities))
+    panels[0].set_yscale("log")
     for axes, (title, value, reference) in zip(panels, quantities, strict=True):
         labels = list(dict.fromkeys(point["label"] for point in measured))
         methods = list(dict.fromkeys(label.partition("+")[0] for label in labels))
@@ -183,7 +197,7 @@ def _title(data: Mapping[str, Any]) -> str:
     return f"{data['model']}: what each bit buys ({data['suite']['name']}{subset})"
 
 
-def _family(data: Mapping[str, Any]) -> str:
-    """Returns the family to show: `factoid` if the suite has it, else the first."""
+def _family(data: Mapping[str, Any]) -> str | None:
+    """Returns the family to show: `factoid` if the suite has it, else the first; None if no question was asked."""
     names = list(data["dense"]["scores"])
-    return "factoid" if "factoid" in names else names[0]
+    return "factoid" if "factoid" in names else next(iter(names), None)

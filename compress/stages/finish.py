@@ -192,32 +192,35 @@ def evaluate(
     the same model, suite and limit. None for a recipe without evaluation.
     """
     from compress import evaluation
-    from compress.evaluation import suites, tiers
+    from compress.evaluation import default_suite, tiers
     from compress.evaluation.result import EvalResult
 
     if recipe.suite == "none":
         return None
-    items = suites.load(recipe.suite, recipe.data_dir).items_sha256
-    limit = tiers.resolve(recipe.tier, recipe.limit).items
+    choice = default_suite.choose(recipe.suite, recipe.data_dir, source.tokenizer, tier=recipe.tier, limit=recipe.limit)
+    items = choice.suite.items_sha256
+    limit = tiers.resolve(choice.tier, recipe.limit).items
 
     def matches(result: EvalResult, model: str) -> bool:
         settings = result.settings
         evaluated = (
+            result.suite.get("name"),
             result.suite.get("items_sha256"),
             settings.get("limit"),
             settings.get("tier"),
             result.model.get("fingerprint"),
         )
-        return evaluated == (items, limit, recipe.tier, model)
+        same_form = recipe.chat == "auto" or settings.get("chat") == recipe.chat
+        return same_form and evaluated == (choice.suite.name, items, limit, choice.tier, model)
 
     path = workspace.folder / EVALUATION
     if path.is_file() and matches(stored := EvalResult.read(path), fingerprint(workspace.folder)):
         return stored
     result = evaluation.evaluate(
         workspace.folder,
-        suite=recipe.suite,
-        data_dir=recipe.data_dir,
-        tier=recipe.tier,
+        suite=choice.suite,
+        tier=choice.tier,
+        chat=recipe.chat,
         baseline=known if known is not None and matches(known, source.fingerprint) else source,
         reference=source,
         limit=recipe.limit,

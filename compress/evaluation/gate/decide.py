@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import EvaluationError, unknown
-from compress.evaluation.gate.family import check_floors, judge
-from compress.evaluation.gate.result import DivergenceVerdict, GateReport, Verdict, overall
+from compress.evaluation.gate.family import check_floors, judge, unmeasurable
+from compress.evaluation.gate.result import (
+    NOT_JUDGED,
+    DivergenceVerdict,
+    FamilyVerdict,
+    GateReport,
+    Verdict,
+    overall,
+)
 from compress.evaluation.gate.settings import GateSettings
 from compress.evaluation.pairing import check_questions
-from compress.evaluation.result import Divergence, EvalResult
+from compress.evaluation.result import Divergence, EvalResult, FamilyResult
 
 if TYPE_CHECKING:
     from compress.evaluation.open_model import Model
@@ -82,15 +89,16 @@ def decide(dense: EvalResult, candidate: EvalResult, settings: GateSettings) -> 
     if bad := _not_finite(candidate):
         return broken(dense, bad, settings, _of(candidate))
     shown = _report_only(dense, settings)
-    check_floors([family for name, family in dense.families.items() if name not in shown], settings)
+    divergence = _divergence(candidate.divergence, settings.max_kl)
+    if divergence is None or divergence.verdict == "reported":
+        check_floors([family for name, family in dense.families.items() if name not in shown], settings)
     families = {
-        name: judge(family, candidate.families[name], settings, judged=name not in shown)
+        name: _family(family, candidate.families[name], settings, judged=name not in shown)
         for name, family in dense.families.items()
     }
-    divergence = _divergence(candidate.divergence, settings.max_kl)
-    judged = {name: family for name, family in families.items() if family.verdict != "reported"}
+    judged = {name: family for name, family in families.items() if family.verdict not in NOT_JUDGED}
     if not judged and (divergence is None or divergence.verdict == "reported"):
-        raise EvaluationError("nothing is judged: every family is only reported", do="Give fewer --report-only")
+        raise _nothing_judged(dense)
     decisive: list[tuple[str, Verdict, str]] = [(name, f.verdict, f.reason) for name, f in judged.items()]
     if divergence is not None and divergence.verdict != "reported":
         decisive.append(("divergence", divergence.verdict, divergence.reason))
@@ -106,6 +114,23 @@ def decide(dense: EvalResult, candidate: EvalResult, settings: GateSettings) -> 
         candidate=_of(candidate),
         criteria=dataclasses.asdict(settings),
     )
+
+
+def _family(dense: FamilyResult, candidate: FamilyResult, settings: GateSettings, *, judged: bool) -> FamilyVerdict:
+    """Returns the verdict on one family: `reported` if it is not to be judged, `cannot tell` if it cannot be."""
+    if judged and (reason := unmeasurable(dense, settings)) is not None:
+        shown = judge(dense, candidate, settings, judged=False)
+        return dataclasses.replace(shown, verdict="cannot tell", reason=reason)
+    return judge(dense, candidate, settings, judged=judged)
+
+
+def _nothing_judged(dense: EvalResult) -> EvaluationError:
+    if not dense.families:
+        return EvaluationError(
+            f"nothing is judged: the suite {dense.suite['name']} has no questions",
+            do="Give --max-kl to judge the divergence, or data for questions with --data-dir",
+        )
+    return EvaluationError("nothing is judged: every family is only reported", do="Give fewer --report-only")
 
 
 def broken(dense: EvalResult, why: str, settings: GateSettings, candidate: Mapping[str, Any]) -> GateReport:

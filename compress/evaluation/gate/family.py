@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compress.errors import EvaluationError
+from compress.evaluation.above_chance import cannot_tell
 from compress.evaluation.gate.bounds import Bounds, binary_bounds, continuous_bounds, items_needed, least_items, units
 from compress.evaluation.gate.result import FamilyVerdict, Verdict
 from compress.evaluation.gate.settings import GateSettings
@@ -110,9 +111,33 @@ def floor_of(dense: FamilyResult, settings: GateSettings) -> float:
     return dense.chance + settings.margin_of(dense.name, len(dense.items)) if floor is None else floor / 100
 
 
+def unmeasurable(dense: FamilyResult, settings: GateSettings) -> str | None:
+    """Returns why the family cannot show a loss of the margin; None if it can, or if its floor was set by the user.
+
+    The dense model must be above chance (`above_chance`), and by at least the margin: else a candidate that forgot
+    everything would lose less than the margin.
+    """
+    if dense.name in settings.floor:
+        return None
+    if (reason := cannot_tell(dense, settings.confidence)) is not None:
+        return reason
+    if dense.score < floor_of(dense, settings) - _TOLERANCE:
+        return (
+            f"the dense model scores {100 * dense.score:.1f} %, guessing {100 * dense.chance:.1f} %: a model that "
+            f"forgot everything would lose less than {100 * settings.margin_of(dense.name, len(dense.items)):g} points"
+        )
+    return None
+
+
 def check_floors(dense: Sequence[FamilyResult], settings: GateSettings) -> None:
-    """Raises EvaluationError that lists every family in which the dense model scores below its floor."""
-    low = [family for family in dense if family.score < floor_of(family, settings) - _TOLERANCE]
+    """Raises EvaluationError that lists the families in which the dense model scores too low.
+
+    These are the families below a floor that the user set, or all families if none can show a loss.
+    """
+    below = [family for family in dense if family.score < floor_of(family, settings) - _TOLERANCE]
+    low = [family for family in below if family.name in settings.floor]
+    if not low and dense and all(unmeasurable(family, settings) for family in dense):
+        low = list(dense)
     if low:
         scores = "; ".join(
             f"{family.name} {100 * family.score:.1f}, below its floor of {100 * floor_of(family, settings):.1f} "

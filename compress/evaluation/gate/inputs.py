@@ -77,7 +77,7 @@ def _model(given: Any) -> Model:
 
 def _like(other: EvalResult, asked: dict[str, Any]) -> dict[str, Any]:
     """Returns `asked` completed with the suite, tasks and limits of `other`, so that the items can be paired."""
-    there = {"suite": other.suite["name"], "tasks": other.settings.get("tasks")}
+    there = {"suite": other.suite["name"], "tasks": other.settings.get("tasks"), "chat": other.settings.get("chat")}
     if not {"tier", "limit"} & asked.keys():
         there["tier"] = other.settings.get("tier")
         if there["tier"] is None:

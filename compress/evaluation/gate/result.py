@@ -10,8 +10,10 @@ from typing import Any, Literal
 from compress.errors import EvaluationError
 
 SCHEMA_VERSION = 1
-Verdict = Literal["pass", "fail", "inconclusive", "reported", "unusable"]
-"""`reported`: shown but not judged. `unusable`: the inputs cannot be compared."""
+Verdict = Literal["pass", "fail", "inconclusive", "reported", "cannot tell", "unusable"]
+"""`reported`: shown but not judged. `cannot tell`: not judged, because the dense model scores too low for a loss to be
+seen. `unusable`: the inputs cannot be compared."""
+NOT_JUDGED: tuple[Verdict, ...] = ("reported", "cannot tell")
 EXIT_CODES: Mapping[str, int] = {"pass": 0, "fail": 1, "unusable": 2, "inconclusive": 3}
 
 
@@ -95,6 +97,14 @@ class GateReport:
     criteria: Mapping[str, Any] = field(default_factory=dict)
     """The settings of the gate (`GateSettings` as plain data)."""
 
+    @property
+    def carried_by(self) -> list[str]:
+        """Names of the families, and `divergence`, that were judged: the verdict rests on them alone."""
+        verdicts = {name: family.verdict for name, family in self.families.items()}
+        if self.divergence is not None:
+            verdicts["divergence"] = self.divergence.verdict
+        return [name for name, verdict in verdicts.items() if verdict not in NOT_JUDGED]
+
     def exit_code(self, *, inconclusive_ok: bool = False) -> int:
         """Returns 0 pass, 1 fail, 2 unusable input, 3 inconclusive (0 with `inconclusive_ok`)."""
         if self.verdict == "inconclusive" and inconclusive_ok:
@@ -103,7 +113,7 @@ class GateReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data in the schema of docs/GATE.md."""
-        data = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        data = {"schema_version": SCHEMA_VERSION, **asdict(self), "carried_by": self.carried_by}
         for name, family in self.families.items():
             data["families"][name]["flips"] = family.flips
         return data

@@ -62,9 +62,11 @@ class GateJob:
     candidate: str | None = None
     """Model, or its eval.json."""
     suite: str | None = None
-    """Name of the suite; None: `kick-atlas`."""
+    """Name of the suite; None: `auto`."""
     data_dir: str | None = None
     """Folder with the data of a public suite."""
+    chat: str | None = None
+    """Whether a chat model is asked through its chat template: `always`, `never`; None: `auto`."""
     tier: str | None = None
     """`pr` or `release`; None: no tier."""
     limit: int | None = None
@@ -136,7 +138,7 @@ class GateJob:
 
 
 _KINDS: Mapping[str, type] = {
-    **dict.fromkeys(("dense", "candidate", "suite", "data_dir", "tier", "output"), str),
+    **dict.fromkeys(("dense", "candidate", "suite", "data_dir", "chat", "tier", "output"), str),
     **dict.fromkeys(("limit", "batch_size"), int),
     "inconclusive_ok": bool,
 }

@@ -18,6 +18,10 @@ from compress.errors import EvaluationError
 Row = dict[str, Any]
 
 
+class NotDownloadedError(EvaluationError):
+    """A dataset could not be downloaded."""
+
+
 @dataclass(frozen=True)
 class Place:
     """One split of a dataset on the hub."""
@@ -37,7 +41,10 @@ class Place:
 
 
 def rows(place: Place) -> list[Row]:
-    """Returns the rows in the form of the files; EvaluationError if they cannot be downloaded or converted."""
+    """Returns the rows in the form of the files.
+
+    Raises NotDownloadedError if they cannot be downloaded, and EvaluationError if they cannot be converted.
+    """
     path = _fetched(place)
     converted = []
     for number, row in enumerate(_read(place, path)):
@@ -58,7 +65,7 @@ def _fetched(place: Place) -> Path:
     try:
         return Path(hf_hub_download(place.dataset, place.file, repo_type="dataset", revision=place.revision))
     except (OSError, ValueError, EntryNotFoundError) as error:  # no connection, no such dataset, no such file
-        raise EvaluationError(
+        raise NotDownloadedError(
             f"{place.file} of {place} could not be downloaded from the hub: {error}",
             do="Check the connection and HF_HUB_OFFLINE, or give the data with --data-dir",
         ) from error

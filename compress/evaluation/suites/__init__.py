@@ -14,6 +14,9 @@ from compress.evaluation.suites.base import Suite
 from compress.texts.decode import base_suffix
 from compress.texts.rows import ROW_FILES
 
+AUTO = "auto"
+"""Chooses the suite by the model (`evaluation.default_suite`)."""
+
 
 def names() -> list[str]:
     """Returns the names of the bundled suites."""
@@ -22,14 +25,17 @@ def names() -> list[str]:
 
 
 def check(name: str) -> None:
-    """Raises EvaluationError unless `name` is a bundled suite or an existing file of questions."""
+    """Raises EvaluationError unless `name` is a bundled suite, an existing file of questions, or `auto`."""
+    if name == AUTO:
+        return
     if _is_file(name):
         if not Path(name).is_file():
             raise EvaluationError(f"no suite file {name}")
     elif name not in names():
         others = ", ".join(ROW_FILES[1:])
         raise EvaluationError(
-            unknown("suite", name, names()), allowed=f"{', '.join(names())}, or a {ROW_FILES[0]} file ({others} too)"
+            unknown("suite", name, (AUTO, *names())),
+            allowed=f"{', '.join((AUTO, *names()))}, or a {ROW_FILES[0]} file ({others} too)",
         )
 
 

@@ -20,6 +20,7 @@ def render(report: GateReport) -> str:
     lines = [f"## {table.SIGNS[report.verdict]} {_text(table.title(report))}", ""]
     lines += [f"{report.verdict}: {_MEANING[report.verdict]}.", ""]
     lines += [f"- {_text(reason)}" for reason in report.reasons] + [""] * bool(report.reasons)
+    lines += [f"- {_text(line)}" for line in table.basis(report)] + [""] * bool(table.basis(report))
     if rows := table.rows(report):
         header = table.header(report)
         lines += [_line(header), _line([":-:", ":--", *["--:"] * (len(header) - 2)]), *map(_line, rows), ""]

@@ -12,8 +12,22 @@ from compress.report.formatting import NOTHING, percent
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-SIGNS: Mapping[str, str] = {"pass": "✓", "fail": "✗", "inconclusive": "?", "reported": "·", "unusable": "!"}
-COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "reported": "dim", "unusable": "red"}
+SIGNS: Mapping[str, str] = {
+    "pass": "✓",
+    "fail": "✗",
+    "inconclusive": "?",
+    "reported": "·",
+    "cannot tell": "–",
+    "unusable": "!",
+}
+COLOURS = {
+    "pass": "green",
+    "fail": "red",
+    "inconclusive": "yellow",
+    "reported": "dim",
+    "cannot tell": "dim",
+    "unusable": "red",
+}
 
 
 def title(report: GateReport) -> str:
@@ -51,6 +65,15 @@ def _row(family: FamilyVerdict) -> tuple[str, ...]:
         NOTHING if family.margin is None else f"{100 * family.margin:g}",
         f"{family.lost}/{family.gained}",
     )
+
+
+def basis(report: GateReport) -> list[str]:
+    """Returns the lines that say which families the verdict rests on, and which could not tell."""
+    if not report.families and report.divergence is None:
+        return []
+    lines = [f"verdict carried by: {', '.join(map(label, report.carried_by))}"]
+    unsure = [family for family in report.families.values() if family.verdict == "cannot tell"]
+    return lines + [f"{label(family.name)} cannot tell: {family.reason}" for family in unsure]
 
 
 def details(report: GateReport) -> list[str]:
@@ -101,6 +124,7 @@ def render(report: GateReport) -> RenderableType:
             table.add_row(Text(row[0], style=COLOURS[verdict]), *map(Text, row[1:]))
         parts += [table, ""]
     parts += [Text(printable(f"{SIGNS[report.verdict]} {reason}")) for reason in report.reasons]
+    parts += [Text(printable(line)) for line in basis(report)]
     notes = (*details(report), *(f"note: {text}" for text in report.remarks))
     parts += [Text(printable(line), style="dim") for line in notes]
     return Group(*parts)

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from compress import __version__
+from compress.evaluation.above_chance import cannot_tell
 from compress.evaluation.result import recovery
 from compress.methods import registry
 from compress.report import manifest as manifests
@@ -132,6 +133,7 @@ def _family(family: FamilyResult, evaluation: EvalResult, paired: FamilyComparis
         "score": family.score,
         "dense": None if dense is None else dense.score,
         "recovered": None if dense is None else recovery(dense, family),
+        "cannot_tell": None if dense is None else cannot_tell(dense),
         "paired": None if paired is None else _plain({**asdict(paired), "flips": paired.flips}),
         "metrics": {
             name: {"score": value, "dense": None if dense is None else dense.metrics.get(name)}

@@ -45,11 +45,16 @@ def headline(run: Content) -> str:
     smaller += [f"{linears:.2f} bits per weight in its linears"] if linears is not None else []
     if smaller:
         sentences.append(f"{', '.join(smaller)}.")
-    paired = [family for family in run["families"] or () if family["paired"]]
+    families = [family for family in run["families"] or () if family["paired"]]
+    paired = [family for family in families if not family["cannot_tell"]]
     if paired:
         sentences.append(_lost(paired, run["asked"]["confidence"]))
     elif run["families"] is None:
         sentences.append("Its knowledge was not evaluated.")
+    elif not run["families"]:
+        sentences.append("No questions were asked; perplexity and divergence on held-out text were measured.")
+    elif families:
+        sentences.append("The dense model is above chance in no family, so the questions cannot tell what was lost.")
     return _keep_percent(" ".join(sentences))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from compress.evaluation.above_chance import cannot_tell
 from compress.report import formatting
 from compress.report.formatting import NOTHING, label, percent, perplexity
 
@@ -15,6 +16,13 @@ _OWN = "agreement"
 """The metric that compares a model's answers with those of the baseline; without one, with its own answers."""
 
 
+_CHAT = {
+    "never": "",
+    "answers": " (answers through the chat template)",
+    "always": " (all through the chat template)",
+}
+
+
 def alone(evaluation: EvalResult, *, metrics: bool) -> tuple[tuple[Cells, ...], ...]:
     """Returns the sections of an evaluation without a baseline: name, score, items; with `metrics`, all metrics."""
     rows: list[Cells] = []
@@ -22,7 +30,9 @@ def alone(evaluation: EvalResult, *, metrics: bool) -> tuple[tuple[Cells, ...], 
         rows.append((label(family.name), percent(family.score), f"{len(family.items):,}"))
         if metrics:
             rows += [(f"  {label(name)}", formatting.metric(name, value), "") for name, value in _other_metrics(family)]
-    return ((("perplexity", perplexity(evaluation.text.perplexity), ""),), tuple(rows))
+    return tuple(
+        section for section in ((("perplexity", perplexity(evaluation.text.perplexity), ""),), tuple(rows)) if section
+    )
 
 
 def paired(evaluation: EvalResult, *, metrics: bool) -> tuple[tuple[Cells, ...], ...]:
@@ -49,12 +59,14 @@ def remarks(evaluation: EvalResult) -> list[str]:
     families = evaluation.families.values()
     items, left_out = sum(len(family.items) for family in families), sum(family.left_out for family in families)
     too_long = f" ({left_out:,} left out as too long)" if left_out else ""
-    pairing = "differences in points over the same items; " if evaluation.comparison is not None else ""
+    compared = evaluation.comparison is not None and bool(families)
+    pairing = "differences in points over the same items; " if compared else ""
     kl = " and KL (nats)" if evaluation.divergence is not None else ""
     tier = f", tier {evaluation.settings['tier']}" if evaluation.settings.get("tier") else ""
+    asked = f"{items:,} items{too_long}" if families else "no questions"
     lines = [
-        f"{evaluation.suite['name']}{tier}: {items:,} items{too_long}, {pairing}perplexity{kl} over "
-        f"{evaluation.text.tokens:,} held-out tokens"
+        f"{evaluation.suite['name']}{tier}: {asked}{_CHAT[evaluation.settings.get('chat', 'never')]}, {pairing}"
+        f"perplexity{kl} over {evaluation.text.tokens:,} held-out tokens"
     ]
     if evaluation.comparison is None:
         lines += [
@@ -62,6 +74,9 @@ def remarks(evaluation: EvalResult) -> list[str]:
             for family in families
             if family.primary == _OWN
         ]
+    if (dense := evaluation.baseline) is not None:
+        reasons = {family.name: cannot_tell(family) for family in dense.families.values()}
+        lines += [f"{label(name)} cannot tell: {reason}" for name, reason in reasons.items() if reason]
     if (judgement := evaluation.judgement) is not None:
         lines.append(
             f"judge {judgement.judge}: {len(judgement.items):,} answers, in both orders, with the same verdict twice "
