@@ -34,6 +34,8 @@ _POINT = {
     "scores": Each(NUMBER),
     "differences": Each(Fields({"difference": NUMBER}, needed=("difference",))),
 }
+_NO_QUESTIONS = "heldout"
+"""The suite without families."""
 _MEASURED = ("bits_per_weight", "size_bytes", "kl", "perplexity", "scores", "differences")
 """Fields of a point that was not refused."""
 _FRONTIER = Fields(
@@ -133,7 +135,7 @@ def _frontier(path: Path) -> dict[str, Any]:
     """Returns the content of a frontier.json; FormatError unless its points have what the table and the chart show."""
     data = _read(path, _FRONTIER)
     families = data["dense"]["scores"]
-    if not families:
+    if not families and data["suite"].get("name") != _NO_QUESTIONS:
         raise FormatError(f"{path} is damaged: dense.scores names no family")
     for index, point in enumerate(data["points"]):
         if "refused" in point:
