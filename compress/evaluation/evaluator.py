@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from compress import __version__
 from compress.errors import EvaluationError
 from compress.evaluation import cache as kept
-from compress.evaluation import chat_form, default_suite, fitting, heldout, suites, tiers
+from compress.evaluation import heldout, suites
+from compress.evaluation.asking import chat_form, default_suite, fitting, tiers
 from compress.evaluation.lm_eval_suite import extra_tasks, harness
 from compress.evaluation.open_model import Subject, open_subject, tokenizer_of
 from compress.evaluation.pairing import check_suites, compare

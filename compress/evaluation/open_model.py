@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from compress.errors import EvaluationError
-from compress.evaluation.fitting import room_of
+from compress.evaluation.asking.fitting import room_of
 from compress.format.manifest import MANIFEST, fingerprint
 
 if TYPE_CHECKING:

@@ -192,7 +192,7 @@ def evaluate(
     the same model, suite and limit. None for a recipe without evaluation.
     """
     from compress import evaluation
-    from compress.evaluation import default_suite, tiers
+    from compress.evaluation.asking import default_suite, tiers
     from compress.evaluation.result import EvalResult
 
     if recipe.suite == "none":

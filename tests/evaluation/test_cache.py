@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from compress.errors import EvaluationError
-from compress.evaluation import cache, evaluate, tiers
+from compress.evaluation import cache, evaluate
+from compress.evaluation.asking import tiers
 from compress.evaluation.lm_eval_suite import harness
 from compress.evaluation.result import EvalResult
 from tests.support import tiny_suite as tiny

@@ -14,8 +14,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import EvaluationError
-from compress.evaluation import fitting
-from compress.evaluation.fitting import Selection
+from compress.evaluation.asking import fitting
+from compress.evaluation.asking.fitting import Selection
 from compress.evaluation.lm_eval_suite import tasks
 from compress.evaluation.lm_eval_suite.agreement import follow
 from compress.evaluation.result import FamilyResult, ItemOutcome

@@ -1,6 +1,6 @@
 """Loads suites by name. To add a suite, add a file here with a function `suite()`; its file name is the suite's name.
 
-The path of a file with the user's own questions (.jsonl, .json, .csv …) also names a suite (`evaluation.file_suite`).
+The path of a file with the user's own questions (.jsonl, .json, .csv …) also names a suite (`evaluation.asking.file_suite`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from compress.texts.decode import base_suffix
 from compress.texts.rows import ROW_FILES
 
 AUTO = "auto"
-"""Chooses the suite by the model (`evaluation.default_suite`)."""
+"""Chooses the suite by the model (`evaluation.asking.default_suite`)."""
 
 
 def names() -> list[str]:
@@ -51,7 +51,7 @@ def load(name: str, data_dir: str | Path | None = None) -> Suite:
             f"the suite {name} has its own data and does not read --data-dir {data_dir}", allowed="kick"
         )
     if module is None:
-        from compress.evaluation import file_suite
+        from compress.evaluation.asking import file_suite
 
         return file_suite.suite(Path(name))
     folder = Path(data_dir) if data_dir is not None else None

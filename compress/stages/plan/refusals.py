@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import RecipeError
-from compress.evaluation import suites, tiers
+from compress.evaluation import suites
+from compress.evaluation.asking import tiers
 from compress.format import layouts
 from compress.format.layouts.dense import PART_LAYOUT
 from compress.methods import registry

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from compress.errors import EvaluationError
-from compress.evaluation import fitting
+from compress.evaluation.asking import fitting
 from compress.evaluation.lm_eval_suite import harness
 from compress.evaluation.result import FamilyResult
 from tests.support import tiny_suite as tiny

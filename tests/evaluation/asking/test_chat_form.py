@@ -10,7 +10,7 @@ import pytest
 
 from compress.errors import EvaluationError
 from compress.evaluation import compare, evaluate
-from compress.evaluation.chat_form import dressed, is_chat_model, resolve
+from compress.evaluation.asking.chat_form import dressed, is_chat_model, resolve
 from compress.evaluation.suites import load
 from tests.support import kick_data
 from tests.support import tiny_suite as tiny

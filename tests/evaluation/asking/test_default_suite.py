@@ -11,7 +11,7 @@ import pytest
 from compress.atlas import MODEL_DIR
 from compress.errors import EvaluationError
 from compress.evaluation import EvalResult, evaluate
-from compress.evaluation.default_suite import choose
+from compress.evaluation.asking.default_suite import choose
 from compress.evaluation.gate.decide import gate
 from compress.evaluation.suites import heldout
 from compress.models.folder.tokenizer import load_tokenizer
