@@ -1,6 +1,6 @@
 """Loads suites by name. To add a suite, add a file here with a function `suite()`; its file name is the suite's name.
 
-The path of a file with the user's own questions (.jsonl, .json, .csv …) also names a suite (`evaluation.asking.file_suite`).
+The path of a file with the user's own questions (.jsonl, .json, .csv …) also names a suite (`asking.file_suite`).
 """
 
 from __future__ import annotations
