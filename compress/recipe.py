@@ -25,8 +25,12 @@ class CalibrationSpec:
     """The text that statistics are collected on and that models are trained on."""
 
     source: str = "bundled"
-    """`bundled`, a text file (.txt, .md), rows of text or chats (.jsonl, .json, .csv, .tsv, .parquet, also
-    `FILE:COLUMN`), a token file (.safetensors with `tokens`), or `hub:NAME[:SPLIT[:COLUMN]]`."""
+    """`bundled` (atlas' own text), a preset (`wikitext`, `c4`, `fineweb-edu`, `ultrachat`, `openplatypus`, `smoltalk`),
+    `hub:NAME[@CONFIG][:SPLIT[:COLUMN]]`, a file or a folder of text, rows or chats (.txt, .md, .jsonl, .json, .csv,
+    .tsv, .parquet, .arrow, what `save_to_disk` wrote), a token file (.safetensors with `tokens`), or a mixture of them
+    with shares (`c4:96,ultrachat:32`)."""
+    column: str | None = None
+    """Column of the text or the chats; chosen when None. A file may also name it as `FILE:COLUMN`."""
     samples: int = 128
     """Number of sequences, 1 or more."""
     seq_len: int = 256
@@ -42,6 +46,10 @@ class CalibrationSpec:
             if value > _LARGEST:
                 raise RecipeError(f"calibration {name}={value}", allowed=f"at most {_LARGEST}")
         _check_types("calibration ", self)
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the settings as JSON values; those that are None are left out."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 TUNINGS = ("block", "full")
@@ -217,7 +225,7 @@ class Recipe:
         assert len(self.stages) == 1, "a checkpoint is the result of one stage; see `step`"
         return {
             "stages": [stage.identity() for stage in self.stages],
-            "calibration": dataclasses.asdict(self.calibration),
+            "calibration": self.calibration.identity(),
             "skip": list(self.skip),
         }
 

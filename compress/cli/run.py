@@ -38,8 +38,10 @@ recipe_defaults = {
     "--calibration",
     metavar="SOURCE",
     default=recipe_defaults["source"],
-    help="Calibration text: bundled, a text or .jsonl file, a token file (.safetensors), or hub:NAME[:SPLIT[:COLUMN]].",
+    help="Calibration text: bundled, wikitext, c4, ultrachat …, hub:NAME[@CONFIG][:SPLIT[:COLUMN]], a file or folder, "
+    "or a mixture such as c4:96,ultrachat:32.",
 )
+@click.option("--column", metavar="NAME", help="Column of the calibration text or chats.  [default: chosen]")
 @click.option("--samples", type=int, default=recipe_defaults["samples"], help="Calibration sequences.")
 @click.option("--seq-len", type=int, default=recipe_defaults["seq_len"], help="Tokens per sequence.")
 @click.option("--seed", type=int, default=recipe_defaults["seed"], help="Seed for drawing the sequences.")

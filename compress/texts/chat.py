@@ -1,8 +1,8 @@
-"""Reads conversations from rows (`messages`, `conversations`) and renders them as text with the chat template."""
+"""Reads conversations from rows (`messages`, `conversations`, question and answer); renders them by the template."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import TextError
@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 CHAT_FIELDS = ("messages", "conversations", "conversation")
 Message = dict[str, str]
 """`role` (`system`, `user`, `assistant` …) and `content`."""
+_ASKED_AND_ANSWERED = (
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("question", "answer"),
+    ("question", "response"),
+)
+_CONTEXTS = ("input", "context")
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "chatbot": "assistant", "model": "assistant"}
 
 
@@ -37,6 +46,37 @@ def is_conversation(value: Any) -> bool:
         and bool(value)
         and all(isinstance(entry, Mapping) and ("role" in entry or "from" in entry) for entry in value)
     )
+
+
+def exchange_columns(names: Collection[str]) -> tuple[str, ...] | None:
+    """Returns the columns of a user's message (one or two, with its context) and of the answer, which comes last.
+
+    Such are `instruction`, `input` and `output`, or `prompt` and `completion`. None where there are no such columns.
+    """
+    for asked, answered in _ASKED_AND_ANSWERED:
+        if asked in names and answered in names:
+            return (asked, *(name for name in _CONTEXTS if name in names), answered)
+    return None
+
+
+def exchange_of(row: Mapping[str, Any], columns: Sequence[str]) -> list[Message] | None:
+    """Returns the two messages of a row with `exchange_columns`; None where the question or the answer is blank."""
+    texts = [value if isinstance(value := row.get(name), str) else "" for name in columns]
+    *asked, answer = texts
+    if not asked[0].strip() or not answer.strip():
+        return None
+    return by_turns(["\n\n".join(text for text in asked if text.strip()), answer])
+
+
+def system_merged(messages: Sequence[Message]) -> list[Message] | None:
+    """Returns the conversation with its system message put before the user's first; None where there is none.
+
+    Some templates take no system message.
+    """
+    if len(messages) < 2 or messages[0]["role"] != "system" or messages[1]["role"] != "user":
+        return None
+    system, user, *others = messages
+    return [{"role": "user", "content": f"{system['content']}\n\n{user['content']}"}, *others]
 
 
 def _message(entry: Any, place: str) -> Message:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import gzip
+import lzma
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from compress.errors import TextError
@@ -18,11 +21,27 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _MARK = "\ufeff"
-GZIP = ".gz"
+
+
+def _unzstd(data: bytes) -> bytes:
+    import pyarrow
+
+    with pyarrow.CompressedInputStream(pyarrow.BufferReader(data), "zstd") as stream:
+        return bytes(stream.read())
+
+
+_DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.decompress,
+    ".bz2": bz2.decompress,
+    ".xz": lzma.decompress,
+    ".zst": _unzstd,
+}
+COMPRESSED = tuple(_DECOMPRESS)
+"""Suffixes of compressed files that are read as what they hold."""
 
 
 def read_text(path: Path) -> str:
-    """Returns the text of a file: UTF-8, or UTF-16 or UTF-32 with a byte order mark; gunzipped if it ends in .gz.
+    """Returns the text of a file: UTF-8, or UTF-16 or UTF-32 with a byte order mark; decompressed if it is compressed.
 
     Line ends become line feeds, lone surrogates the replacement character.
 
@@ -33,11 +52,11 @@ def read_text(path: Path) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Returns the bytes of a file, gunzipped if its name ends in .gz; TextError when it cannot be read."""
+    """Returns the bytes of a file, decompressed if its suffix is in `COMPRESSED`; TextError when it cannot be read."""
+    decompress = _DECOMPRESS.get(path.suffix.lower(), bytes)
     try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if path.suffix.lower() == GZIP else data
-    except (OSError, EOFError, zlib.error) as error:  # a damaged .gz is an OSError or one of the others
+        return decompress(path.read_bytes())
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:  # what damaged files raise
         cause = getattr(error, "strerror", None) or error
         raise TextError(f"{path} cannot be read: {cause}") from error
 
@@ -74,8 +93,8 @@ def repaired(text: str) -> str:
 
 
 def base_suffix(path: Path) -> str:
-    """Returns the lower-case suffix, ignoring `.gz`: `.jsonl` of `a.JSONL.gz`."""
+    """Returns the lower-case suffix, ignoring that of a compression: `.jsonl` of `a.JSONL.gz`."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes[-1:] == [GZIP]:
+    if suffixes and suffixes[-1] in COMPRESSED:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""

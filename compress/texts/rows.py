@@ -1,26 +1,33 @@
-"""Reads a file of rows: JSON, JSON lines, CSV, TSV or Parquet, as plain data with the place of every row."""
+"""Reads a file of rows: JSON, JSON lines, CSV, TSV, Parquet or Arrow, as plain data with the place of every row."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from compress.errors import TextError
 from compress.json_files import parse
-from compress.texts.decode import base_suffix, read_bytes, read_text, repaired
+from compress.texts.decode import COMPRESSED, base_suffix, read_bytes, read_text, repaired
 
 Rows = list[tuple[str, Any]]
 """Rows with their places (`line 3`, `row 3`); mostly dictionaries, the rows of a JSON file may be anything."""
+_BATCH = 1024
+"""Rows of a Parquet file that are decoded at once."""
 
 
-def read_rows(path: Path) -> Rows:
+def read_rows(path: Path, most: int | None = None) -> Rows:
     """Returns the rows of a file, in the order of the file; blank lines are no rows.
 
     Empty cells of a table are None. Lone surrogates in texts become U+FFFD.
+
+    Args:
+        path: the file.
+        most: characters of text after which reading stops; None reads the whole file.
 
     Raises:
         TextError: the file cannot be read, or a line is not what its suffix says.
@@ -28,7 +35,20 @@ def read_rows(path: Path) -> Rows:
     reader = _READERS.get(base_suffix(path))
     if reader is None:
         raise TextError(f"{path} is no file of rows", allowed=", ".join(ROW_FILES))
-    return [(place, _repaired(row)) for place, row in reader(path)]
+    rows: Rows = []
+    for place, row in reader(path):
+        rows.append((place, _repaired(row)))
+        if most is not None and (most := most - _characters(row)) <= 0:
+            break
+    return rows
+
+
+def _characters(value: Any) -> int:
+    """The length of all texts in a row."""
+    if isinstance(value, str):
+        return len(value)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(_characters, parts))
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
@@ -119,16 +139,48 @@ def _check_header(names: list[str], path: Path, delimiter: str) -> None:
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    from pyarrow import ArrowException, BufferReader, parquet
+    from pyarrow import parquet
 
-    number = 0
+    with _arrow_errors(path):
+        yield from _batches(parquet.ParquetFile(_arrow_input(path)).iter_batches(_BATCH))
+
+
+def _arrow(path: Path) -> Iterator[tuple[str, Any]]:
+    """A stream of record batches, as `datasets` writes it, or a file of them (Feather)."""
+    from pyarrow import ArrowInvalid, ipc
+
+    with _arrow_errors(path):
+        try:
+            reader = ipc.open_stream(_arrow_input(path))
+        except ArrowInvalid:
+            file = ipc.open_file(_arrow_input(path))
+            yield from _batches(file.get_batch(number) for number in range(file.num_record_batches))
+        else:
+            yield from _batches(reader)
+
+
+def _batches(batches: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    rows = (row for batch in batches for row in batch.to_pylist())
+    return ((f"row {number}", row) for number, row in enumerate(rows, start=1))
+
+
+def _arrow_input(path: Path) -> Any:
+    """What pyarrow reads the file from; a large file that is not compressed is not read as a whole."""
+    import pyarrow
+
+    if path.suffix.lower() in COMPRESSED:
+        return pyarrow.BufferReader(read_bytes(path))
+    return pyarrow.memory_map(str(path))
+
+
+@contextmanager
+def _arrow_errors(path: Path) -> Iterator[None]:
+    from pyarrow import ArrowException
+
     try:
-        for batch in parquet.ParquetFile(BufferReader(read_bytes(path))).iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield f"row {number}", row
-    except ArrowException as error:
-        raise TextError(f"{path} cannot be read: {error}") from error
+        yield
+    except (ArrowException, OSError) as error:
+        raise TextError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _repaired(value: Any) -> Any:
@@ -148,6 +200,8 @@ _READERS: dict[str, Callable[[Path], Iterator[tuple[str, Any]]]] = {
     ".csv": _table(","),
     ".tsv": _table("\t"),
     ".parquet": _parquet,
+    ".arrow": _arrow,
+    ".feather": _arrow,
 }
 ROW_FILES = tuple(_READERS)
-"""Suffixes of the files that `read_rows` reads; each may be followed by .gz."""
+"""Suffixes of the files that `read_rows` reads; each may be followed by the suffix of a compression."""

@@ -132,39 +132,42 @@ def test_only_as_much_as_needed_is_encoded(tmp_path: Path, tokenizer: Any) -> No
     assert len(encoded) < 1000
 
 
-class FakeData:
-    """What `load_dataset` returns, as far as it is used."""
-
-    column_names = ("text", "title")
-
-    def __getitem__(self, column: str) -> list[Any]:
-        return [tiny_text(60, seed=seed) for seed in range(4)] + [None] if column == "text" else ["w4 w5"] * 50
-
-
-@pytest.mark.parametrize(
-    ("source", "split"), [("hub:some/data", "train"), ("hub:some/data:test", "test"), ("hub:some/data::title", "train")]
-)
-def test_a_hub_data_set(tokenizer: Any, monkeypatch: pytest.MonkeyPatch, source: str, split: str) -> None:
-    asked = []
-
-    def load_dataset(name: str, split: str) -> FakeData:
-        asked.append((name, split))
-        return FakeData()
-
-    monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    assert load_tokens(spec(source), tokenizer).shape == (4, 8)
-    assert asked == [("some/data", split)]
+def test_a_mixture_takes_so_many_samples_of_each(tmp_path: Path, tokenizer: Any) -> None:
+    paths = [tmp_path / "first.txt", tmp_path / "second.txt"]
+    for path, word in zip(paths, ("w5 ", "w9 "), strict=True):
+        path.write_text(word * 400)
+    mixed = spec(f"{paths[0]}:3,{paths[1]}:1", samples=16)
+    tokens_ST = load_tokens(mixed, tokenizer)
+    kinds = [row[0] for row in tokens_ST.tolist()]
+    assert kinds.count(5) == 12 and kinds.count(9) == 4 and kinds != sorted(kinds)
+    assert torch.equal(load_tokens(mixed, tokenizer), tokens_ST)
+    with pytest.raises(CalibrationError, match=r"second\.txt has 401 tokens; 60 samples of 8 need 480\. .*--seq-len 6"):
+        load_tokens(spec(f"{paths[1]}:60,{paths[0]}:1", samples=61), tokenizer)
 
 
-def test_a_hub_data_set_without_the_column(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.load_dataset", lambda name, split: FakeData())
-    with pytest.raises(CalibrationError, match=r"no column 'body'.*text, title"):
-        load_tokens(spec("hub:some/data:train:body"), tokenizer)
+def test_a_folder_of_files(tmp_path: Path, tokenizer: Any) -> None:
+    for place, word in enumerate(("w5 ", "w6 ")):
+        (tmp_path / f"{place}.jsonl").write_text(json.dumps({"body": word * 40}))
+    tokens_ST = load_tokens(spec(tmp_path, samples=10), tokenizer)
+    assert {5, 6} <= set(tokens_ST.reshape(-1).tolist())
+    with pytest.raises(CalibrationError, match=r"no column 'text'.*body"):
+        load_tokens(CalibrationSpec(source=str(tmp_path), samples=2, seq_len=8, column="text"), tokenizer)
 
 
-def test_a_hub_data_set_out_of_reach(tokenizer: Any) -> None:
-    with pytest.raises(CalibrationError, match="cannot be loaded"):
-        load_tokens(spec("hub:no-such-owner/no-such-data"), tokenizer)
+def test_the_column_is_named_by_option_or_in_the_source(tmp_path: Path, tokenizer: Any) -> None:
+    path = tmp_path / "two.jsonl"
+    path.write_text(json.dumps({"text": "w5 " * 40, "other": "w6 " * 40}))
+    named = [CalibrationSpec(source=str(path), samples=2, seq_len=8, column="other"), spec(f"{path}:other", samples=2)]
+    for each in named:
+        assert set(load_tokens(each, tokenizer).reshape(-1).tolist()) == {6}
+    assert set(load_tokens(spec(path, samples=2), tokenizer).reshape(-1).tolist()) == {5}
+
+
+def test_chats_without_any_content_are_refused(tmp_path: Path, tokenizer: Any) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text(json.dumps({"messages": [{"role": "user", "content": ""}]}) + "\n" + json.dumps({"messages": []}))
+    with pytest.raises(CalibrationError, match="holds no text"):
+        load_tokens(spec(path), tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -175,10 +178,11 @@ def test_a_hub_data_set_out_of_reach(tokenizer: Any) -> None:
         ("latin.txt", b"caf\xe9 " * 50, "cannot be read"),
         ("bad.jsonl", b'{"text": "w5"}\n{oops}\n', "line 2: not JSON"),
         ("other.jsonl", b'{"body": "w5"}\n', "line 1 has no field text"),
-        ("table.csv", b"a,b\n", "calibration source"),
+        ("table.csv", b"a,b\n", "holds no text"),
         ("no.safetensors", None, "cannot be read"),
         ("bad.safetensors", b"12345678{}", "cannot be read"),
         ("hub:a:b:c:d", None, "hub:NAME"),
+        ("table.xml", b"<a/>", "calibration source"),
     ],
 )
 def test_unusable_sources(tmp_path: Path, tokenizer: Any, name: str, content: bytes | None, message: str) -> None:

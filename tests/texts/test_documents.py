@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,8 @@ def lines(rows: list[Any]) -> str:
         ("a.jsonl", lines(ROWS)),
         ("a.jsonl", "\ufeff" + lines(ROWS[:2]) + "\r\n\n\ufeff" + lines(ROWS[2:])),
         ("a.jsonl.gz", gzip.compress(lines(ROWS).encode())),
+        ("a.jsonl.bz2", bz2.compress(lines(ROWS).encode())),
+        ("a.jsonl.xz", lzma.compress(lines(ROWS).encode())),
         ("a.ndjson", lines(WANTED)),
         ("a.json", json.dumps(ROWS, indent=1)),
         ("a.json", json.dumps({"version": 1, "data": ROWS})),
@@ -60,6 +64,28 @@ def test_parquet(tmp_path: Path) -> None:
     (tmp_path / "b.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(TextError, match=r"b\.parquet cannot be read"):
         read_rows(tmp_path / "b.parquet")
+
+
+@pytest.mark.parametrize("form", ["stream", "file"])
+def test_arrow(tmp_path: Path, form: str) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.Table.from_pylist(ROWS)
+    new = pyarrow.ipc.new_stream if form == "stream" else pyarrow.ipc.new_file
+    with new(tmp_path / "a.arrow", table.schema) as writer:
+        writer.write_table(table)
+    assert documents_in(read_rows(tmp_path / "a.arrow"), "a.arrow") == WANTED
+    (tmp_path / "a.jsonl.zst").write_bytes(pyarrow.compress(lines(ROWS).encode(), "zstd", asbytes=True))
+    assert documents_in(read_rows(tmp_path / "a.jsonl.zst"), "a") == WANTED
+    for name in ("b.arrow", "b.jsonl.zst", "b.jsonl.bz2", "b.jsonl.xz", "missing.arrow"):
+        if not name.startswith("missing"):
+            (tmp_path / name).write_bytes(b"no")
+        with pytest.raises(TextError, match=f"{name} cannot be read"):
+            read_rows(tmp_path / name)
+
+
+def test_reading_stops_when_there_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(lines([{"text": "x" * 10, "more": ["y" * 10]}] * 50))
+    assert len(read_rows(tmp_path / "a.jsonl", most=55)) == 3 and len(read_rows(tmp_path / "a.jsonl")) == 50
 
 
 def test_half_an_emoji_is_replaced(tmp_path: Path) -> None:
@@ -134,6 +160,44 @@ def test_conversations_in_any_column(tmp_path: Path) -> None:
 def test_a_table_that_would_lose_cells_is_refused(tmp_path: Path, name: str, data: str, message: str) -> None:
     with pytest.raises(TextError, match=message):
         read(tmp_path / name, data)
+
+
+@pytest.mark.parametrize(
+    ("row", "wanted"),
+    [
+        ({"instruction": "w5", "input": "w6", "output": "w7"}, "User: w5\n\nw6\nAssistant: w7\n"),
+        ({"instruction": "w5", "input": "", "response": "w7"}, "User: w5\nAssistant: w7\n"),
+        ({"prompt": "w5", "completion": "w7", "source": "a b c"}, "User: w5\nAssistant: w7\n"),
+        ({"text": "w4", "question": "w5", "answer": "w7"}, "w4"),
+    ],
+)
+def test_a_question_with_its_answer_is_a_conversation(tmp_path: Path, row: dict[str, str], wanted: str) -> None:
+    blank = {name: " " for name in row}
+    assert read(tmp_path / "a.jsonl", lines([row, blank]), tokenizer=processed("$A")) == [wanted]
+    column = next(iter(row))
+    assert read(tmp_path / "a.jsonl", lines([row, blank]), tokenizer=processed("$A"), column=column) == [row[column]]
+
+
+def test_a_conversation_of_blank_messages_is_left_out(tmp_path: Path) -> None:
+    blank = {"messages": [{"role": "user", "content": " "}, {"role": "assistant", "content": None}]}
+    assert read(tmp_path / "a.jsonl", lines([blank, *CHATS[:1]]), tokenizer=processed("$A")) == [
+        "User: w5\nAssistant: w6\n"
+    ]
+    assert read(tmp_path / "b.jsonl", lines([blank]), tokenizer=processed("$A")) == []
+
+
+def test_a_template_without_a_system_role_gets_it_in_the_users_message(tmp_path: Path) -> None:
+    tokenizer = processed("$A")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "<{{ m.role }}>{{ m.content }}{% endfor %}"
+    )
+    messages = [{"role": "system", "content": "w4"}, *CHATS[0]["messages"]]  # type: ignore[misc]
+    text = read(tmp_path / "a.jsonl", lines([{"messages": messages}]), tokenizer=tokenizer)
+    assert text == ["<user>w4\n\nw5<assistant>w6"]
+    with pytest.raises(TextError, match=r"a\.jsonl line 2: the model's chat template .* system"):
+        alone = [{"messages": messages[1:]}, {"messages": messages[:1]}]
+        read(tmp_path / "a.jsonl", lines(alone), tokenizer=tokenizer)
 
 
 def test_a_missing_file_is_said_in_words(tmp_path: Path) -> None:

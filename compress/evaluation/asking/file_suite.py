@@ -16,7 +16,7 @@ from compress.evaluation import grading
 from compress.evaluation.matching import can_match
 from compress.evaluation.suites.base import Ask, Chat, Family, Item, Suite
 from compress.texts.chat import CHAT_FIELDS, messages_of
-from compress.texts.decode import GZIP, base_suffix
+from compress.texts.decode import COMPRESSED, base_suffix
 from compress.texts.rows import read_rows
 
 VERSION = 1
@@ -54,7 +54,7 @@ def suite(path: Path) -> Suite:
     ask = Ask("answer", "answer", "prompt", grading.fact, max_tokens=32)
     prepare = _in_conversation if any("messages" in item for item in items.values()) else None
     family = Family("factoid", "contains", "binary", list(items.values()), (ask,), prepare=prepare)
-    name = (path.with_suffix("") if path.suffix.lower() == GZIP else path).stem
+    name = (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path).stem
     return Suite(name, VERSION, (family,), lambda: documents or questions)
 
 
