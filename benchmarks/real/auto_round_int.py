@@ -1,0 +1,54 @@
+"""Quantises a model folder with AutoRound, and reads the checkpoint back as a dense model.
+
+python auto_round_int.py MODEL TOKENS OUTPUT '{"bits": 3, "group_size": 64, "iterations": 200}'
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from auto_round import AutoRound
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+@torch.no_grad()
+def main(model: str, tokens: str, output: str, text: str) -> None:
+    """Writes the checkpoint `stored` and the dense model `dense` into the output folder."""
+    options = json.loads(text)
+    tokens_ST = load_file(tokens)["tokens"]
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    opened = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    with torch.enable_grad():
+        rounding = AutoRound(
+            opened,
+            tokenizer,
+            bits=options["bits"],
+            group_size=options["group_size"],
+            sym=True,
+            iters=options["iterations"],
+            dataset=[{"input_ids": row[None]} for row in tokens_ST],
+            seqlen=tokens_ST.shape[1],
+            nsamples=len(tokens_ST),
+            batch_size=8,
+            device_map="cpu",
+        )
+        rounding.quantize_and_save(str(Path(output, "stored")), format="auto_round")
+    # the tuned model holds the values that the checkpoint decodes to
+    dense = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    from auto_round.utils import convert_dtype_torch2str  # noqa: F401  the package keeps its readers there
+
+    loaded = AutoModelForCausalLM.from_pretrained(str(Path(output, "stored")), dtype=torch.float32, device_map="cpu")
+    for name, module in loaded.named_modules():
+        if hasattr(module, "qweight"):
+            columns = dense.get_submodule(name).weight.shape[1]
+            dense.get_submodule(name).weight.copy_(module(torch.eye(columns)).T)
+    dense.save_pretrained(Path(output, "dense"))
+    tokenizer.save_pretrained(Path(output, "dense"))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

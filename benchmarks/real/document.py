@@ -1,0 +1,54 @@
+"""Writes the text of docs/REAL.md from the figures of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+PARAMETERS = 134_515_008
+HEAD = """# A real language model
+
+SmolLM2-135M-Instruct (134.5 M parameters, 30 blocks, tied head, vocabulary 49,152), compressed by every method of this
+project and by its peers. Written by `python benchmarks/write_real.py`; whoever has pip can rerun it.
+
+- **Same weights, same calibration**: the dense bfloat16 model of `--model smollm2`, {samples} × {seq_len} tokens of
+  `--calibration {calibration}` for every method that takes data.
+- **What is measured is what is on disk.** Our checkpoints run through the packed kernels; a peer's checkpoint is read
+  back by its own project or by transformers, and its weights are measured in float32.
+- **KL** is the mean divergence from the dense model to the compressed one per token, in nats, on {windows} windows of
+  512 tokens of WikiText-2's test split; **perplexity** on the same tokens (dense: {dense:.2f}). Brackets: 95 % intervals.
+- **Bits** are all bytes of the files with weights, embedding and metadata included, over all parameters.
+- The weights of the source lie on 4-bit grids of 32 (the package ships Q4_1), so figures at 4 bits and more flatter
+  every method; compare at 2 to 3.5 bits.
+- **CPU seconds and peak memory** are those of the process that made the checkpoint, loading and saving included.
+
+"""
+COLUMNS = "| project | method | MB | bits | KL [95 %] | perplexity [95 %] | same top-1 | CPU s | peak GB |\n"
+RULE = "| :-- | :-- | --: | --: | --: | --: | --: | --: | --: |\n"
+
+
+def write(results: Sequence[dict[str, Any]], setting: dict[str, Any]) -> str:
+    """Returns the document."""
+    done = sorted((row for row in results if "failed" not in row), key=lambda row: -row["file_bytes"])
+    failed = [row for row in results if "failed" in row]
+    text = HEAD.format(**setting, dense=done[0]["dense_perplexity"]) if done else "# A real language model\n"
+    text += COLUMNS + RULE + "".join(_line(row, done) for row in done)
+    text += "\nBold: no other row is as small and as near to the dense model.\n"
+    if failed:
+        text += "\nNot made:\n\n" + "".join(f"- {row['project']} {row['name']}: {row['failed']}\n" for row in failed)
+    return text
+
+
+def _line(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    better = any(
+        other is not row and other["file_bytes"] <= row["file_bytes"] and other["kl"] <= row["kl"] for other in rows
+    )
+    mark = "" if better else "**"
+    low, high = row["kl_interval"]
+    below, above = row["perplexity_interval"]
+    return (
+        f"| {row['project']} | {mark}{row['name']}{mark} | {row['file_bytes'] / 1e6:.1f} | "
+        f"{8 * row['file_bytes'] / PARAMETERS:.2f} | {row['kl']:.3f} [{low:.3f}, {high:.3f}] | "
+        f"{row['perplexity']:.1f} [{below:.1f}, {above:.1f}] | {100 * row['same_top1']:.1f} % | "
+        f"{row['cpu_seconds']:.0f} | {row['peak_bytes'] / 1e9:.1f} |\n"
+    )

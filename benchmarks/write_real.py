@@ -1,0 +1,203 @@
+"""Writes docs/REAL.md: every method of this project and its peers on a real language model, SmolLM2-135M-Instruct.
+
+    pip install "compress-llm[real]"
+    python benchmarks/write_real.py --text wikitext2-test.raw --data-dir FOLDER [--only gptq] [--output runs/real]
+
+Every checkpoint is made by its own project from the same weights and the same calibration tokens, read back from disk,
+and measured on the same held-out text. A row that is done is kept, so the script can be interrupted; without `--only`
+it makes all rows, which takes hours on two cores. Peers get environments of their own under OUTPUT.
+`--text` is WikiText-2's raw test split; without it, it comes from the hub.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent / "real"
+sys.path.insert(0, str(HERE))
+
+from document import write  # noqa: E402
+from rows import ENVIRONMENTS, ROWS, Row  # noqa: E402
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "REAL.md"
+ENGINE = "@node-llama-cpp/linux-x64@3.22.1"
+"""The npm package that ships llama.cpp's libraries with the quantiser."""
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--text", type=Path, help="held-out text")
+    parser.add_argument("--calibration", default="self", help="source of the calibration tokens of all rows")
+    parser.add_argument("--data-dir", type=Path, help="data of the suite kick; without it only the text is measured")
+    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--seq-len", type=int, default=512)
+    parser.add_argument("--windows", type=int, default=40)
+    parser.add_argument("--limit", type=int, default=100, help="items per family of kick")
+    parser.add_argument("--only", action="append", default=[], help="rows whose folder name contains this; repeatable")
+    parser.add_argument("--output", type=Path, default=Path("runs/real"))
+    parser.add_argument("--document", action="store_true", help="only write the document from the rows that are done")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    results = []
+    setting = Setting.of(options)
+    for row in ROWS:
+        wanted = not options.document and all(part in row.slug for part in options.only)
+        if (result := setting.result(row, make=wanted)) is not None:
+            results.append({"project": row.project, "name": row.name, "options": row.options, **result})
+    (options.output / "real.json").write_text(json.dumps(results, indent=1))
+    DOCUMENT.write_text(write(results, setting.description()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What all rows share."""
+
+    model: Path
+    tokens: Path
+    text: Path
+    data_dir: Path | None
+    windows: int
+    limit: int
+    output: Path
+    calibration: str
+    samples: int
+    seq_len: int
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Setting:
+        """Returns the setting; makes the calibration tokens the first time."""
+        from compress.models.folder.locate import locate
+
+        model = locate(options.model)
+        tokens = options.output / f"tokens-{options.samples}x{options.seq_len}.safetensors"
+        if not tokens.exists():
+            _write_tokens(model, options, tokens)
+        text = options.text or _hub_text(options.output / "wikitext2-test.raw")
+        return cls(model, tokens, text, options.data_dir, options.windows, options.limit, options.output,
+                   options.calibration, options.samples, options.seq_len)  # fmt: skip
+
+    def description(self) -> dict[str, Any]:
+        """Returns what the document says of the setting."""
+        return {key: getattr(self, key) for key in ("windows", "calibration", "samples", "seq_len", "limit")}
+
+    def result(self, row: Row, *, make: bool) -> dict[str, Any] | None:
+        """Returns the row's figures: those kept, or made now; None if there are none and none are to be made."""
+        folder = self.output / row.slug
+        kept = folder / "result.json"
+        if kept.exists():
+            figures: dict[str, Any] = json.loads(kept.read_text())
+            return figures
+        if not make:
+            return None
+        print(row.slug, flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        made = self._make(row, folder)
+        if "failed" not in made:
+            readable = folder / ("stored" if row.script is None else "dense")
+            made |= _stored_size(folder / "stored", row) | self._measured(readable)
+            shutil.rmtree(folder / "dense", ignore_errors=True)
+        kept.write_text(json.dumps(made, indent=1))
+        return made
+
+    def _make(self, row: Row, folder: Path) -> dict[str, Any]:
+        """Runs the row's maker in its own process; returns its CPU seconds and peak memory, or why it failed."""
+        if row.script is None:
+            flags = [
+                text for name, value in row.options.items() for text in (f"--{name.replace('_', '-')}", str(value))
+            ]
+            command = [sys.executable, "-m", "compress", "run", "--model", str(self.model), *flags,
+                       "--calibration", str(self.tokens), "--samples", str(self.samples), "--seq-len",
+                       str(self.seq_len), "--no-eval", "-o", str(folder / "stored")]  # fmt: skip
+        else:
+            assert row.environment is not None
+            options = {**row.options, **(self._engine() if row.environment == "llama.cpp" else {})}
+            python = _environment(self.output / "environments", row.environment)
+            command = [str(python), str(HERE / row.script), str(self.model), str(self.tokens), str(folder),
+                       json.dumps(options)]  # fmt: skip
+        with (folder / "log.txt").open("w") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+            _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            last = (folder / "log.txt").read_text().strip().splitlines()[-1:]
+            return {"failed": (last or ["no reason given"])[0]}
+        return {"cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_bytes": usage.ru_maxrss * 1024}
+
+    def _measured(self, folder: Path) -> dict[str, Any]:
+        command = [sys.executable, str(HERE / "measure.py"), str(self.model), str(folder), str(self.text),
+                   str(self.output / "reference"), "--windows", str(self.windows)]  # fmt: skip
+        measured: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        return measured
+
+    def _engine(self) -> dict[str, str]:
+        """Returns where llama.cpp's libraries and a GGUF file of the model lie; both are downloaded the first time."""
+        place = self.output / "llama.cpp"
+        if not (place / "package").exists():
+            place.mkdir(exist_ok=True)
+            subprocess.run(["npm", "pack", ENGINE], cwd=place, check=True, capture_output=True)
+            subprocess.run(["tar", "xzf", *map(str, place.glob("*.tgz"))], cwd=place, check=True)
+        weights = place / "SmolLM2-135M-Instruct.Q4_1.gguf"
+        if not weights.exists():
+            from compress.models.folder import smollm2
+
+            shutil.copyfile(smollm2.weights(place), weights)
+        return {"library": str(place / "package/bins/linux-x64"), "gguf": str(weights)}
+
+
+def _write_tokens(model: Path, options: argparse.Namespace, target: Path) -> None:
+    from safetensors.torch import save_file
+
+    from compress.calibration.data import load_tokens
+    from compress.models.source import ModelSource
+    from compress.recipe import CalibrationSpec
+
+    spec = CalibrationSpec(source=options.calibration, samples=options.samples, seq_len=options.seq_len)
+    save_file({"tokens": load_tokens(spec, ModelSource.open(str(model)).tokenizer())}, target)
+
+
+def _hub_text(target: Path) -> Path:
+    if not target.exists():
+        from datasets import load_dataset
+
+        rows = load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split="test")
+        target.write_text("".join(rows["text"]))
+    return target
+
+
+def _environment(folder: Path, name: str) -> Path:
+    """Returns the Python of a peer's environment, which is made the first time."""
+    place = folder / name
+    python, done = place / "bin" / "python", place / "complete"
+    if not done.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+        pip = [str(python), "-m", "pip", "install", "-q"]
+        packages = ENVIRONMENTS[name]
+        subprocess.run([*pip, *packages[:-1]], check=True)  # first what a build of the last needs
+        subprocess.run([*pip, "--no-build-isolation", packages[-1]], check=True)
+        done.touch()
+    return python
+
+
+def _stored_size(folder: Path, row: Row) -> dict[str, Any]:
+    """Returns the size of the files with weights, and a digest of them."""
+    files = sorted(path for suffix in ("*.safetensors", "*.gguf") for path in folder.glob(suffix))
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.read_bytes())
+    return {"file_bytes": sum(path.stat().st_size for path in files), "sha256": digest.hexdigest()}
+
+
+if __name__ == "__main__":
+    main()
