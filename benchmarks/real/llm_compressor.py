@@ -1,6 +1,8 @@
 """Quantises a model folder with llm-compressor, and reads the checkpoint back as a dense model.
 
-python llm_compressor.py MODEL TOKENS OUTPUT '{"method": "GPTQModifier", "bits": 3, "group_size": 64, "symmetric": true}'
+    python llm_compressor.py MODEL TOKENS OUTPUT OPTIONS
+
+OPTIONS is JSON such as '{"method": "GPTQModifier", "bits": 3, "group_size": 64, "symmetric": true}'.
 """
 
 from __future__ import annotations
