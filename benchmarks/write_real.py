@@ -130,7 +130,8 @@ class Setting:
             command = [str(python), str(HERE / row.script), str(self.model), str(self.tokens), str(folder),
                        json.dumps(options)]  # fmt: skip
         with (folder / "log.txt").open("w") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+            workers = {"GPTQMODEL_CPU_WORKERS": "2"}  # GPTQModel's own choice fails on two cores
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **workers})
             _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:

@@ -36,12 +36,11 @@ def main(model: str, tokens: str, output: str, text: str) -> None:
             batch_size=8,
             device_map="cpu",
         )
-        rounding.quantize_and_save(str(Path(output, "stored")), format="auto_round")
-    # the tuned model holds the values that the checkpoint decodes to
+        rounding.quantize_and_save(str(Path(output, "written")), format="auto_round")
+    (written,) = Path(output, "written").iterdir()  # it makes a folder of its own, named after the model
+    stored = written.rename(Path(output, "stored"))
     dense = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    from auto_round.utils import convert_dtype_torch2str  # noqa: F401  the package keeps its readers there
-
-    loaded = AutoModelForCausalLM.from_pretrained(str(Path(output, "stored")), dtype=torch.float32, device_map="cpu")
+    loaded = AutoModelForCausalLM.from_pretrained(str(stored), dtype=torch.float32, device_map="cpu")
     for name, module in loaded.named_modules():
         if hasattr(module, "qweight"):
             columns = dense.get_submodule(name).weight.shape[1]

@@ -23,7 +23,7 @@ def main(model: str, tokens: str, output: str, text: str) -> None:
     opened = GPTQModel.load(model, QuantizeConfig(bits=options["bits"], group_size=options["group_size"]), device="cpu")
     opened.quantize([{"input_ids": row, "attention_mask": [1] * len(row)} for row in rows], batch_size=1)
     opened.save(stored)
-    loaded = GPTQModel.load(stored, device="cpu", backend=BACKEND.TORCH)
+    loaded = GPTQModel.load(stored, device="cpu", backend=BACKEND.GPTQ_TORCH)
     dense = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     for name, module in loaded.model.named_modules():
         if hasattr(module, "dequantize_weight"):

@@ -27,7 +27,7 @@ class Row:
 
 ENVIRONMENTS: dict[str, list[str]] = {
     "llm-compressor": ["torch==2.13.0", "llmcompressor==0.14.0.1"],
-    "gptqmodel": ["torch==2.13.0", "setuptools>=77", "wheel", "gptqmodel>=7.6,<7.7", "optimum"],
+    "gptqmodel": ["torch>=2.14.1,<2.15", "numpy", "setuptools>=77", "wheel", "optimum", "gptqmodel==7.7.0"],
     "auto-round": ["torch==2.13.0", "auto-round==0.16.1"],
     "hqq": ["torch==2.13.0", "transformers>=5.17,<5.24", "setuptools", "wheel", "accelerate", "hqq==0.2.8.post1"],
     "llama.cpp": ["torch==2.13.0", "transformers>=5.22,<5.24", "gguf>=0.19", "xllamacpp==2026.10.11549"],
