@@ -26,6 +26,7 @@ from typing import Any
 HERE = Path(__file__).parent / "real"
 sys.path.insert(0, str(HERE))
 
+import speed  # noqa: E402
 from document import write  # noqa: E402
 from rows import ENVIRONMENTS, ROWS, Row  # noqa: E402
 
@@ -47,6 +48,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=100, help="items per family of kick")
     parser.add_argument("--only", action="append", default=[], help="glob of folder names; repeatable")
     parser.add_argument("--output", type=Path, default=Path("runs/real"))
+    parser.add_argument(
+        "--speed", action="store_true", help="measure tokens per second, on a machine without other work"
+    )
     parser.add_argument("--document", action="store_true", help="only write the document from the rows that are done")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -58,6 +62,8 @@ def main() -> None:
         )
         if (result := setting.result(row, make=wanted)) is not None:
             results.append({"project": row.project, "name": row.name, "options": row.options, **result})
+    if options.speed:
+        setting.add_speed(results)
     (options.output / "real.json").write_text(json.dumps(results, indent=1))
     DOCUMENT.write_text(write(results, setting.description()))
 
@@ -144,6 +150,23 @@ class Setting:
                    str(self.output / "reference"), "--windows", str(self.windows)]  # fmt: skip
         measured: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         return measured
+
+    def add_speed(self, results: list[dict[str, Any]]) -> None:
+        """Measures tokens per second of every row with kernels for the CPU, and keeps them with its figures."""
+        runnable = {row.slug: row for row in ROWS if row.script is None or row.environment == "llama.cpp"}
+        folders = {slug: self.output / slug / "stored" for slug in runnable}
+        folders = {slug: folder for slug, folder in folders.items() if folder.is_dir()}
+        engine = _environment(self.output / "environments", "llama.cpp")
+        speeds = speed.measure({"dense": self.model, **folders}, engine, threads=len(os.sched_getaffinity(0)))
+        print(json.dumps(speeds, indent=1))
+        for slug, figures in speeds.items():
+            if slug != "dense":
+                kept = self.output / slug / "result.json"
+                kept.write_text(json.dumps(json.loads(kept.read_text()) | {"tokens_per_s": figures}, indent=1))
+        for result in results:
+            slug = Row(result["project"], result["name"]).slug
+            if slug in speeds:
+                result["tokens_per_s"] = speeds[slug]
 
     def _engine(self) -> dict[str, str]:
         """Returns where llama.cpp's libraries and a GGUF file of the model lie; both are downloaded the first time."""

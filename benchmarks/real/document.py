@@ -21,11 +21,13 @@ project and by its peers. Written by `python benchmarks/write_real.py`; whoever 
 - **Bits** are all bytes of the files with weights, embedding and metadata included, over all parameters.
 - The weights of the source lie on 4-bit grids of 32 (the package ships Q4_1), so figures at 4 bits and more flatter
   every method; compare at 2 to 3.5 bits.
+- **Tokens/s**: decoding one sequence on two threads, ours in float32 through the packed kernels, llama.cpp's in llama.cpp
+  (which rounds activations to 8 bits); medians of rounds in turns.
 - **CPU seconds and peak memory** are those of the process that made the checkpoint, loading and saving included.
 
 """
-COLUMNS = "| project | method | MB | bits | KL [95 %] | perplexity [95 %] | same top-1 | CPU s | peak GB |\n"
-RULE = "| :-- | :-- | --: | --: | --: | --: | --: | --: | --: |\n"
+COLUMNS = "| project | method | MB | bits | KL [95 %] | perplexity [95 %] | same top-1 | CPU s | peak GB | tokens/s |\n"
+RULE = "| :-- | :-- | --: | --: | --: | --: | --: | --: | --: | --: |\n"
 
 
 def write(results: Sequence[dict[str, Any]], setting: dict[str, Any]) -> str:
@@ -51,5 +53,9 @@ def _line(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
         f"| {row['project']} | {mark}{row['name']}{mark} | {row['file_bytes'] / 1e6:.1f} | "
         f"{8 * row['file_bytes'] / PARAMETERS:.2f} | {row['kl']:.3f} [{low:.3f}, {high:.3f}] | "
         f"{row['perplexity']:.1f} [{below:.1f}, {above:.1f}] | {100 * row['same_top1']:.1f} % | "
-        f"{row['cpu_seconds']:.0f} | {row['peak_bytes'] / 1e9:.1f} |\n"
+        f"{row['cpu_seconds']:.0f} | {row['peak_bytes'] / 1e9:.1f} | {_speed(row)} |\n"
     )
+
+
+def _speed(row: dict[str, Any]) -> str:
+    return f"{row['tokens_per_s']['decode']:.0f}" if "tokens_per_s" in row else "–"
