@@ -21,7 +21,7 @@ project and by its peers. Written by `python benchmarks/write_real.py`; whoever 
 - **Bits** are all bytes of the files with weights, embedding and metadata included, over all parameters.
 - The weights of the source lie on 4-bit grids of 32 (the package ships Q4_1), so figures at 4 bits and more flatter
   every method; compare at 2 to 3.5 bits.
-- **Tokens/s**: decoding one sequence on two threads, ours in float32 through the packed kernels, llama.cpp's in llama.cpp
+- **Tokens/s**: decoding one sequence, two threads; ours in float32 through packed kernels, llama.cpp in its engine
   (which rounds activations to 8 bits); medians of rounds in turns.
 - **CPU seconds and peak memory** are those of the process that made the checkpoint, loading and saving included.
 
