@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="data of the suite kick; without it only the text is measured")
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--seq-len", type=int, default=512)
-    parser.add_argument("--windows", type=int, default=40)
+    parser.add_argument("--windows", type=int, default=24)
     parser.add_argument("--limit", type=int, default=100, help="items per family of kick")
     parser.add_argument("--only", action="append", default=[], help="glob of folder names; repeatable")
     parser.add_argument("--output", type=Path, default=Path("runs/real"))

@@ -1,6 +1,6 @@
 """Measures models against their dense original on held-out text: KL divergence and perplexity, with intervals.
 
-    python measure.py DENSE MODEL TEXT CACHE [--windows 40] [--device cpu]
+    python measure.py DENSE MODEL TEXT CACHE [--windows 24] [--device cpu]
 
 Prints one line of JSON. The dense model's log-probabilities are kept in CACHE, so each further model costs one forward
 pass. Intervals are 95 % bootstrap intervals over windows of 512 tokens.
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     for name in ("dense", "model", "text", "cache"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--windows", type=int, default=40)
+    parser.add_argument("--windows", type=int, default=24)
     parser.add_argument("--device", default="cpu")
     print(json.dumps(measure(**vars(parser.parse_args()))))
 

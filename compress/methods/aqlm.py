@@ -79,7 +79,7 @@ class Config:
 
 def check(shape: tuple[int, int], config: Config) -> None:
     """Raises MethodError for a linear of `shape` (N, K) that these options cannot treat."""
-    grid.group_width(shape[1], config.group_size)
+    grid.divisor(shape[1], config.group_size)
 
 
 def nominal(bits: int) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
     """
     assert stats is not None, "AQLM needs the Gram matrix of the inputs"
     grid.check_finite(w_NK)
-    grid.group_width(w_NK.shape[1], config.group_size)
+    grid.divisor(w_NK.shape[1], config.group_size)
     magnitude = float(w_NK.abs().max()) or 1.0
     state = _State(w_NK.float() / magnitude, _gram(stats, config.damping), config)
     state.start()

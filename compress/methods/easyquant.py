@@ -41,7 +41,8 @@ class Config:
     bits: int = 4
     """Bits of one code, 2 to 8."""
     group_size: int | None = None
-    """Input features that share one scale; must divide the input width. Not given: the whole row."""
+    """Input features that share one scale: a divisor of the width, or -1 for the whole row. Not given: 128, or the next
+    of 64, 32 and 16 that divides the width."""
     symmetric: bool = True
     """True: zero is the middle code and only scales are stored. False: a zero point is stored too."""
     sigma: float = 3.0

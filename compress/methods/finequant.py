@@ -40,7 +40,8 @@ class Config:
     bits: int = 4
     """Bits of one code, 2 to 8; the paper has 3, 4 and 8."""
     group_size: int | None = None
-    """Input features that share one scale, for all linears. Not given: chosen for each set of fused linears."""
+    """Input features that share one scale, for all linears; -1: the whole row. Not given: chosen for each set of fused
+    linears."""
     smallest_group: int = 32
     """Smallest group size that may be chosen, 8 or more."""
     alpha: float = 0.88
@@ -65,7 +66,8 @@ class Config:
 
 def check(shape: tuple[int, int], config: Config) -> None:
     """Raises MethodError for a linear of `shape` (N, K) that these options cannot treat."""
-    grid.group_width(shape[1], config.group_size)
+    if config.group_size is not None:
+        grid.group_width(shape[1], config.group_size)
 
 
 def shared(weights: Sequence[torch.Tensor], config: Config) -> Config:

@@ -78,7 +78,7 @@ class Config:
 
 def check(shape: tuple[int, int], config: Config) -> None:
     """Raises MethodError for a linear of `shape` (N, K) that these options cannot treat."""
-    grid.group_width(shape[1], config.group_size)
+    grid.divisor(shape[1], config.group_size)
 
 
 def candidates(config: Config) -> list[dict[str, Any]]:
@@ -112,7 +112,7 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
     """
     assert stats is not None, "SpQR needs the Gram matrix of the inputs"
     grid.check_finite(w_NK)
-    grid.group_width(w_NK.shape[1], config.group_size)
+    grid.divisor(w_NK.shape[1], config.group_size)
     order_K = sweep.column_order(stats.gram_KK, config.act_order)
     upper_KK = sweep.inverse_factor(stats.gram_KK, order_K, config.damping)
     w_KN = (w_NK if order_K is None else w_NK[:, order_K]).float().T.contiguous()

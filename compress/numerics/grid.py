@@ -9,15 +9,29 @@ import torch
 
 from compress.errors import MethodError
 
+WHOLE_ROW = -1
+"""The group size that stands for the whole row, as in other projects' configurations."""
+_USUAL = (128, 64, 32, 16)
+
 
 def group_width(in_features: int, group_size: int | None) -> int:
-    """Returns the columns of a group; None stands for the whole row.
+    """Returns the columns of a group.
+
+    Args:
+        in_features: columns of the weight.
+        group_size: a divisor of `in_features`; -1 for the whole row; None for 128, or for the next of 64, 32 and 16
+            that divides `in_features`, or else the whole row. Engines have kernels for these sizes.
 
     Raises:
         MethodError: `group_size` does not divide `in_features`; the sizes that do are named.
     """
     if group_size is None:
-        return in_features
+        return next((size for size in _USUAL if in_features % size == 0), in_features)
+    return in_features if group_size == WHOLE_ROW else divisor(in_features, group_size)
+
+
+def divisor(in_features: int, group_size: int) -> int:
+    """Returns `group_size`; MethodError when it does not divide `in_features`."""
     if group_size < 1 or in_features % group_size:
         sizes = [size for size in range(8, in_features + 1) if in_features % size == 0][-8:]
         raise MethodError(

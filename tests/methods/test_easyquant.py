@@ -28,7 +28,7 @@ def heavy(rows=64, width=256, seed=3):
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_beats_round_to_nearest_at_fewer_bits(bits):
     w_NK, x_TK = correlated_layer()
-    packed = easyquant.solve(w_NK, None, easyquant.Config(bits=bits))
+    packed = easyquant.solve(w_NK, None, easyquant.Config(bits=bits, group_size=-1))
     nearest = rtn.solve(w_NK, None, rtn.Config(bits=bits, group_size=24))
     assert packed.bits_per_weight < nearest.bits_per_weight
     assert output_error(w_NK, x_TK, packed) < 0.5 * output_error(w_NK, x_TK, nearest)

@@ -68,7 +68,7 @@ def test_fused_matrices_share_the_finest_size():
 def test_beats_round_to_nearest_per_channel_and_spends_less_than_small_groups_everywhere(bits):
     w_NK, x_TK = correlated_layer()
     fine = finequant.solve(w_NK, None, finequant.Config(bits=bits))
-    channel = rtn.solve(w_NK, None, rtn.Config(bits=bits))
+    channel = rtn.solve(w_NK, None, rtn.Config(bits=bits, group_size=-1))
     assert output_error(w_NK, x_TK, fine) < 0.6 * output_error(w_NK, x_TK, channel)
     assert finequant.solve(gaussian(), None, finequant.Config(bits=bits)).bits_per_weight < bits + 0.02
 
