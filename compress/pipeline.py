@@ -13,6 +13,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress import devices
 from compress.methods import registry
 from compress.progress import Progress
 from compress.recipe import Recipe, folders
@@ -53,7 +54,7 @@ def run(
         progress: receives progress reports; by default bars on a terminal and in a notebook, plain lines elsewhere.
         options: options of the method (`bits=3`), of the stage (`tune`, `target_bits`), of the calibration
             (`calibration`, `samples`, `seq_len`, `seed`) and of the recipe (`skip`, `suite`, `data_dir`, `tier`,
-            `limit`, `max_memory`, `min_coverage`, `workers`, `revision`).
+            `limit`, `device`, `max_memory`, `min_coverage`, `workers`, `revision`).
 
     Raises:
         CompressError: the recipe, the model or the output folder is not usable. Finished work is kept, and the same
@@ -66,6 +67,7 @@ def run(
     if output is not None:
         recipe = dataclasses.replace(recipe, output=str(output))
     check_recipe(recipe)
+    devices.resolve(recipe.device)
     evaluation = None
     source = model_source = ModelSource.open(recipe.model, revision=recipe.revision)
     for number, folder in enumerate(folders(recipe)):
@@ -98,6 +100,7 @@ def plan(recipe: Recipe) -> Plan:
     from compress.models.source import ModelSource
 
     check_recipe(recipe)
+    devices.resolve(recipe.device)
     step = recipe.step(0, recipe.model, str(folders(recipe)[0]))
     source = ModelSource.open(recipe.model, revision=recipe.revision)
     return planning.make(step, source, then=tuple(stage.method for stage in recipe.stages[1:]))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from compress import devices
 from compress.errors import RecipeError, unknown
 from compress.sizes import parse_size
 
@@ -113,6 +114,9 @@ class Recipe:
     """Items per family of the suite; all when not given."""
     max_memory: int | None = None
     """Limit on resident memory in bytes; checked against the plan before the start, and enforced during the run."""
+    device: str = "auto"
+    """Device to compute on: `cpu`, `cuda[:N]`, `xpu`, `mps`, or `auto`, which is the first of cuda, xpu and mps that is
+    there, else the CPU."""
     workers: int = 1
     """Worker processes that solve linears; more than one only for methods that need no calibration data."""
     min_coverage: float = 0.9
@@ -122,6 +126,7 @@ class Recipe:
         if not self.stages:
             raise RecipeError("the recipe has no stage", do='Add a [[stage]] with method = "spqr"')
         _check_types("", self)
+        devices.check(self.device)
         if not 0 <= self.min_coverage <= 1:
             raise RecipeError(f"min_coverage={self.min_coverage}", allowed="a share from 0 to 1")
         if self.limit is not None and self.limit < 1:

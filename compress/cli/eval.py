@@ -25,6 +25,7 @@ _KEY = "COMPRESS_JUDGE_KEY"
 @click.option("--baseline", metavar="MODEL", help="Model to compare with item by item, or its eval.json.")
 @click.option("--tier", metavar="NAME", help="`pr` (400 items per family) or `release` (all), instead of --limit.")
 @click.option("--limit", type=click.IntRange(min=1), help="Items per family of the suite.  [default: all]")
+@click.option("--device", default="auto", help="auto, cpu, cuda[:N], xpu or mps.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, help="Sequences per batch.")
 @click.option("--no-cache", is_flag=True, help="Evaluate the baseline again, even if its result is cached.")
 @click.option("--judge", metavar="URL", help=f"OpenAI-compatible endpoint that grades answers; its key in ${_KEY}.")
@@ -40,6 +41,7 @@ def command(
     baseline: str | None,
     tier: str | None,
     limit: int | None,
+    device: str,
     batch_size: int,
     no_cache: bool,
     judge: str | None,
@@ -61,6 +63,7 @@ def command(
         baseline=baseline,
         tier=tier,
         limit=limit,
+        device=device,
         batch_size=batch_size,
         cache=None if no_cache else default_folder(),
         judge=_judge(judge, judge_model),

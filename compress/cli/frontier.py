@@ -39,6 +39,7 @@ METHODS = "rtn,gptq,easyquant,finequant,spqr,aqlm"
 @click.option("--samples", type=int, default=recipe_defaults["samples"], help="Calibration sequences.")
 @click.option("--seq-len", type=int, default=recipe_defaults["seq_len"], help="Tokens per sequence.")
 @click.option("--seed", type=int, default=recipe_defaults["seed"], help="Seed for drawing the sequences.")
+@click.option("--device", default=recipe_defaults["device"], help="auto, cpu, cuda[:N], xpu or mps.")
 @click.option("--max-memory", metavar="SIZE", help="Limit on resident memory of every run, e.g. 2.5GB.")
 def command(
     model: str,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from compress.evaluation.gate.result import GateReport
     from compress.evaluation.gate.settings import GateJob
 
-_ASKED = ("suite", "data_dir", "chat", "tier", "limit", "batch_size")
+_ASKED = ("suite", "data_dir", "chat", "tier", "limit", "device", "batch_size")
 """Settings of the evaluation; not used where both arguments are an eval.json."""
 
 
@@ -30,6 +30,7 @@ _ASKED = ("suite", "data_dir", "chat", "tier", "limit", "batch_size")
 @click.option("--chat", metavar="MODE", help="Ask through the chat template: always, never or auto.  [default: auto]")
 @click.option("--tier", metavar="NAME", help="`pr` or `release`, instead of --limit.")
 @click.option("--limit", type=click.IntRange(min=1), help="Items per family.  [default: all]")
+@click.option("--device", help="auto, cpu, cuda[:N], xpu or mps.  [default: auto]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Sequences per batch.  [default: 32]")
 @click.option("--no-cache", is_flag=True, help="Evaluate the dense model again, even if its result is cached.")
 @click.option(

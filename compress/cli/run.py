@@ -57,6 +57,7 @@ recipe_defaults = {
 @click.option(
     "--workers", type=int, default=recipe_defaults["workers"], help="Worker processes, for methods that need no data."
 )
+@click.option("--device", default=recipe_defaults["device"], help="auto, cpu, cuda[:N], xpu or mps.")
 @click.option("--max-memory", metavar="SIZE", help="Limit on resident memory, e.g. 2.5GB.")
 @click.option(
     "--min-coverage",

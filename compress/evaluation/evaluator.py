@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress import __version__
+from compress import __version__, devices
 from compress.errors import EvaluationError
 from compress.evaluation import cache as kept
 from compress.evaluation import heldout, suites
@@ -41,6 +41,7 @@ def evaluate(
     reference: Model | None = None,
     tier: str | None = None,
     limit: int | None = None,
+    device: str = "auto",
     batch_size: int = 32,
     cache: str | Path | None = None,
     judge: Judge | None = None,
@@ -62,6 +63,8 @@ def evaluate(
         reference: the dense model for the divergence if `baseline` is an evaluation.
         tier: `pr` (400 items per family, 64 windows of held-out text) or `release` (all), instead of `limit`.
         limit: largest number of items per family (a seeded, stratified subset) and of windows of held-out text.
+        device: `auto`, `cpu`, `cuda[:N]`, `xpu` or `mps`, for models that are opened here; a loaded model stays where
+            it is.
         batch_size: number of sequences per forward pass.
         cache: folder for cached evaluations of baselines; None: no cache.
         judge: another model that compares the answers to instructions with the baseline's.
@@ -72,6 +75,7 @@ def evaluate(
             data, a baseline with other items, a judge whose reply has no verdict.
     """
     tiers.resolve(tier, limit)
+    chosen_device = devices.resolve(device)
     progress = progress or Silent()
     if isinstance(suite, str):
         choice = default_suite.choose(suite, data_dir, lambda: tokenizer_of(model, tokenizer), tier=tier, limit=limit)
@@ -85,14 +89,14 @@ def evaluate(
     if judge is not None and baseline is None:
         raise EvaluationError("a judge without a baseline", do="Give the dense model with --baseline")
     dense_model = reference if known is not None else baseline
-    subject = open_subject(model, tokenizer)
+    subject = open_subject(model, tokenizer, chosen_device)
     if known is not None and chat == "auto":
         chat = str(known.settings.get("chat", "never"))
     chat = chat_form.resolve(chat, subject.tokenizer, subject.ends)
     settings = {"limit": bounds.items, "chat": chat, **({"tier": tier} if tier else {}),
                 **({"tasks": list(tasks)} if tasks else {})}  # fmt: skip
     run = _Run(chosen, extra_tasks.load(tasks, progress), bounds, settings, batch_size, progress)
-    dense = open_subject(dense_model, tokenizer) if dense_model is not None else None
+    dense = open_subject(dense_model, tokenizer, chosen_device) if dense_model is not None else None
 
     text, dense_text, divergence = run.read(subject, dense)
     if dense is not None and known is None:

@@ -11,6 +11,7 @@ from compress.evaluation.asking.fitting import room_of
 from compress.format.manifest import MANIFEST, fingerprint
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from compress.models.source import ModelSource
@@ -54,18 +55,22 @@ class Subject:
         }
 
 
-def open_subject(model: Model, tokenizer: PreTrainedTokenizerBase | None = None) -> Subject:
-    """Returns the model with its tokenizer, in fp32; a model that is already loaded keeps its dtype."""
+def open_subject(
+    model: Model, tokenizer: PreTrainedTokenizerBase | None = None, device: torch.device | None = None
+) -> Subject:
+    """Returns the model with its tokenizer, in fp32 on `device`; a model that is already loaded stays as it is."""
     from compress.models.source import ModelSource
     from compress.runtime.loading import saved_by_transformers
 
     if isinstance(model, ModelSource):
         stock = not model.unpacked and model.structure is None
-        return _dense(model, tokenizer) if stock else _compressed(model.path, tokenizer)
+        return _dense(model, tokenizer, device) if stock else _compressed(model.path, tokenizer, device)
     if isinstance(model, str | Path):
         folder = Path(model)
         is_ours = (folder / MANIFEST).is_file() or saved_by_transformers(folder)
-        return _compressed(folder, tokenizer) if is_ours else _dense(ModelSource.open(model), tokenizer)
+        if is_ours:
+            return _compressed(folder, tokenizer, device)
+        return _dense(ModelSource.open(model), tokenizer, device)
     if tokenizer is None:
         raise _no_tokenizer()
     name = str(getattr(model, "name_or_path", "")) or type(model).__name__
@@ -94,24 +99,24 @@ def _no_tokenizer() -> EvaluationError:
     return EvaluationError("a loaded model without its tokenizer", do="Pass tokenizer= as well")
 
 
-def _compressed(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> Subject:
+def _compressed(folder: Path, tokenizer: PreTrainedTokenizerBase | None, device: torch.device | None) -> Subject:
     import torch
 
     from compress.models.folder.tokenizer import load_tokenizer
     from compress.runtime import load
 
     name = folder.resolve().name
-    model = load(folder, dtype=torch.float32)
+    model = load(folder, dtype=torch.float32, device=device or "cpu")
     digest = fingerprint(folder) if (folder / MANIFEST).is_file() else None
     return Subject(model, tokenizer or load_tokenizer(folder, name), name, "compressed", digest)
 
 
-def _dense(source: ModelSource, tokenizer: PreTrainedTokenizerBase | None) -> Subject:
+def _dense(source: ModelSource, tokenizer: PreTrainedTokenizerBase | None, device: torch.device | None) -> Subject:
     import torch
 
     from compress.models.load_dense import load_dense
 
-    model = load_dense(source.path, torch.float32)
+    model = load_dense(source.path, torch.float32).to(device or "cpu")
     name = Path(source.name).resolve().name if Path(source.name).is_dir() else source.name
     return Subject(model, tokenizer or source.tokenizer(), name, "dense", source.fingerprint)
 

@@ -224,6 +224,7 @@ def evaluate(
         baseline=known if known is not None and matches(known, source.fingerprint) else source,
         reference=source,
         limit=recipe.limit,
+        device=recipe.device,
         progress=progress,
     )
     write_json(path, result.to_dict())

@@ -71,6 +71,8 @@ class GateJob:
     """`pr` or `release`; None: no tier."""
     limit: int | None = None
     """Items per family; None: all."""
+    device: str | None = None
+    """Device of the evaluation; None: `auto`."""
     batch_size: int | None = None
     """Sequences at a time."""
     output: str | None = None
@@ -138,7 +140,7 @@ class GateJob:
 
 
 _KINDS: Mapping[str, type] = {
-    **dict.fromkeys(("dense", "candidate", "suite", "data_dir", "chat", "tier", "output"), str),
+    **dict.fromkeys(("dense", "candidate", "suite", "data_dir", "chat", "tier", "device", "output"), str),
     **dict.fromkeys(("limit", "batch_size"), int),
     "inconclusive_ok": bool,
 }
