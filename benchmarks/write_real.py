@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument(
         "--speed", action="store_true", help="measure tokens per second, on a machine without other work"
     )
-    parser.add_argument("--document", action="store_true", help="only write the document from the rows that are done")
+    parser.add_argument("--document", action="store_true", help="make no row; write docs/REAL.md from those done")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     results = []
@@ -65,7 +65,10 @@ def main() -> None:
     if options.speed:
         setting.add_speed(results)
     (options.output / "real.json").write_text(json.dumps(results, indent=1))
-    DOCUMENT.write_text(write(results, setting.description()))
+    document = write(results, setting.description())
+    (options.output / "REAL.md").write_text(document)
+    if options.document:
+        DOCUMENT.write_text(document)
 
 
 @dataclasses.dataclass(frozen=True)
