@@ -38,7 +38,7 @@ def resolve(name: str = "auto") -> torch.device:
         return device
     count = _count(device.type)
     if not count:
-        built = device.type != "cuda" or torch.backends.cuda.is_built()
+        built = device.type != "cuda" or torch.version.cuda is not None
         why = "finds none" if built else "is built without it"
         raise RecipeError(
             f"device={name!r}, but torch {torch.__version__} {why}",
