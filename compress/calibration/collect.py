@@ -62,36 +62,55 @@ def collect(
     Raises:
         CalibrationError: a linear receives NaN or infinite values.
     """
-    refs = list(refs)
-    stats: dict[str, LayerStats] = {}
-    seen: list[tuple[torch.Tensor, LayerStats]] = []  # inputs of this micro-batch with their statistics
-    waiting: set[str] = set()
-
-    def on_input(ref: LinearRef, x: torch.Tensor) -> None:
-        known = next((known for tensor, known in seen if _same_input(tensor, x)), None)
-        if known is None:
-            known = stats.get(ref.name) or LayerStats.empty(ref.shape[1], walker.device)
-            known.update(x)
-            if ref.kind != "expert":
-                seen.append((x, known))
-        stats[ref.name] = known
-        waiting.discard(ref.name)
-        if not waiting:
-            raise Enough
-
-    with tapped(block, refs, on_input):
+    sums = Sums(refs, walker.device)
+    with tapped(block, sums.refs, sums.add):
         for hidden_BTH in split(hidden_STH, micro_batch):
-            waiting |= {ref.name for ref in refs}
-            seen.clear()
+            sums.start_micro_batch()
             with suppress(Enough):
                 walker.call(block, hidden_BTH)
-    for ref in refs:
-        sums = stats.setdefault(ref.name, LayerStats.empty(ref.shape[1], walker.device))
-        if not bool(sums.gram_KK.diagonal().isfinite().all()):
-            raise CalibrationError(
-                "its calibration inputs contain NaN or infinite values", do="Check the model's weights", layer=ref.name
-            )
-    return {ref.name: stats[ref.name] for ref in refs}
+    return sums.result()
+
+
+class Sums:
+    """Adds up the inputs of some linears over micro-batches."""
+
+    def __init__(self, refs: Iterable[LinearRef], device: torch.device) -> None:
+        self.refs, self._device = list(refs), device
+        self._stats: dict[str, LayerStats] = {}
+        # inputs of this micro-batch with their statistics
+        self._seen: list[tuple[torch.Tensor, LayerStats]] = []
+        self._waiting: set[str] = set()
+
+    def start_micro_batch(self) -> None:
+        """Call it before the inputs of each micro-batch."""
+        self._waiting = {ref.name for ref in self.refs}
+        self._seen.clear()
+
+    def add(self, ref: LinearRef, x: torch.Tensor) -> None:
+        """Adds an input x [..., K] of a linear; raises `Enough` with the last linear that was waited for."""
+        known = next((known for tensor, known in self._seen if _same_input(tensor, x)), None)
+        if known is None:
+            known = self._stats.get(ref.name) or LayerStats.empty(ref.shape[1], self._device)
+            known.update(x)
+            if ref.kind != "expert":
+                self._seen.append((x, known))
+        self._stats[ref.name] = known
+        self._waiting.discard(ref.name)
+        if not self._waiting:
+            raise Enough
+
+    def result(self) -> dict[str, LayerStats]:
+        """Returns the statistics by name; CalibrationError if an input was NaN or infinite."""
+        self._seen.clear()
+        for ref in self.refs:
+            sums = self._stats.setdefault(ref.name, LayerStats.empty(ref.shape[1], self._device))
+            if not bool(sums.gram_KK.diagonal().isfinite().all()):
+                raise CalibrationError(
+                    "its calibration inputs contain NaN or infinite values",
+                    do="Check the model's weights",
+                    layer=ref.name,
+                )
+        return {ref.name: self._stats[ref.name] for ref in self.refs}
 
 
 def _same_input(a: torch.Tensor | str, b: torch.Tensor | str) -> bool:

@@ -174,6 +174,10 @@ def in_batches(refs: list[LinearRef], experts_at_once: int) -> Iterator[list[Lin
 def _parameter(root: Block | nn.Module, ref: LinearRef) -> torch.Tensor:
     from compress.models.block import Block
 
-    if isinstance(root, Block):
-        return root.module.get_parameter(ref.parameter.removeprefix(f"{root.name}."))
-    return root.get_parameter(ref.parameter)
+    module = root.module if isinstance(root, Block) else root
+    path = ref.parameter.removeprefix(f"{root.name}." if isinstance(root, Block) else "")
+    owner, _, key = path.rpartition(".")
+    # not by attribute: experts that are listened to hand out stand-ins for their parameters
+    parameter = module.get_submodule(owner)._parameters[key]
+    assert parameter is not None, f"{ref.parameter} is no parameter"
+    return parameter

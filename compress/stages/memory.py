@@ -43,6 +43,8 @@ _LOADED = 1.5
 """Peak while a block is loaded, in blocks: the block in float32, and half of it as stored, not yet converted."""
 _HEAD = 128 << 20
 """A slice of the output head, as stored and in float32, and its logits."""
+_MOST_KEPT = 64
+"""Most forwards that wait; each has a thread."""
 _PORTIONS = ((16, 16), (16, 8), (16, 4), (16, 2), (16, 1), (4, 1), (1, 1))
 """Experts at once and micro-batch, tried from the fastest to the smallest. The micro-batch shrinks first: it only makes
 matrix products less efficient, while fewer experts at once mean more forward passes."""
@@ -57,6 +59,8 @@ class MemoryPlan:
     """Sequences that pass through a block at once."""
     experts_at_once: int
     """Experts whose Gram matrices are collected in the same forward pass."""
+    kept_forwards: int = 0
+    """Micro-batches whose activations may wait in memory while linears are packed; others are computed again."""
 
 
 def resident_bytes(others: Iterable[int] = ()) -> int:
@@ -88,8 +92,12 @@ def plan(
     hidden: tuple[int, int, int],
     shared_inputs: bool,
     tuned: bool = False,
+    calibrated: bool = False,
+    available: int | None = None,
 ) -> MemoryPlan:
     """Returns the plan with the largest micro-batch (at most 16 sequences) that fits below `limit`.
+
+    What is left below the limit, or half of the free memory, is for forwards that wait (`calibration.side_by_side`).
 
     Args:
         limit: limit in bytes, or None.
@@ -100,6 +108,8 @@ def plan(
         hidden: number of samples, tokens of each, and width of the hidden states.
         shared_inputs: False when linears have separate inputs (experts), and so a Gram matrix each.
         tuned: whether each block is fitted after packing.
+        calibrated: whether the linears are solved with statistics of their inputs.
+        available: free bytes for activations, of the device that they are on; the machine's when not given.
 
     Raises:
         MemoryLimitError: not even the smallest micro-batch fits.
@@ -119,17 +129,27 @@ def plan(
         grams = widest * widest * _FLOAT * (1 if shared_inputs else experts)
         # statistics are collected and solved in turn, never both at once
         solving = grams + max(solver, min(micro_batch, samples) * activation)
-        block = block_bytes + states + max(solving, fitting)
-        peak = int(_MARGIN * (base_bytes + max(block, embedding_bytes + states)))
-        if limit is None or peak <= limit:
+
+        def peak_with(kept_bytes: int, solving: int = solving) -> int:
+            block = block_bytes + states + max(solving + kept_bytes, fitting)
+            return int(_MARGIN * (base_bytes + max(block, embedding_bytes + states)))
+
+        if limit is None or peak_with(0) <= limit:
             break
     else:
         raise MemoryLimitError(
-            f"the run needs about {format_size(peak)} even with one sequence at a time, "
+            f"the run needs about {format_size(peak_with(0))} even with one sequence at a time, "
             f"more than the limit of {format_size(limit or 0)}",
             do="Raise --max-memory, or lower --samples or --seq-len",
         )
-    return MemoryPlan(peak, min(micro_batch, samples), experts)
+    micro_batch = min(micro_batch, samples)
+    kept, kept_bytes = 0, micro_batch * tokens * (sum(n for n, _ in linears[:16]) + widest + 3 * width) * _FLOAT
+    if calibrated:
+        if available is None:
+            available = psutil.virtual_memory().available
+        most = min(-(-samples // micro_batch), _MOST_KEPT, available // 2 // kept_bytes)
+        kept = next((kept for kept in range(most, 0, -1) if limit is None or peak_with(kept * kept_bytes) <= limit), 0)
+    return MemoryPlan(peak_with(kept * kept_bytes), micro_batch, experts, kept)
 
 
 def plan_whole(*, limit: int | None, base_bytes: int, parameters: int, logits: tuple[int, int]) -> MemoryPlan:

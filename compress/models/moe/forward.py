@@ -5,7 +5,7 @@ Shape letters: T tokens, C experts chosen per token, H hidden, R rows of one exp
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ def interface_forward(
     chosen_TC: torch.Tensor,
     share_TC: torch.Tensor,
     gives: Callable[[int, torch.Tensor], None] | None = None,
+    before_down: Callable[[Mapping[int, torch.Tensor]], None] | None = None,
 ) -> torch.Tensor:
     """Returns [T, H]: for each token the weighted sum of its experts, in the dtype of the hidden states.
 
@@ -40,19 +41,29 @@ def interface_forward(
         chosen_TC: numbers of the experts that each token is routed to.
         share_TC: routing weights.
         gives: called with each expert's number and what it adds to the sum, [R, H].
+        before_down: called once with the inputs [R, I] of the second projection by expert, before the first of these
+            products. The inputs of all experts are then in memory together; without it, those of one at a time.
     """
     up, down = (stack.parameter for stack in layout.stacks)
     act: Callable[[torch.Tensor], torch.Tensor] = module._apply_gate if module.has_gate else module.act_fn
     tokens, choices = chosen_TC.shape
+    chosen, share = chosen_TC.reshape(-1), share_TC.reshape(-1, 1)
+    rows_of = {expert: (chosen == expert).nonzero()[:, 0] for expert in range(layout.experts)}
+    rows_of = {expert: rows for expert, rows in rows_of.items() if len(rows)}
+
+    def inner(expert: int) -> torch.Tensor:
+        x_RH = hidden_TH[rows_of[expert] // choices]
+        return act(_with_bias(module, up, expert, project(up, expert, x_RH)))
+
+    inner_of: dict[int, torch.Tensor] = {}
+    if before_down is not None:
+        inner_of = {expert: inner(expert) for expert in rows_of}
+        before_down(inner_of)
     dtype = torch.promote_types(hidden_TH.dtype, share_TC.dtype)
     # one row per choice, summed at the end in a fixed order: the result does not depend on the order of the experts
     weighted = torch.zeros(tokens * choices, hidden_TH.shape[-1], dtype=dtype, device=hidden_TH.device)
-    chosen, share = chosen_TC.reshape(-1), share_TC.reshape(-1, 1)
-    for expert in range(layout.experts):
-        rows = (chosen == expert).nonzero()[:, 0]
-        if not len(rows):
-            continue
-        inner_RI = act(_with_bias(module, up, expert, project(up, expert, hidden_TH[rows // choices])))
+    for expert, rows in rows_of.items():
+        inner_RI = inner_of.pop(expert) if inner_of else inner(expert)
         out_RH = _with_bias(module, down, expert, project(down, expert, inner_RI))
         if getattr(module, "has_post_expert_norm", False):
             out_RH = module.post_expert_norm(out_RH)

@@ -9,7 +9,7 @@ Shape letters: S samples, T tokens, H hidden, N out, K in.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from compress.calibration import collect as collecting
+from compress.calibration.side_by_side import forwards
 from compress.format import naming
 from compress.format.packed import PackedTensor
 from compress.models import linears
@@ -66,55 +67,70 @@ class CompressedBlock:
     """Planes of the packed linears, and dense tensors that were fitted, by their names in the checkpoint."""
     record: dict[str, Any]
     """`linears`: the manifest entries by name; `tuning`: errors before and after fitting, if it was asked for."""
+    outputs_STH: torch.Tensor  # noqa: N815
+    """Outputs of the packed block: the inputs of the next one."""
 
 
 def compress_block(stage: LinearStage, block: Block, hidden_STH: torch.Tensor, task: Task) -> CompressedBlock:
     """Packs the linears of one block in the order of their calls, and puts the packed values into the block."""
-    micro_batch = stage.memory_plan.micro_batch
+    walker, micro_batch = stage.walker, stage.memory_plan.micro_batch
     # the packed block is fitted to the outputs of the dense block on the same inputs, those of the packed model
-    wanted_STH = stage.walker.forward(block, hidden_STH, micro_batch=micro_batch) if stage.tuning else None
+    wanted_STH = walker.forward(block, hidden_STH, micro_batch=micro_batch) if stage.tuning else None
     packed: dict[str, PackedTensor] = {}
     record: dict[str, Any] = {"linears": {}}
-    for refs, stats in _statistics(stage, block, hidden_STH):
-        source = stage.walker.source
-        weights = {ref.name: partial(linears.weight, block, ref) for ref in refs}
-        configs = {name: stage.config_of(name) for name in weights}
-        # composite linears have parts of other widths, so no option is decided for them together with others
-        whole = {name: weight for name, weight in weights.items() if source.scheme(name) is None}
-        configs |= solve_linear.shared_configs(stage.method, {name: configs[name] for name in whole}, whole)
-        for ref in refs:
-            packed[ref.name], restored_NK, record["linears"][ref.name] = solve_linear.solve(
-                stage.method,
-                ref,
-                weights[ref.name](),
-                stats.get(ref.name),
-                configs[ref.name],
-                source.part(ref.name),
-            )
-            linears.set_weight(block, ref, restored_NK)
-            memory.enforce(stage.memory_limit, ref.name)
-            task.advance(1, ref.name)
+    groups = [
+        [ref for ref in group if ref.name not in stage.skipped]
+        for group in collecting.input_groups(walker, block, hidden_STH)
+    ]
+    if stage.method.NEEDS:
+        refs = [ref for group in groups for ref in group]
+        kept = stage.memory_plan.kept_forwards
+        with forwards(walker, block, refs, hidden_STH, micro_batch=micro_batch, kept=kept) as running:
+            for group in groups:
+                for part in linears.in_batches(group, stage.memory_plan.experts_at_once):
+                    _solve(stage, block, part, running.collect(part), packed, record["linears"], task)
+            outputs_STH = running.finish() if stage.tuning is None else None
+    else:
+        for group in groups:
+            _solve(stage, block, group, {}, packed, record["linears"], task)
+        outputs_STH = walker.forward(block, hidden_STH, micro_batch=micro_batch) if stage.tuning is None else None
     if stage.tuning is None or wanted_STH is None:
-        return CompressedBlock(naming.plane_tensors(packed), record)
+        assert outputs_STH is not None
+        return CompressedBlock(naming.plane_tensors(packed), record, outputs_STH)
     from compress.tuning import block as tuning
 
-    tuned = tuning.fit(stage.walker, block, packed, hidden_STH, wanted_STH, stage.tuning)
+    tuned = tuning.fit(walker, block, packed, hidden_STH, wanted_STH, stage.tuning)
     did = {"before": tuned.before, "after": tuned.after, "epochs": tuned.epochs, "diverged": tuned.diverged}
     record["tuning"] = {block.name: did}
-    return CompressedBlock(naming.plane_tensors(tuned.packed) | tuned.dense, record)
+    outputs_STH = walker.forward(block, hidden_STH, micro_batch=micro_batch)
+    return CompressedBlock(naming.plane_tensors(tuned.packed) | tuned.dense, record, outputs_STH)
 
 
-def _statistics(
-    stage: LinearStage, block: Block, hidden_STH: torch.Tensor
-) -> Iterator[tuple[list[LinearRef], dict[str, LayerStats]]]:
-    """Yields linears with the statistics of their inputs, collected after the linears before them were packed."""
-    for group in collecting.input_groups(stage.walker, block, hidden_STH):
-        wanted = [ref for ref in group if ref.name not in stage.skipped]
-        if not stage.method.NEEDS:
-            yield wanted, {}
-            continue
-        for refs in linears.in_batches(wanted, stage.memory_plan.experts_at_once):
-            yield (
-                refs,
-                collecting.collect(stage.walker, block, refs, hidden_STH, micro_batch=stage.memory_plan.micro_batch),
-            )
+def _solve(
+    stage: LinearStage,
+    block: Block,
+    refs: list[LinearRef],
+    stats: dict[str, LayerStats],
+    packed: dict[str, PackedTensor],
+    entries: dict[str, Any],
+    task: Task,
+) -> None:
+    """Solves linears of one input group, adds them to `packed` and `entries` and puts their values into the block."""
+    source = stage.walker.source
+    weights = {ref.name: partial(linears.weight, block, ref) for ref in refs}
+    configs = {name: stage.config_of(name) for name in weights}
+    # composite linears have parts of other widths, so no option is decided for them together with others
+    whole = {name: weight for name, weight in weights.items() if source.scheme(name) is None}
+    configs |= solve_linear.shared_configs(stage.method, {name: configs[name] for name in whole}, whole)
+    for ref in refs:
+        packed[ref.name], restored_NK, entries[ref.name] = solve_linear.solve(
+            stage.method,
+            ref,
+            weights[ref.name](),
+            stats.get(ref.name),
+            configs[ref.name],
+            source.part(ref.name),
+        )
+        linears.set_weight(block, ref, restored_NK)
+        memory.enforce(stage.memory_limit, ref.name)
+        task.advance(1, ref.name)

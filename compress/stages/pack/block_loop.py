@@ -42,7 +42,7 @@ def run(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torc
         for step in range(max(done, 1), len(walker.block_names) + 1):
             block = walker.load_block(step - 1)
             packed_block = compress_block(stage, block, hidden_STH, task)
-            hidden_STH = walker.forward(block, hidden_STH, micro_batch=stage.memory_plan.micro_batch)
+            hidden_STH = packed_block.outputs_STH
             if not hidden_STH.isfinite().all():
                 raise ModelError("the outputs of the packed block are not finite", layer=walker.block_names[step - 1])
             walker.free_block(block)

@@ -67,6 +67,7 @@ def plan_memory(
             hidden=(recipe.calibration.samples, recipe.calibration.seq_len, walker.hidden_size),
             shared_inputs=not any(ref.kind == "expert" for ref in block),
             tuned=stage.tune is not None,
+            calibrated=bool(method.NEEDS),
         )
         plans.append(by_block)
     if stage.tune == "full":
