@@ -57,8 +57,9 @@ def test_forwards_wait_where_memory_is_left():
     all_kept = _plan(None, **plenty)
     assert (alone.kept_forwards, all_kept.kept_forwards) == (0, 4)
     assert all_kept.peak_bytes > alone.peak_bytes + 64 * 512 * 8192 * 4  # the inputs of down_proj wait, at least
-    some = _plan((alone.peak_bytes + all_kept.peak_bytes) // 2, **plenty)
-    assert 0 < some.kept_forwards < 4 and some.peak_bytes < (alone.peak_bytes + all_kept.peak_bytes) // 2
+    limit = (alone.peak_bytes + all_kept.peak_bytes) // 2
+    some = _plan(limit, **plenty)
+    assert 0 < some.kept_forwards < 4 and some.peak_bytes <= limit
     assert _plan(alone.peak_bytes, **plenty) == alone
     assert _plan(None, **plenty | {"available": 10**9}).kept_forwards == 0
     assert _plan(None, **plenty | {"hidden": (4096, 16, 64)}).kept_forwards == 64
