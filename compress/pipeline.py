@@ -22,7 +22,7 @@ from compress.result import Result
 from compress.stages import distributed, finish, train
 from compress.stages.pack import run as pack
 from compress.stages.plan import plan as planning
-from compress.stages.plan.refusals import check_recipe
+from compress.stages.plan.early_refusals import check_recipe
 from compress.stages.rewrite import run as rewrite
 from compress.stages.workspace import open_workspace
 

@@ -34,6 +34,41 @@ def test_inspect_needs_no_torch(flags: list[str], tmp_path: Path, manifest: dict
     assert not loaded_by("inspect", str(tmp_path), *flags) & HEAVY
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--model", "./no/such/folder"],
+        ["--suite", "no-such-suite"],
+        ["--method", "no-such-method"],
+        ["--method", "gptq", "--workers", "2"],
+        ["--method", "llm_pruner", "--target-bits", "3"],
+        ["--method", "rtn", "--damp", "1"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_is_refused_before_torch_is_imported(args: list[str]) -> None:
+    assert not loaded_by("run", *args, code=2) & HEAVY
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "no_such_thing"},
+        {"model_type": "llama", "quantization_config": {"quant_method": "awq"}},
+        {"model_type": "llama", "hidden_size": 0},
+        {},
+    ],
+    ids=["unknown", "quantised", "no width", "no type"],
+)
+@pytest.mark.parametrize("flags", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_a_wrong_model_is_refused_before_torch_is_imported(
+    config: dict[str, object], flags: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "model.safetensors").touch()
+    assert "torch" not in loaded_by("run", "--model", str(tmp_path), *flags, code=2)
+
+
 def test_the_probe_sees_heavy_modules() -> None:
     """Guards the tests above: a probe that sees nothing would always pass."""
     done = subprocess.run(

@@ -17,7 +17,7 @@ import compress
 from compress import pipeline
 from compress.cli import COMMANDS
 from compress.methods import registry
-from compress.stages.plan.refusals import check_recipe
+from compress.stages.plan.early_refusals import check_recipe
 from tests import test_docs
 from tests.support import proofs
 from tests.test_docs import blocks

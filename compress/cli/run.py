@@ -73,8 +73,12 @@ def command(**_: Any) -> None:
 
     To continue an interrupted run, give the same command again.
     """
+    from compress.stages.plan import early_refusals
+
     flags = given_flags(click.get_current_context())
     recipe = recipe_from(flags)
+    early_refusals.check_recipe(recipe)
+    early_refusals.check_model(recipe)
     if "dry_run" in flags:
         _show_plan(recipe, as_json="as_json" in flags)
         return

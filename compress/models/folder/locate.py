@@ -25,20 +25,31 @@ def locate(model: str | Path, revision: str | None = None) -> Path:
     Raises:
         ModelError: there is no such folder, and no such model on the hub or no way to reach it.
     """
+    if (path := on_this_machine(model)) is not None:
+        return path
+    return smollm2.folder() if str(model) == smollm2.NAME else _download(str(model), revision)
+
+
+def on_this_machine(model: str | Path) -> Path | None:
+    """Returns the folder of `atlas` or of a local model, or None for one that must be made or downloaded first.
+
+    Raises:
+        ModelError: it is neither a folder nor a name that the hub could know.
+    """
     if str(model) == "atlas":
         return MODEL_DIR
-    if str(model) == smollm2.NAME and not Path(model).is_dir():
-        return smollm2.folder()
     path = Path(model).expanduser()
     if path.is_dir():
         return path
+    if str(model) == smollm2.NAME:
+        return None
     if path.exists():
         refuse_file(path)
     if isinstance(model, Path) or not _HUB_ID.fullmatch(model):
         raise ModelError(
             f"there is no folder {model}", allowed="atlas, smollm2, a local folder, or a hub id such as owner/name"
         )
-    return _download(model, revision)
+    return None
 
 
 def _download(hub_id: str, revision: str | None) -> Path:

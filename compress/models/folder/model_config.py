@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,17 @@ def read_config(folder: Path) -> PreTrainedConfig:
     """
     from transformers import AutoConfig
 
+    kind = check_config(folder)
+    with translated(_cannot_be_opened(folder, kind), allowed=_ARCHITECTURES, do=_OTHER_VERSION):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
+def check_config(folder: Path) -> str:
+    """Returns the `model_type` of config.json after all checks that need no torch.
+
+    Raises:
+        ModelError: as `read_config`, but for values that only the architecture's own configuration refuses.
+    """
     raw = read_raw(folder)
     other_kinds.refuse_task(raw)
     _refuse_quantised(folder, raw)
@@ -50,12 +63,34 @@ def read_config(folder: Path) -> PreTrainedConfig:
     kind = raw.get("model_type")
     if not isinstance(kind, str):
         raise ModelError("config.json names no model_type", do="Give the folder of a Hugging Face model")
-    with translated(
-        f"{folder / CONFIG}: the architecture {kind!r} cannot be opened",
-        allowed="architectures built into the installed transformers (remote code is never run)",
-        do="Correct config.json, or update transformers for a newer architecture",
-    ):
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if not _is_known(kind):
+        raise ModelError(
+            f"{_cannot_be_opened(folder, kind)}: transformers {version('transformers')} has none of that name",
+            allowed=_ARCHITECTURES,
+            do=_OTHER_VERSION,
+        )
+    return kind
+
+
+_ARCHITECTURES = "architectures built into the installed transformers (remote code is never run)"
+_OTHER_VERSION = "Correct config.json, or update transformers for a newer architecture"
+
+
+def _cannot_be_opened(folder: Path, kind: str) -> str:
+    return f"{folder / CONFIG}: the architecture {kind!r} cannot be opened"
+
+
+def _is_known(kind: str) -> bool:
+    """Returns whether transformers may know the model type; where torch is not loaded, by the text of its lists."""
+    if "torch" in sys.modules:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # with what was registered here
+
+        return kind in CONFIG_MAPPING
+    from transformers.models.auto import auto_mappings
+
+    # this module adds a few names to the list, and imports torch
+    more = Path(auto_mappings.__file__).with_name("configuration_auto.py").read_text(encoding="utf-8")
+    return kind in auto_mappings.CONFIG_MAPPING_NAMES or f'"{kind}"' in more
 
 
 def _refuse_quantised(folder: Path, raw: Mapping[str, Any]) -> None:

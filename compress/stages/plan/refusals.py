@@ -1,4 +1,4 @@
-"""Refuses what cannot be done, before any work: first what the recipe alone shows, then what the model shows."""
+"""Refuses what the model shows cannot be done, before any work."""
 
 from __future__ import annotations
 
@@ -6,52 +6,18 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import RecipeError
-from compress.evaluation import suites
-from compress.evaluation.asking import tiers
 from compress.format import layouts
 from compress.format.layouts.dense import PART_LAYOUT
-from compress.methods import registry
 from compress.stages.budget.candidates import least_bits, settings, target_too_low
 from compress.stages.pack import composite
 from compress.stages.pack.solve_linear import naming_the_layer
-from compress.tuning.sequences import check_enough
 
 if TYPE_CHECKING:
     from compress.format.scheme import Scheme
     from compress.methods.protocol import PackMethod
     from compress.models.linears import LinearRef
     from compress.models.source import ModelSource
-    from compress.recipe import Recipe, StageSpec
-
-
-def check_recipe(recipe: Recipe) -> None:
-    """Checks what needs no model: the names of suite and methods, their options, and options that exclude each other.
-
-    Raises:
-        RecipeError: a name or an option is unknown, or options exclude each other.
-        CalibrationError: a stage that trains has one sequence only.
-    """
-    if recipe.suite != "none":
-        suites.check(recipe.suite)
-        tiers.resolve(recipe.tier, recipe.limit)
-    for number, stage in enumerate(recipe.stages):
-        registry.check_options(stage.method, stage.options)
-        method = registry.describe(stage.method)
-        if method.kind != "pack" and (stage.tune is not None or stage.target_bits is not None):
-            raise RecipeError(
-                f"{'tune' if stage.tune else 'target_bits'} with the method {stage.method}, which packs no weights",
-                do="Leave it out, or give it to a stage that quantises",
-            )
-        if method.kind == "train" or stage.tune is not None:
-            check_enough(recipe.step(number, recipe.model, "").calibration.samples)
-        if recipe.workers > 1 and (stage.tune is not None or method.needs_data):
-            without_data = [name for name in registry.names() if not registry.describe(name).needs_data]
-            what = f"--tune {stage.tune}" if stage.tune else f"the method {stage.method}, which needs data"
-            raise RecipeError(
-                f"workers={recipe.workers} with {what}: each block needs the outputs of the block before it",
-                allowed=f"workers=1, or a method that needs no data ({', '.join(without_data)}) without --tune",
-                do="Leave --workers out",
-            )
+    from compress.recipe import StageSpec
 
 
 def check_linears(method: PackMethod, config: Any, source: ModelSource, shapes: Mapping[str, tuple[int, int]]) -> None:

@@ -1,0 +1,62 @@
+"""Refuses what the recipe and config.json alone show cannot be done, without importing torch.
+
+Importing torch and the models of transformers takes seconds; a mistake in the command should not have to wait for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from compress.errors import RecipeError
+from compress.evaluation import suites
+from compress.evaluation.asking import tiers
+from compress.methods import registry
+from compress.models.folder import locate, model_config, other_kinds
+
+if TYPE_CHECKING:
+    from compress.recipe import Recipe
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Checks what needs no model: the names of suite and methods, their options, and options that exclude each other.
+
+    Raises:
+        RecipeError: a name or an option is unknown, or options exclude each other.
+        CalibrationError: a stage that trains has one sequence only.
+    """
+    if recipe.suite != "none":
+        suites.check(recipe.suite)
+        tiers.resolve(recipe.tier, recipe.limit)
+    for number, stage in enumerate(recipe.stages):
+        registry.check_options(stage.method, stage.options)
+        method = registry.describe(stage.method)
+        if method.kind != "pack" and (stage.tune is not None or stage.target_bits is not None):
+            raise RecipeError(
+                f"{'tune' if stage.tune else 'target_bits'} with the method {stage.method}, which packs no weights",
+                do="Leave it out, or give it to a stage that quantises",
+            )
+        if method.kind == "train" or stage.tune is not None:
+            from compress.tuning.sequences import check_enough  # with torch
+
+            check_enough(recipe.step(number, recipe.model, "").calibration.samples)
+        if recipe.workers > 1 and (stage.tune is not None or method.needs_data):
+            without_data = [name for name in registry.names() if not registry.describe(name).needs_data]
+            what = f"--tune {stage.tune}" if stage.tune else f"the method {stage.method}, which needs data"
+            raise RecipeError(
+                f"workers={recipe.workers} with {what}: each block needs the outputs of the block before it",
+                allowed=f"workers=1, or a method that needs no data ({', '.join(without_data)}) without --tune",
+                do="Leave --workers out",
+            )
+
+
+def check_model(recipe: Recipe) -> None:
+    """Checks the model's name and, where it lies on this machine, its folder and config.json.
+
+    A hub id is left to `ModelSource.open`, which downloads the model and makes the same checks.
+
+    Raises:
+        ModelError: there is no such model, it is of a kind that cannot be compressed, or it is quantised already.
+    """
+    if (path := locate.on_this_machine(recipe.model)) is not None:
+        other_kinds.refuse_folder(path)
+        model_config.check_config(path)
