@@ -17,6 +17,10 @@ class PackedTensor:
     scheme: Scheme
     planes: dict[str, torch.Tensor] = field(repr=False)
 
+    def to(self, device: torch.device | str) -> PackedTensor:
+        """Returns the tensor with its planes on `device`."""
+        return PackedTensor(self.shape, self.scheme, {name: plane.to(device) for name, plane in self.planes.items()})
+
     @property
     def size_bytes(self) -> int:
         """Bytes of all planes together, exactly as they are written."""

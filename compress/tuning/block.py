@@ -165,7 +165,7 @@ class _BlockTuning:
 def _vectors(walker: BlockWalker, block: Block) -> dict[str, torch.Tensor]:
     """Returns the block's norms and biases in the dtypes of the checkpoint: all parameters of one dimension."""
     return {
-        f"{block.name}.{name}": parameter.detach().to(walker.stored_dtype(f"{block.name}.{name}"), copy=True)
+        f"{block.name}.{name}": parameter.detach().to("cpu", walker.stored_dtype(f"{block.name}.{name}"), copy=True)
         for name, parameter in block.module.named_parameters()
         if parameter.dim() == 1
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from compress import devices
 from compress.format.writer import CheckpointWriter
 from compress.methods import registry
 from compress.models.blocks import BlockWalker
@@ -38,7 +39,7 @@ def run(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Pro
 
     stage = recipe.stages[0]
     method, config = registry.load_pack(stage.method), registry.configure(stage.method, stage.options)
-    walker = BlockWalker(source)
+    walker = BlockWalker(source, device=devices.resolve(recipe.device))
     planned = plan.plan_pack(recipe, source, walker, method, config)
     if needs_data(stage, method):
         tokens_ST = load_tokens(recipe.calibration, source.tokenizer(), max_seq_len=walker.max_seq_len)
@@ -66,5 +67,6 @@ def run(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Pro
     logits_TV = pack_blocks(work, tokens_ST, progress)
     if stage.tune == "full":
         logits_TV = full_tuning.run(work, tokens_ST, FullSettings(), progress)
-    finish.write_reference(workspace, tokens_ST, logits_TV)
+    if walker.device.type == "cpu":  # other devices round otherwise; the proof makes its reference where it is read
+        finish.write_reference(workspace, tokens_ST, logits_TV)
     return StageOutput(planned.coverage.to_dict(), source.raw_config, source.structure, walker.unused_tensors)

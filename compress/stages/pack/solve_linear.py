@@ -67,17 +67,18 @@ def solve(
     config: Any,
     part: PackedTensor | None = None,
 ) -> tuple[PackedTensor, torch.Tensor, dict[str, Any]]:
-    """Returns the packed linear, its decoded weight [N, K], and its manifest entry.
+    """Returns the packed linear (on the CPU), its decoded weight [N, K] (where `w_NK` is), and its manifest entry.
 
     `part` is its packed form in the source, if it has one; of a composite linear the parts are packed.
     """
     with naming_the_layer(ref.name):
         if part is not None and composite.is_composite(part):
-            packed = composite.solve(method, part, stats, config)
+            packed = composite.solve(method, part.to(w_NK.device), stats, config)
         else:
             packed = method.solve(w_NK, stats, config)
     restored_NK = layouts.unpack(packed)
-    return packed, restored_NK, describe(method, ref, packed, w_NK, restored_NK, stats)
+    # the planes wait in host memory until the block is written
+    return packed.to("cpu"), restored_NK, describe(method, ref, packed, w_NK, restored_NK, stats)
 
 
 def describe(

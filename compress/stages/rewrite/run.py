@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from compress import devices
 from compress.format.writer import CheckpointWriter
 from compress.methods import registry
 from compress.stages.stage_output import StageOutput
@@ -22,7 +23,7 @@ def run(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Pro
 
     stage = recipe.stages[0]
     method, config = registry.load_rewrite(stage.method), registry.configure(stage.method, stage.options)
-    walker = BlockWalker(source)
+    walker = BlockWalker(source, device=devices.resolve(recipe.device))
     tokens_ST = None
     if method.NEEDS:
         tokens_ST = load_tokens(recipe.calibration, source.tokenizer(), max_seq_len=walker.max_seq_len)

@@ -1,0 +1,46 @@
+"""Every stage computes on the device of the run: tensors of another device stop it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import compress
+from compress import devices
+from compress.format import layouts
+from compress.format.reader import open_checkpoint
+from tests.support.fake_device import fake_device
+from tests.support.models import save_tiny
+
+SMALL = {"samples": 4, "seq_len": 16, "suite": "none"}
+
+
+@pytest.fixture
+def on_device(monkeypatch: pytest.MonkeyPatch, proof_in_this_process: None) -> None:
+    monkeypatch.setattr(devices, "_count", lambda kind: int(kind == "cuda"))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    checkpoint = open_checkpoint(folder)
+    return {name: layouts.unpack(checkpoint.packed(name)) for name in checkpoint.manifest["tensors"]}
+
+
+@pytest.mark.usefixtures("on_device")
+@pytest.mark.parametrize(
+    "options",
+    [{"method": "gptq"}, {"method": "spqr", "tune": "block"}, {"method": "rtn"}, {"method": "svd_llm", "ratio": 0.3}],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_a_run_on_a_device_gives_what_it_gives_on_the_cpu(
+    options: dict[str, str], tmp_path: Path, token_file: str
+) -> None:
+    model = save_tiny(tmp_path / "model", num_hidden_layers=1)
+    given = {**SMALL, **options, "calibration": token_file}
+    with fake_device():
+        remote = compress.run(model, device="cuda", output=tmp_path / "remote", **given)
+    local = compress.run(model, device="cpu", output=tmp_path / "local", **given)
+    expected = weights(local.checkpoint)
+    for name, value in weights(remote.checkpoint).items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-3)  # a last bit of float16 may differ
