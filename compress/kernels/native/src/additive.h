@@ -244,15 +244,12 @@ void add_up(const Product& p, int64_t begin, int64_t end) {
 
 #else
 
-// The products of the vectors of one codebook with the inputs of one group, [V].
-INLINE void products(const Product& p, int64_t table, float* to) {
-  const Header& h = *p.weight;
-  const int64_t vectors = h.vectors();
-  const float* book = h.at<float>(kBooks) + table % h.books * vectors * h.group;
-  const float* x = p.stored + table / h.books * h.group;
+// The products of the vectors of one codebook with the inputs of one group, [V]; GROUP 0 is any length.
+template <int GROUP>
+INLINE void products(const float* book, const float* x, int64_t group, int64_t vectors, float* to) {
   for (int64_t v = 0; v < vectors; v += kLanes) {
     F sum = mul(load(book + v), splat(x[0]));
-    for (int64_t i = 1; i < h.group; ++i) sum = fma(load(book + i * vectors + v), splat(x[i]), sum);
+    for (int64_t i = 1; i < (GROUP ? GROUP : group); ++i) sum = fma(load(book + i * vectors + v), splat(x[i]), sum);
     store(to + v, sum);
   }
 }
@@ -264,23 +261,42 @@ INLINE Table sums_table(const Header& h) {
 void fill_sums(const Product& p, int64_t begin, int64_t end) {
   const Header& h = *p.weight;
   for (int64_t table = begin * kLookups; table < end * kLookups && table < h.tables(); ++table) {
-    products(p, table, static_cast<float*>(p.table) + table * h.vectors());
+    const float* book = h.at<float>(kBooks) + table % h.books * h.vectors() * h.group;
+    const float* x = p.stored + table / h.books * h.group;
+    float* to = static_cast<float*>(p.table) + table * h.vectors();
+    h.group == 8 ? products<8>(book, x, 8, h.vectors(), to) : products<0>(book, x, h.group, h.vectors(), to);
   }
+}
+
+// Adds what some tables, [count, vectors], give for the rows of one unit: codes [count, 64], sums [64].
+INLINE void add_tables(const float* table, int64_t vectors, const uint8_t* codes, int64_t count, float* sums) {
+  F sum[4];
+  each<4>([&](auto i) { sum[i] = load(sums + i * kLanes); });
+  for (int64_t t = 0; t < count; ++t, table += vectors, codes += kUnitRows) {
+    ask_ahead<2>(codes);
+    each<4>([&](auto i) { sum[i] = add(sum[i], gather(table, load(codes + i * kLanes))); });
+  }
+  each<4>([&](auto i) { store(sums + i * kLanes, sum[i]); });
 }
 
 void add_up(const Product& p, int64_t begin, int64_t end) {
   const Header& h = *p.weight;
-  alignas(64) float sums[kUnitRows];
-  for (int64_t unit = begin; unit < end; ++unit) {
-    F sum[4];
-    each<4>([&](auto i) { sum[i] = splat(0); });
-    const float* table = static_cast<const float*>(p.table);
-    const uint8_t* codes = h.at<uint8_t>(kWords);
-    for (int64_t t = 0; t < h.tables(); ++t, table += h.vectors()) {
-      each<4>([&](auto i) { sum[i] = add(sum[i], gather(table, load(codes + place_of_codes(h, unit * 4 + i, t)))); });
+  constexpr int64_t kMost = 64;     // units whose sums are kept while some tables stay in the first-level cache
+  constexpr int64_t kTogether = 16;  // tables of 1 KiB that do so: half of a first-level cache of 32 KiB
+  static_assert(kLookups % kTogether == 0, "the codes of these tables stand together");
+  alignas(64) float sums[kMost * kUnitRows];
+  for (int64_t from = begin; from < end; from += kMost) {
+    const int64_t to = from + kMost < end ? from + kMost : end;
+    for (int64_t i = 0; i < (to - from) * kUnitRows; ++i) sums[i] = 0;
+    for (int64_t first = 0; first < h.tables(); first += kTogether) {
+      const float* table = static_cast<const float*>(p.table) + first * h.vectors();
+      const int64_t count = h.tables() - first < kTogether ? h.tables() - first : kTogether;
+      for (int64_t unit = from; unit < to; ++unit) {
+        const uint8_t* codes = h.at<uint8_t>(kWords) + place_of_codes(h, unit * 4, first);
+        add_tables(table, h.vectors(), codes, count, sums + (unit - from) * kUnitRows);
+      }
     }
-    each<4>([&](auto i) { store(sums + i * kLanes, sum[i]); });
-    finish_unit(p, unit, sums);
+    for (int64_t unit = from; unit < to; ++unit) finish_unit(p, unit, sums + (unit - from) * kUnitRows);
   }
 }
 
