@@ -15,7 +15,6 @@ namespace {
 #if defined(__AVX512VNNI__)
 constexpr int kByteTokens = 16;  // up to here products are in bytes
 constexpr int kBytesAtOnce = 4;  // tokens that share the codes
-constexpr int kByteBits = 8;     // of the widest codes
 constexpr int kChains = 2;       // sums that do not wait for each other
 
 // Sums of four products in each lane.
@@ -29,7 +28,7 @@ struct Dots {
   }
 };
 #else
-constexpr int kByteTokens = 4, kBytesAtOnce = 1, kByteBits = 7, kChains = 1;
+constexpr int kByteTokens = 4, kBytesAtOnce = 1, kChains = 1;
 
 // The same in steps: sums of pairs are added in 16 bits as long as they fit. PLACE counts to COUNT.
 template <int BITS>

@@ -75,18 +75,12 @@ void one_token_kept(const Product& p, int64_t tile, float* out) {
   store(out, add(add(sums[0], sums[1]), add(sums[2], sums[3])));
 }
 
-template <int BITS, class Inputs>
-OneToken kept_of_group(const Header& h) {
-  if (h.group % 32 == 0) return one_token<BITS, 32, Integers, Inputs>;
-  if (h.group % 16 == 0) return one_token<BITS, 16, Integers, Inputs>;
-  return nullptr;
-}
-
 template <int BITS>
 OneToken kept_of_width(const Header& h) {
+  if (h.group % 16) return nullptr;
   // a zero point is multiplied by the sum of the inputs of its group
-  if (h.stats == kScaleOnly) return kept_of_group<BITS, KeptInputs<false>>(h);
-  return kept_of_group<BITS, KeptInputs<true>>(h);
+  if (h.stats == kScaleOnly) return one_token<BITS, 16, Integers, KeptInputs<false>>;
+  return one_token<BITS, 16, Integers, KeptInputs<true>>;
 }
 
 // The fused product of one token, or null where weights are decoded first.
