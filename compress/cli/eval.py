@@ -66,6 +66,7 @@ def command(
         device=device,
         batch_size=batch_size,
         cache=None if no_cache else default_folder(),
+        unfinished=None if no_cache else default_folder() / "unfinished",
         judge=_judge(judge, judge_model),
         progress=watch(),
     )

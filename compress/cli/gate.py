@@ -121,4 +121,5 @@ def _gate(job: GateJob, asked: dict[str, Any], no_cache: bool) -> GateReport:
     assert job.candidate is not None
     settings = {field.name: getattr(job.settings, field.name) for field in dataclasses.fields(job.settings)}
     cache = None if no_cache else default_folder()
-    return gate(job.dense, job.candidate, **settings, cache=cache, progress=watch(), **asked)
+    unfinished = None if cache is None else cache / "unfinished"
+    return gate(job.dense, job.candidate, **settings, cache=cache, unfinished=unfinished, progress=watch(), **asked)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,11 +57,21 @@ def find(folder: Path, key: Mapping[str, Any], text: TextResult) -> EvalResult |
 
 
 def keep(folder: Path, key: Mapping[str, Any], evaluation: EvalResult) -> None:
-    """Writes the evaluation atomically."""
+    """Writes the evaluation atomically. A folder that cannot be written (a read-only home) keeps nothing."""
     content = {"key": key, "evaluation": evaluation.to_dict()}
-    kept_files.write_whole(_path(folder, key), json.dumps(content, ensure_ascii=False))
+    with suppress(OSError):
+        kept_files.write_whole(_path(folder, key), json.dumps(content, ensure_ascii=False))
+
+
+def exists(folder: Path, key: Mapping[str, Any]) -> bool:
+    """Returns whether there is a file under `key`; `find` may still refuse it."""
+    return _path(folder, key).is_file()
+
+
+def name_of(key: Mapping[str, Any]) -> str:
+    """Returns a name for files about the key: a hash."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _path(folder: Path, key: Mapping[str, Any]) -> Path:
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return folder / f"{digest[:32]}.json"
+    return folder / f"{name_of(key)}.json"

@@ -1,12 +1,11 @@
 """Measures perplexity on held-out text for one model, or for two models with the divergence between them.
 
-Shape letters: S windows, T tokens, B = 1 window at a time, V vocabulary. Log-probabilities are fp32; logits are not
-kept.
+Shape letters: S windows, T tokens, V vocabulary. Log-probabilities are fp32; logits are not kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import TYPE_CHECKING
@@ -15,13 +14,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from compress.errors import EvaluationError
-from compress.evaluation.finite import not_finite
+from compress.evaluation.reading.rows import Reader, Row, Tick
 from compress.evaluation.result import Divergence, PositionKL, TextResult
 from compress.evaluation.stats import bootstrap_interval
 from compress.texts.special_tokens import text_encoder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 WINDOW = 512
 _IGNORED = -100
@@ -44,6 +43,10 @@ class Windows:
     def tokens(self) -> int:
         """Number of predicted tokens."""
         return int((self.targets != _IGNORED).sum())
+
+    def rows(self) -> list[Row]:
+        """Returns the windows as rows of which all logits are wanted."""
+        return [Row(tuple(tokens)) for tokens in self.inputs.tolist()]
 
     def same_as(self, other: Windows) -> bool:
         """Returns whether both models get the same tokens, so that their distributions can be compared."""
@@ -84,29 +87,28 @@ def cut(
     return Windows(padded[:-1].view(count, length), target.view(count, length), size)
 
 
-def perplexity(model: PreTrainedModel, windows: Windows, *, done: Callable[[], object] = lambda: None) -> TextResult:
-    """Returns the likelihood of the text under `model`; EvaluationError if its scores are not finite."""
-    nll = 0.0
-    for input_BT, target_T in _each(windows):
-        nll += _nll(_log_probs(model, input_BT), target_T)
-        done()
+def perplexity(reader: Reader, windows: Windows, *, tick: Tick = lambda tokens: None) -> TextResult:
+    """Returns the likelihood of the text under a model; EvaluationError if its scores are not finite."""
+    nll = sum(_nll(log_prob_TV, windows.targets[index]) for index, log_prob_TV in _log_probs(reader, windows, tick))
     return _text_result(nll, windows)
 
 
 def divergence(
-    dense: PreTrainedModel,
-    compressed: PreTrainedModel,
+    dense: Reader,
+    compressed: Reader,
     windows: Windows,
     *,
-    done: Callable[[], object] = lambda: None,
+    tick: Tick = lambda tokens: None,
 ) -> tuple[TextResult, TextResult, Divergence]:
     """Returns the text results of both models and KL(dense ‖ compressed), in one pass."""
     dense_nll, compressed_nll, same = 0.0, 0.0, 0
     per_window: list[torch.Tensor] = []
     length = windows.targets.shape[1]
     sum_T, count_T = torch.zeros(length, dtype=torch.float64), torch.zeros(length, dtype=torch.int64)
-    for input_BT, target_T in _each(windows):
-        p_TV, q_TV = _log_probs(dense, input_BT), _log_probs(compressed, input_BT)
+    both = zip(_log_probs(dense, windows, tick), _log_probs(compressed, windows, tick), strict=True)
+    for (index, p_TV), (other, q_TV) in both:
+        assert index == other, "windows have one length, so that every reader yields them in their order"
+        target_T = windows.targets[index]
         if p_TV.shape != q_TV.shape:
             raise EvaluationError(f"vocabularies of {p_TV.shape[1]} and {q_TV.shape[1]} tokens cannot be compared")
         dense_nll += _nll(p_TV, target_T)
@@ -117,7 +119,6 @@ def divergence(
         sum_T += torch.where(counted_T, kl_T, 0).double()
         count_T += counted_T
         same += int((p_TV.argmax(-1) == q_TV.argmax(-1))[counted_T].sum())
-        done()
     kl = torch.cat(per_window).double()
     low, high = bootstrap_interval([float(w.double().sum()) for w in per_window], [len(w) for w in per_window])
     kl_summary = Divergence(
@@ -143,20 +144,15 @@ def _by_position(sum_T: torch.Tensor, count_T: torch.Tensor) -> tuple[PositionKL
     return tuple(spans)
 
 
-def _each(windows: Windows) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yields one window at a time: 512 tokens keep the processor busy, and logits of a large vocabulary stay small."""
-    for input_T, target_T in zip(windows.inputs, windows.targets, strict=True):
-        yield input_T[None], target_T
-
-
-@torch.inference_mode()
-def _log_probs(model: PreTrainedModel, input_BT: torch.Tensor) -> torch.Tensor:
-    """Returns the log-probabilities of the only window, fp32 [T, V], on the CPU."""
-    logits_BTV = model(input_BT.to(model.device), use_cache=False).logits
-    log_prob_TV = torch.log_softmax(logits_BTV[0].float(), dim=-1)
-    if not torch.isfinite(log_prob_TV.amax(-1)).all():
-        raise not_finite(model, input_BT, "On held-out text")
-    return log_prob_TV.cpu()
+def _log_probs(reader: Reader, windows: Windows, tick: Tick) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yields (index of the window, its log-probabilities, fp32 [T, V], on the CPU), in the order of the windows."""
+    rows = windows.rows()
+    for batch in reader.read(rows, tick=tick):
+        for index, logits_TV in batch:
+            log_prob_TV = torch.log_softmax(logits_TV, dim=-1)
+            if not torch.isfinite(log_prob_TV.amax(-1)).all():
+                raise reader.not_finite(rows[index].tokens, "On held-out text")
+            yield index, log_prob_TV.cpu()
 
 
 def _nll(log_prob_TV: torch.Tensor, target_T: torch.Tensor) -> float:

@@ -192,6 +192,7 @@ def evaluate(
     the same model, suite and limit. None for a recipe without evaluation.
     """
     from compress import evaluation
+    from compress.evaluation import cache
     from compress.evaluation.asking import default_suite, tiers
     from compress.evaluation.result import EvalResult
 
@@ -225,6 +226,8 @@ def evaluate(
         reference=source,
         limit=recipe.limit,
         device=recipe.device,
+        cache=cache.default_folder(),
+        unfinished=workspace.work,
         progress=progress,
     )
     write_json(path, result.to_dict())

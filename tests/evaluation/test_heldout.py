@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from math import log
+from typing import Any
 
 import pytest
 import torch
 
 from compress.errors import EvaluationError
 from compress.evaluation import heldout
+from compress.evaluation.reading.in_memory import InMemoryReader
 from tests.support import tiny_suite as tiny
 from tests.support.tokenizers import processed
 
 DOCUMENTS = tiny.suite().heldout()
+
+
+def reader(model: Any) -> InMemoryReader:
+    return InMemoryReader(model, 4)
 
 
 def windows(room: int = 64, limit: int | None = None) -> heldout.Windows:
@@ -39,7 +45,7 @@ def test_a_model_that_guesses_has_the_size_of_the_vocabulary_as_perplexity() -> 
     model = tiny.model()
     with torch.no_grad():
         model.lm_head.weight.zero_()
-    found = heldout.perplexity(model, windows())
+    found = heldout.perplexity(reader(model), windows())
     assert found.perplexity == pytest.approx(len(tiny.tokenizer()), rel=1e-5)
     assert found.bits_per_byte == pytest.approx(log(len(tiny.tokenizer())) / log(2), rel=1e-5)
 
@@ -50,11 +56,11 @@ def test_perplexity_is_that_of_the_loss() -> None:
     with torch.inference_mode():
         logits = model(cut.inputs).logits
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), cut.targets.flatten())
-    assert heldout.perplexity(model, cut).nll_per_token == pytest.approx(float(expected), rel=1e-5)
+    assert heldout.perplexity(reader(model), cut).nll_per_token == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_a_model_does_not_diverge_from_itself() -> None:
-    dense, same, found = heldout.divergence(tiny.model(), tiny.model(), windows())
+    dense, same, found = heldout.divergence(reader(tiny.model()), reader(tiny.model()), windows())
     assert dense == same
     assert found.mean == pytest.approx(0, abs=1e-6)
     assert found.same_top1 == 1
@@ -63,7 +69,7 @@ def test_a_model_does_not_diverge_from_itself() -> None:
 def test_divergence_is_the_mean_over_tokens_with_an_interval() -> None:
     dense, other, cut = tiny.model(0), tiny.model(1), windows()
     counted: list[int] = []
-    _, text, found = heldout.divergence(dense, other, cut, done=lambda: counted.append(1))
+    _, text, found = heldout.divergence(reader(dense), reader(other), cut, tick=counted.append)
     with torch.inference_mode():
         p, q = (m(cut.inputs).logits.double().log_softmax(-1) for m in (dense, other))
     kl = (p.exp() * (p - q)).sum(-1)[cut.targets != -100]
@@ -71,13 +77,13 @@ def test_divergence_is_the_mean_over_tokens_with_an_interval() -> None:
     assert found.low < found.mean < found.high < found.p99 <= float(kl.max()) * 1.001
     assert found.p99 == pytest.approx(float(kl.quantile(0.99)), rel=0.05)
     assert 0 <= found.same_top1 < 0.5
-    assert text == heldout.perplexity(other, cut)
-    assert len(counted) == len(cut.inputs)
+    assert text == heldout.perplexity(reader(other), cut)
+    assert sum(counted) == 2 * cut.inputs.numel()
 
 
 def test_the_divergence_by_position_is_that_of_the_tokens_there() -> None:
     dense, other, cut = tiny.model(0), tiny.model(1), windows(room=60)
-    _, _, found = heldout.divergence(dense, other, cut)
+    _, _, found = heldout.divergence(reader(dense), reader(other), cut)
     with torch.inference_mode():
         p, q = (m(cut.inputs).logits.double().log_softmax(-1) for m in (dense, other))
     kl = torch.where(cut.targets != -100, (p.exp() * (p - q)).sum(-1), torch.nan)
@@ -93,10 +99,10 @@ def test_the_divergence_by_position_is_that_of_the_tokens_there() -> None:
 @pytest.mark.parametrize("layer", ["model.layers.0.self_attn.v_proj", "lm_head"])
 def test_a_nan_is_an_error_that_names_the_layer(layer: str) -> None:
     with pytest.raises(EvaluationError, match="not finite") as caught:
-        heldout.perplexity(tiny.poisoned(layer), windows())
+        heldout.perplexity(reader(tiny.poisoned(layer)), windows())
     assert caught.value.layer == layer
     with pytest.raises(EvaluationError) as caught:
-        heldout.divergence(tiny.model(), tiny.poisoned(layer), windows())
+        heldout.divergence(reader(tiny.model()), reader(tiny.poisoned(layer)), windows())
     assert caught.value.layer == layer
 
 

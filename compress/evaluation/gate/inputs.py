@@ -31,7 +31,7 @@ def both(
         known = evaluated.baseline
     asked = {name: value for name, value in asked.items() if value is not None}
     if known is not None and evaluated is not None:
-        if unused := sorted(asked.keys() - {"cache"}):
+        if unused := sorted(asked.keys() - {"cache", "unfinished"}):
             raise EvaluationError(
                 f"{', '.join(unused)} given, but both evaluations exist already",
                 do="Leave it out, or give models instead of evaluations",

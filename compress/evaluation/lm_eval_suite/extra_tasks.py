@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import EvaluationError, unknown
+from compress.evaluation.journal import Journal
 from compress.evaluation.lm_eval_suite import harness
 from compress.evaluation.result import FamilyResult, ItemOutcome
 from compress.progress import Progress, without_library_bars
@@ -56,6 +57,7 @@ def run(
     limit: int | None,
     batch_size: int,
     progress: Progress,
+    journal: Journal | None = None,
 ) -> dict[str, FamilyResult]:
     """Returns one family per name; a group becomes one family with the items of all its tasks.
 
@@ -68,7 +70,7 @@ def run(
     families = {}
     for entry in loaded:
         with progress.stage(f"lm-eval {entry.name}", 1) as task:
-            families[_family_name(entry.name)] = _run(model, tokenizer, entry, limit, batch_size)
+            families[_family_name(entry.name)] = _run(model, tokenizer, entry, limit, batch_size, journal)
             task.advance()
     return families
 
@@ -82,7 +84,12 @@ def _family_name(name: str) -> str:
 
 
 def _run(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, loaded: Loaded, limit: int | None, batch_size: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    loaded: Loaded,
+    limit: int | None,
+    batch_size: int,
+    journal: Journal | None,
 ) -> FamilyResult:
     name, tasks = loaded.name, loaded.tasks["tasks"]
     with harness.calm():
@@ -91,7 +98,7 @@ def _run(
         from compress.evaluation.lm_eval_suite.checked_lm import CheckedLM
 
         drawn = _draw(tasks, limit)
-        lm = CheckedLM(model, tokenizer, batch_size=batch_size, done=lambda: None)
+        lm = CheckedLM(model, tokenizer, batch_size=batch_size, journal=journal)
         results = evaluate(lm, loaded.tasks, samples=drawn, bootstrap_iters=0, log_samples=True)
     items: list[ItemOutcome] = []
     primary = ""

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from compress.errors import EvaluationError
 from compress.evaluation.asking import fitting
 from compress.evaluation.asking.fitting import Selection
-from compress.evaluation.lm_eval_suite import tasks
-from compress.evaluation.lm_eval_suite.agreement import follow
+from compress.evaluation.journal import Journal
+from compress.evaluation.lm_eval_suite import cost, tasks
+from compress.evaluation.reading.rows import Tick
 from compress.evaluation.result import FamilyResult, ItemOutcome
 from compress.evaluation.suites.base import Ask, Chat, Family, Item
 from compress.progress import without_library_bars
@@ -30,17 +31,23 @@ if TYPE_CHECKING:
 SEEDS = {"items": fitting.SEED, "random": 0, "numpy": 1234, "torch": 1234}
 
 
-def count_requests(families: Sequence[Family], chosen: Mapping[str, Selection]) -> int:
-    """Returns the number of times that `run` calls `done`."""
-    several = {"choose": lambda ask, item: len(item[ask.target]), "complete": lambda ask, item: len(item[ask.prompt])}
-    return sum(
-        several.get(ask.kind, lambda ask, item: 1)(ask, item)
-        for family in families
-        if family.name in chosen
-        for ask in family.asks
-        for item in chosen[family.name].items
-        if family.prepare is not None or ask.prompt in item
-    )
+def count_tokens(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    families: Sequence[Family],
+    chosen: Mapping[str, Selection],
+    *,
+    references: Mapping[str, FamilyResult] | None = None,
+    batch_size: int = 32,
+    journal: Journal | None = None,
+) -> int:
+    """Returns the number of tokens that `run` with the same arguments will tell to `tick`."""
+    with calm():
+        from compress.evaluation.lm_eval_suite.checked_lm import CheckedLM
+
+        lm = CheckedLM(model, tokenizer, batch_size=batch_size, journal=journal)
+        known = {family.name: _answers(family, references) or {} for family in families}
+        return cost.tokens(lm, families, chosen, known)
 
 
 def run(
@@ -52,14 +59,17 @@ def run(
     chosen: Mapping[str, Selection] | None = None,
     references: Mapping[str, FamilyResult] | None = None,
     batch_size: int = 32,
-    done: Callable[[], None] = lambda: None,
+    tick: Tick = lambda tokens: None,
+    journal: Journal | None = None,
 ) -> dict[str, FamilyResult]:
-    """Returns the outcomes by family; `done` is called after every request.
+    """Returns the outcomes by family.
 
     Args:
         chosen: the items, as `fitting.select` returns them; None selects them here, up to `limit`.
         references: results of the dense model, whose answers are used in questions about earlier answers. None uses
             the model's own answers.
+        tick: receives the numbers of tokens read and written.
+        journal: replies that are known already; new ones are added.
 
     Raises EvaluationError for non-finite scores and for prompts longer than the model's context.
     """
@@ -71,9 +81,9 @@ def run(
     with calm():
         from compress.evaluation.lm_eval_suite.checked_lm import CheckedLM
 
-        lm = CheckedLM(model, tokenizer, batch_size=batch_size, done=done)
+        lm = CheckedLM(model, tokenizer, batch_size=batch_size, tick=tick, journal=journal)
         while any(state.waiting for state in asked):
-            _round(lm, asked, chat, done)
+            _round(lm, asked, chat)
     return {state.family.name: state.result() for state in asked}
 
 
@@ -156,7 +166,7 @@ def _answers(family: Family, references: Mapping[str, FamilyResult] | None) -> d
     }
 
 
-def _round(lm: CheckedLM, asked: Sequence[_Asked], chat: Chat, done: Callable[[], None]) -> None:
+def _round(lm: CheckedLM, asked: Sequence[_Asked], chat: Chat) -> None:
     """Asks all questions that are ready: one lm-eval call, then the questions of kind `follow`."""
     now = {f"{state.family.name}_{ask.name}": (state, ask, items)
            for state in asked for ask, items in state.ready(chat)}  # fmt: skip
@@ -166,11 +176,9 @@ def _round(lm: CheckedLM, asked: Sequence[_Asked], chat: Chat, done: Callable[[]
     samples = _lm_eval(lm, now_asked) if now_asked else {}
     for name, (state, ask, items) in now.items():
         if ask.kind == "follow":
-            for item in items:
-                arguments = (item[ask.prompt], item[ask.target])
-                reading = follow(lm, *arguments)
-                state.take(ask, item["id"], arguments, reading, ask.grade(item, reading))
-                done()
+            arguments = [(item[ask.prompt], item[ask.target]) for item in items]
+            for item, asked_of, scores in zip(items, arguments, lm.follow(arguments), strict=True):
+                state.take(ask, item["id"], asked_of, scores, ask.grade(item, scores))
             continue
         for row in samples[name]:
             metrics = {metric: float(row[metric]) for metric in row["metrics"]}

@@ -84,12 +84,13 @@ def test_a_limit_asks_a_subset_of_the_same_questions(answered: dict[str, FamilyR
         assert item.answer == everything[item.id].answer
 
 
-def test_progress_counts_every_request() -> None:
-    done: list[int] = []
-    ask(tiny.model(), limit=5, done=lambda: done.append(1))
+def test_progress_counts_the_tokens_that_are_read_and_written() -> None:
+    ticks: list[int] = []
+    ask(tiny.model(), limit=5, tick=ticks.append)
     families = tiny.suite().families
     chosen = fitting.select(families, tiny.tokenizer(), 128, limit=5)
-    assert len(done) == harness.count_requests(families, chosen) == 5 * (1 + 3 + 2)
+    assert sum(ticks) == harness.count_tokens(tiny.model(), tiny.tokenizer(), families, chosen)
+    assert sum(ticks) > 10 * 12, "ten answers of at most twelve tokens"
 
 
 LAYER = "model.layers.1.mlp.up_proj"
@@ -159,7 +160,7 @@ def test_the_start_token_stands_before_every_prompt_once() -> None:
     tokenizer = deepcopy(tiny.tokenizer())
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<eos> $A", special_tokens=[("<eos>", 0)])
     model = tiny.model()
-    lm = CheckedLM(model, tokenizer, batch_size=2, done=lambda: None)
+    lm = CheckedLM(model, tokenizer, batch_size=2)
     a, b = (tiny.tokenizer()(letter)["input_ids"][0] for letter in "ab")
     assert lm.tok_encode("ab") == lm.tok_encode("<eos>ab") == [0, a, b]
     assert lm.tok_encode("ab", add_special_tokens=False) == [a, b]

@@ -1,0 +1,1 @@
+"""Reads token ids with a model: rows of tokens become logits, prompts become answers."""
