@@ -64,10 +64,10 @@ class Session:
             bar.finish()
             if of_dense is not None and known is None:
                 assert dense_text is not None
-                bar.begin(costs[2], "questions, dense")
+                bar.begin(costs[2], f"questions, {of_dense.subject.name}")
                 known = of_dense.ask_once(dense_text, bar)
                 bar.finish()
-            bar.begin(costs[3], f"questions, {subject.kind}")
+            bar.begin(costs[3], f"questions, {subject.name}")
             result = of_subject.ask(text, known.families if known is not None else None, bar)
             bar.finish()
         for part in (of_subject, of_dense):

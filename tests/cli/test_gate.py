@@ -161,6 +161,7 @@ def test_models_are_asked_as_the_file_and_the_flags_say(folder: Path, monkeypatc
     assert first == {
         "model": "runs/packed", "baseline": "atlas", "suite": "kick", "data_dir": "data", "tier": "pr",
         "batch_size": 8, "cache": folder / "cache/evaluations",
+        "unfinished": folder / "cache/evaluations/unfinished",
     }  # fmt: skip
     assert (second["limit"], "tier" in second, "cache" in second) == (9, False, False)
 

@@ -69,7 +69,7 @@ def test_another_library_is_asked_anew(
     dense: Path, tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measure(dense, tmp_path / "kept")
-    monkeypatch.setattr("compress.evaluation.evaluator.__version__", "99")
+    monkeypatch.setattr("compress.evaluation.session.__version__", "99")
     measure(dense, tmp_path / "kept")
     assert asked.count("dense") == 2
 
