@@ -1,4 +1,4 @@
-# make run · make test · make lint · make slow · make bench · make sanitize · make docs · make clean
+# make run · make test · make lint · make slow · make bench · make sanitize · make wheel · make docs · make clean
 #   PYTHON=python3.12 make run         another interpreter (3.11 or 3.12)
 #   make run ARGS="--method rtn"       other arguments for `compress run`
 #   make test JOBS=4                   processes that run tests side by side; each takes about 1.5 GB
@@ -12,7 +12,7 @@ JOBS  ?= 2
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: run test lint slow bench sanitize docs clean
+.PHONY: run test lint slow bench sanitize wheel docs clean
 
 run: $(VENV)/.installed
 	$(BIN)/compress run $(ARGS)
@@ -47,6 +47,10 @@ sanitize: $(VENV)/.dev
 	cd build/sanitize/thread; COMPRESS_THREADS=own TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1 \
 	  LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" setarch -R \
 	  $(SANITIZE_RUN) tests/kernels/test_native.py -k "threads or other_layouts"
+
+# A wheel with the native kernels, for any Python and every Linux whose glibc is as new as its name says; see there.
+wheel: $(VENV)/.installed
+	PYTHON=$(BIN)/python .ci/wheel build/wheel
 
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

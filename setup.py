@@ -1,7 +1,8 @@
 """Builds the native CPU kernels where there is a C++ compiler; an installation without one succeeds and has none.
 
 Everything else stands in pyproject.toml. `COMPRESS_BUILD_NATIVE=0` leaves the kernels out, `=1` makes their absence an
-error. `COMPRESS_SANITIZE=address,undefined` (or `thread`) builds them for `make sanitize`.
+error. `COMPRESS_SANITIZE=address,undefined` (or `thread`) builds them for `make sanitize`, `COMPRESS_PORTABLE=1` for
+`make wheel`: the library brings its C++ runtime along, and the wheel is named after the glibc that it needs.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("compress/kernels/native/src")
@@ -29,6 +32,8 @@ AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 SANITIZED = ["-fno-omit-frame-pointer", "-g1", "-O1", "-fno-sanitize-recover=all",
              "-fno-sanitize=null,alignment,object-size,pointer-overflow",
              "--param=asan-instrumentation-with-call-threshold=0", "--param=asan-stack=0"]  # fmt: skip
+PORTABLE = os.environ.get("COMPRESS_PORTABLE") == "1"
+PORTABLE_LINK = ["-static-libstdc++", "-static-libgcc"]
 UNITS = {"library": [], "pool": [], "unit_scalar": ["-O2"]}
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 if X86:
@@ -45,8 +50,9 @@ class BuildNative(build_ext):
     def build_extension(self, ext: Extension) -> None:
         sanitize = os.environ.get("COMPRESS_SANITIZE")
         extra = [f"-fsanitize={sanitize}", *SANITIZED] if sanitize else ["-g0"]
+        link = ["-pthread", *(extra[:1] if sanitize else ["-s"]), *(PORTABLE_LINK if PORTABLE else [])]
         target, built = Path(self.get_ext_fullpath(ext.name)), Path(self.get_ext_filename(ext.name))
-        stamp = self.stamp([*ext.sources, *ext.depends], extra)
+        stamp = self.stamp([*ext.sources, *ext.depends], [*extra, *link])
         for known in (target, built):
             if not self.force and known.is_file() and stamp.encode() in known.read_bytes():
                 if known is not target:
@@ -64,7 +70,6 @@ class BuildNative(build_ext):
 
         with ThreadPoolExecutor(os.cpu_count()) as threads:  # each waits for a compiler
             objects = [path for paths in threads.map(compile_unit, UNITS) for path in paths]
-        link = ["-pthread", *(extra[:1] if sanitize else ["-s"])]
         self.compiler.link_shared_object(
             objects, str(target), extra_postargs=link, target_lang="c++", build_temp=self.build_temp
         )
@@ -77,6 +82,22 @@ class BuildNative(build_ext):
         return f"compress_{known.hexdigest()[:32]}"
 
 
+class PlatformWheel(bdist_wheel):
+    """Names the wheel: the library is loaded through ctypes, so that it depends on the platform, not on the Python."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        python, abi, system = super().get_tag()
+        if not self.distribution.has_ext_modules():
+            return python, abi, system
+        return "py3", "none", self.manylinux() if PORTABLE else system
+
+    def manylinux(self) -> str:
+        """Returns the tag of the oldest glibc that has every symbol which the built library takes from it."""
+        built = Path(self.get_finalized_command("build").build_lib, *library.name.split(".")).with_suffix(".so")
+        needed = max((int(a), int(b)) for a, b in re.findall(rb"GLIBC_(\d+)\.(\d+)", built.read_bytes()))
+        return f"manylinux_{needed[0]}_{needed[1]}_{platform.machine()}"
+
+
 WANTED = os.environ.get("COMPRESS_BUILD_NATIVE", "")
 library = Extension(
     "compress.kernels.native.libcompress_native",
@@ -84,4 +105,7 @@ library = Extension(
     depends=sorted(str(path) for path in SOURCES.glob("*.h")),
     optional=WANTED != "1",  # a failure to compile is a warning then
 )
-setup(ext_modules=[] if WANTED == "0" else [library], cmdclass={"build_ext": BuildNative})
+setup(
+    ext_modules=[] if WANTED == "0" else [library],
+    cmdclass={"build_ext": BuildNative, "bdist_wheel": PlatformWheel},
+)

@@ -1,0 +1,40 @@
+"""The name of the wheel says what its library needs: no Python of its own, and a glibc that has its symbols."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("setuptools.command.bdist_wheel")
+from distutils.core import run_setup
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("portable", [True, False])
+def test_the_wheel_is_named_after_the_glibc_that_its_library_needs(
+    portable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COMPRESS_PORTABLE", str(int(portable)))
+    monkeypatch.delenv("COMPRESS_BUILD_NATIVE", raising=False)
+    distribution = run_setup("setup.py", stop_after="init")
+    build = distribution.get_command_obj("build")
+    build.build_lib = str(tmp_path)
+    library = tmp_path / "compress/kernels/native/libcompress_native.so"
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"\x7fELF\0GLIBC_2.9\0GLIBC_2.34\0GLIBC_2.2.5\0GLIBCXX_3.4.30\0")
+    wheel = distribution.get_command_obj("bdist_wheel")
+    wheel.ensure_finalized()
+    system = f"manylinux_2_34_{platform.machine()}" if portable else f"linux_{platform.machine()}"
+    assert wheel.get_tag() == ("py3", "none", system)
+
+
+def test_a_wheel_without_the_library_runs_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COMPRESS_BUILD_NATIVE", "0")
+    wheel = run_setup("setup.py", stop_after="init").get_command_obj("bdist_wheel")
+    wheel.ensure_finalized()
+    assert wheel.get_tag() == ("py3", "none", "any")
