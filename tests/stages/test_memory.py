@@ -17,8 +17,10 @@ def _plan(limit, **changes):
 
 
 def test_a_tighter_ceiling_means_smaller_micro_batches():
-    loose, tight = _plan(None, hidden=(64, 2048, 2048)), _plan(6 * 10**9, hidden=(64, 2048, 2048))
-    assert loose.micro_batch == 16 > tight.micro_batch and tight.peak_bytes <= 6 * 10**9
+    narrow = {"linears": [(256, 256)] * 7, "base_bytes": 0, "block_bytes": 2 * 10**6, "embedding_bytes": 0}
+    loose, tight = (_plan(limit, hidden=(64, 128, 256), **narrow) for limit in (None, 5 * 10**7))
+    assert loose.micro_batch == 16 > tight.micro_batch and tight.peak_bytes <= 5 * 10**7
+    assert [_plan(None, hidden=(64, tokens, 2048)).micro_batch for tokens in (100, 512, 2048, 4096)] == [16, 4, 1, 1]
 
 
 def test_few_samples_need_no_large_micro_batch():
@@ -55,11 +57,11 @@ def test_forwards_wait_where_memory_is_left():
     plenty = {"hidden": (64, 512, 2048), "calibrated": True, "available": 10**12}
     alone = _plan(None, **plenty | {"calibrated": False})
     all_kept = _plan(None, **plenty)
-    assert (alone.kept_forwards, all_kept.kept_forwards) == (0, 4)
+    assert (alone.kept_forwards, all_kept.kept_forwards) == (0, 16)
     assert all_kept.peak_bytes > alone.peak_bytes + 64 * 512 * 8192 * 4  # the inputs of down_proj wait, at least
     limit = (alone.peak_bytes + all_kept.peak_bytes) // 2
     some = _plan(limit, **plenty)
-    assert 0 < some.kept_forwards < 4 and some.peak_bytes <= limit
+    assert 0 < some.kept_forwards < 16 and some.peak_bytes <= limit
     assert _plan(alone.peak_bytes, **plenty) == alone
-    assert _plan(None, **plenty | {"available": 10**9}).kept_forwards == 0
-    assert _plan(None, **plenty | {"hidden": (4096, 16, 64)}).kept_forwards == 64
+    assert _plan(None, **plenty | {"available": 5 * 10**8}).kept_forwards == 0
+    assert _plan(None, **plenty | {"hidden": (4096, 16, 64)}).kept_forwards == 128
