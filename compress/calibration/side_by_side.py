@@ -77,7 +77,7 @@ class Forwards:
     def finish(self) -> torch.Tensor:
         """Returns the outputs of the block [S, T, H] on the CPU, with all its linears packed."""
         self._unpacked.clear()
-        out_STH = torch.empty_like(self._hidden_STH)
+        out_STH = self._walker.host_like(self._hidden_STH)
         parts = zip(split(self._hidden_STH, self._micro_batch), split(out_STH, self._micro_batch), strict=True)
         for number, (hidden_BTH, place_BTH) in enumerate(parts):
             if number < len(self._kept):

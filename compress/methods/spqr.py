@@ -293,7 +293,7 @@ def _search_threshold(w_KN: torch.Tensor, upper_KK: torch.Tensor, config: Config
     limit = config.layer_bits
     assert limit is not None
     width, rows = w_KN.shape
-    order_K = torch.arange(width) if config.act_order else None
+    order_K = torch.arange(width, device=w_KN.device) if config.act_order else None
 
     def bits_at(threshold: float) -> float:
         return _solve(w_KN, upper_KK, order_K, replace(config, threshold=threshold)).bits_per_weight

@@ -167,7 +167,17 @@ class BlockWalker:
         listener = self._listener
         with self._front(tokens_ST):
             parts = [listener.hidden(part.to(self.device)).cpu() for part in split(tokens_ST, micro_batch)]
-        return torch.cat(parts)
+        hidden_STH = torch.cat(parts)
+        return hidden_STH.pin_memory() if self._pins else hidden_STH
+
+    @property
+    def _pins(self) -> bool:
+        """Whether hidden states wait in pinned host memory between blocks: copies to and from CUDA are then fast."""
+        return self.device.type == "cuda"
+
+    def host_like(self, hidden_STH: torch.Tensor) -> torch.Tensor:
+        """Returns uninitialised hidden states of the same shape in host memory."""
+        return torch.empty_like(hidden_STH, device="cpu", pin_memory=self._pins)
 
     def load_block(self, index: int) -> Block:
         """Returns block `index` with its weights (float32) and buffers in memory.
@@ -208,7 +218,7 @@ class BlockWalker:
 
         They are written into `out` when it is given; it may be `hidden_STH` itself.
         """
-        out_STH = torch.empty_like(hidden_STH) if out is None else out
+        out_STH = self.host_like(hidden_STH) if out is None else out
         for part, place in zip(split(hidden_STH, micro_batch), split(out_STH, micro_batch), strict=True):
             place.copy_(self.call(block, part))
         return out_STH

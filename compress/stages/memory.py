@@ -11,12 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psutil
 
 from compress.errors import MemoryLimitError
 from compress.sizes import format_size
 from compress.tuning.settings import FullSettings, Settings
+
+if TYPE_CHECKING:
+    import torch
 
 _FLOAT = 4
 _SOLVER_COPIES = 3
@@ -47,6 +51,8 @@ _MOST_KEPT = 128
 """Most forwards that wait; each has a thread."""
 _TOKENS_AT_ONCE = 2048
 """Tokens of a micro-batch on a CPU: enough for fast products, and few enough that activations stay in its cache."""
+_TOKENS_ON_ACCELERATOR = 16384
+"""Tokens of a micro-batch on any other device, which needs large products to be busy."""
 _PORTIONS = ((16, 16), (16, 8), (16, 4), (16, 2), (16, 1), (4, 1), (1, 1))
 """Experts at once and micro-batch, tried from the fastest to the smallest. The micro-batch shrinks first: it only makes
 matrix products less efficient, while fewer experts at once mean more forward passes."""
@@ -95,6 +101,7 @@ def plan(
     shared_inputs: bool,
     tuned: bool = False,
     calibrated: bool = False,
+    device: torch.device | None = None,
     available: int | None = None,
 ) -> MemoryPlan:
     """Returns the plan with the largest micro-batch (at most 16 sequences, 2048 tokens) that fits below `limit`.
@@ -111,13 +118,15 @@ def plan(
         shared_inputs: False when linears have separate inputs (experts), and so a Gram matrix each.
         tuned: whether each block is fitted after packing.
         calibrated: whether the linears are solved with statistics of their inputs.
-        available: free bytes for activations, of the device that they are on; the machine's when not given.
+        device: where blocks are computed; the CPU when not given.
+        available: free bytes for activations on that device; asked of it when not given.
 
     Raises:
         MemoryLimitError: not even the smallest micro-batch fits.
     """
     samples, tokens, width = hidden
-    most_at_once = min(samples, max(1, _TOKENS_AT_ONCE // tokens))
+    on_cpu = device is None or device.type == "cpu"
+    most_at_once = min(samples, max(1, (_TOKENS_AT_ONCE if on_cpu else _TOKENS_ON_ACCELERATOR) // tokens))
     states = 2 * samples * tokens * width * _FLOAT
     widest = max(k for _, k in linears)
     activation = tokens * (sum(n + k for n, k in linears[:16]) + 8 * width) * _FLOAT
@@ -148,11 +157,19 @@ def plan(
     micro_batch = min(micro_batch, most_at_once)
     kept, kept_bytes = 0, micro_batch * tokens * (sum(n for n, _ in linears[:16]) + widest + 3 * width) * _FLOAT
     if calibrated:
-        if available is None:
-            available = psutil.virtual_memory().available
+        available = _free_bytes(device) if available is None else available
         most = min(-(-samples // micro_batch), _MOST_KEPT, available // 2 // kept_bytes)
         kept = next((kept for kept in range(most, 0, -1) if limit is None or peak_with(kept * kept_bytes) <= limit), 0)
     return MemoryPlan(peak_with(kept * kept_bytes), micro_batch, experts, kept)
+
+
+def _free_bytes(device: torch.device | None) -> int:
+    """Returns the free memory of a CUDA device, or of the machine."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
 
 
 def plan_whole(*, limit: int | None, base_bytes: int, parameters: int, logits: tuple[int, int]) -> MemoryPlan:

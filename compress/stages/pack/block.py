@@ -64,7 +64,7 @@ class CompressedBlock:
     """The tensors of one packed block, and its record."""
 
     tensors: dict[str, torch.Tensor]
-    """Planes of the packed linears, and dense tensors that were fitted, by their names in the checkpoint."""
+    """Planes of the packed linears and dense tensors that were fitted, on the CPU, by their names in the checkpoint."""
     record: dict[str, Any]
     """`linears`: the manifest entries by name; `tuning`: errors before and after fitting, if it was asked for."""
     outputs_STH: torch.Tensor  # noqa: N815
@@ -96,14 +96,18 @@ def compress_block(stage: LinearStage, block: Block, hidden_STH: torch.Tensor, t
         outputs_STH = walker.forward(block, hidden_STH, micro_batch=micro_batch) if stage.tuning is None else None
     if stage.tuning is None or wanted_STH is None:
         assert outputs_STH is not None
-        return CompressedBlock(naming.plane_tensors(packed), record, outputs_STH)
+        return CompressedBlock(_on_cpu(naming.plane_tensors(packed)), record, outputs_STH)
     from compress.tuning import block as tuning
 
     tuned = tuning.fit(walker, block, packed, hidden_STH, wanted_STH, stage.tuning)
     did = {"before": tuned.before, "after": tuned.after, "epochs": tuned.epochs, "diverged": tuned.diverged}
     record["tuning"] = {block.name: did}
     outputs_STH = walker.forward(block, hidden_STH, micro_batch=micro_batch)
-    return CompressedBlock(naming.plane_tensors(tuned.packed) | tuned.dense, record, outputs_STH)
+    return CompressedBlock(_on_cpu(naming.plane_tensors(tuned.packed) | tuned.dense), record, outputs_STH)
+
+
+def _on_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 def _solve(

@@ -68,6 +68,7 @@ def plan_memory(
             shared_inputs=not any(ref.kind == "expert" for ref in block),
             tuned=stage.tune is not None,
             calibrated=bool(method.NEEDS),
+            device=walker.device,
         )
         plans.append(by_block)
     if stage.tune == "full":
