@@ -88,6 +88,9 @@ class StageSpec:
         }
 
 
+FORWARD_DTYPES = ("auto", "float32", "bfloat16")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """A model and the stages that compress it, with the settings of the run."""
@@ -117,6 +120,9 @@ class Recipe:
     device: str = "auto"
     """Device to compute on: `cpu`, `cuda[:N]`, `xpu`, `mps`, or `auto`, which is the first of cuda, xpu and mps that is
     there, else the CPU."""
+    forward_dtype: str = "auto"
+    """Products of the calibration forward: `float32`, `bfloat16`, or `auto`: bfloat16 where the device is fast at it.
+    Statistics and solvers compute in float32 or better either way."""
     workers: int = 1
     """Worker processes that solve linears; more than one only for methods that need no calibration data."""
     min_coverage: float = 0.9
@@ -127,6 +133,10 @@ class Recipe:
             raise RecipeError("the recipe has no stage", do='Add a [[stage]] with method = "spqr"')
         _check_types("", self)
         devices.check(self.device)
+        if self.forward_dtype not in FORWARD_DTYPES:
+            raise RecipeError(
+                unknown("forward_dtype", self.forward_dtype, FORWARD_DTYPES), allowed=", ".join(FORWARD_DTYPES)
+            )
         if not 0 <= self.min_coverage <= 1:
             raise RecipeError(f"min_coverage={self.min_coverage}", allowed="a share from 0 to 1")
         if self.limit is not None and self.limit < 1:
@@ -232,6 +242,7 @@ class Recipe:
             "stages": [stage.identity() for stage in self.stages],
             "calibration": self.calibration.identity(),
             "skip": list(self.skip),
+            **({} if self.forward_dtype == "auto" else {"forward_dtype": self.forward_dtype}),
         }
 
 

@@ -58,6 +58,12 @@ recipe_defaults = {
     "--workers", type=int, default=recipe_defaults["workers"], help="Worker processes, for methods that need no data."
 )
 @click.option("--device", default=recipe_defaults["device"], help="auto, cpu, cuda[:N], xpu or mps.")
+@click.option(
+    "--forward-dtype",
+    metavar="DTYPE",
+    default=recipe_defaults["forward_dtype"],
+    help="Products of the calibration forward: float32, bfloat16, or auto.",
+)
 @click.option("--max-memory", metavar="SIZE", help="Limit on resident memory, e.g. 2.5GB.")
 @click.option(
     "--min-coverage",

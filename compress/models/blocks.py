@@ -36,16 +36,21 @@ class BlockWalker:
     """Walks the decoder of `source`. Nothing but computed buffers is in memory between the calls."""
 
     def __init__(
-        self, source: ModelSource, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+        self, source: ModelSource, *, device: str | torch.device = "cpu", forward_dtype: torch.dtype = torch.float32
     ) -> None:
         """Builds the skeleton and checks that the checkpoint has a tensor for every place in it.
+
+        Args:
+            source: the model.
+            device: where blocks lie and are computed.
+            forward_dtype: dtype of the matrix products in `call` and `forward`, through torch's autocast. Weights,
+                norms and hidden states stay float32, and so does all of `call_with` and `logits`.
 
         Raises:
             ModelError: no causal language model, no list of blocks, tensors missing, or a buffer that transformers
                 leaves uninitialised.
         """
-        assert dtype == torch.float32, "statistics and solvers are defined in float32"
-        self.source, self.device = source, torch.device(device)
+        self.source, self.device, self.forward_dtype = source, torch.device(device), forward_dtype
         self.model = skeleton.build(deepcopy(source.config))
         if source.structure is not None:
             structure.apply(self.model, source.structure)
@@ -198,8 +203,10 @@ class BlockWalker:
 
     @torch.no_grad()
     def call(self, block: Block, hidden_BTH: torch.Tensor) -> torch.Tensor:
-        """Returns the block's output [B, T, H] for one micro-batch, on the walker's device."""
-        return self.call_with(block, {}, hidden_BTH)
+        """Returns the block's output [B, T, H] for one micro-batch, float32, on the walker's device."""
+        enabled = self.forward_dtype != torch.float32
+        with torch.autocast(self.device.type, self.forward_dtype if enabled else None, enabled=enabled):
+            return self.call_with(block, {}, hidden_BTH).float()
 
     def call_with(self, block: Block, parameters: Mapping[str, torch.Tensor], hidden_BTH: torch.Tensor) -> torch.Tensor:
         """Returns what `call` would if the block had these parameters, given by their names in it; differentiable."""

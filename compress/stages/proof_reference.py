@@ -114,9 +114,14 @@ def _text_bytes(walker: BlockWalker, length: int) -> int:
     return 4 * length * (hidden + length * (scores + masks))
 
 
+def is_exact(walker: BlockWalker) -> bool:
+    """Returns whether the walker computes as the proof does, in float32 on a CPU; others round their sums otherwise."""
+    return walker.device.type == "cpu" and walker.forward_dtype == torch.float32
+
+
 def logits(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torch.Tensor:
-    """Returns the logits float32 [T, V] of the first `PROOF_TOKENS` tokens of the first sample."""
-    walker = stage.walker
+    """Returns the logits float32 [T, V] of the first `PROOF_TOKENS` tokens of the first sample, computed on a CPU."""
+    walker = stage.walker if is_exact(stage.walker) else BlockWalker(stage.walker.source)
     hidden_STH = walker.embed(tokens_ST[:1, :PROOF_TOKENS])
     records = stage.workspace.records()[1:]
     with progress.stage("Reference for the proof", len(records)) as task:

@@ -5,7 +5,6 @@ Shape letters: S samples, T tokens, H hidden, V vocabulary.
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,6 @@ from safetensors.torch import load_file
 
 from compress.errors import ModelError, OutputError
 from compress.format import files
-from compress.models.blocks import BlockWalker
 from compress.stages import proof_reference
 from compress.stages.pack import shards
 from compress.stages.pack.block import LinearStage, compress_block
@@ -53,9 +51,8 @@ def run(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torc
             record = packed_block.record | {"linears": entries | packed_block.record["linears"]}
             _finish_step(stage, step, hidden_STH, tensors, record)
             task.advance(1, walker.block_names[step - 1])
-    if walker.device.type != "cpu":  # the proof is made on a CPU, whose sums are rounded otherwise
-        on_cpu = dataclasses.replace(stage, walker=BlockWalker(walker.source))
-        return proof_reference.logits(on_cpu, tokens_ST, progress)
+    if not proof_reference.is_exact(walker):
+        return proof_reference.logits(stage, tokens_ST, progress)
     return walker.logits(hidden_STH[:1, : proof_reference.PROOF_TOKENS])[0]
 
 

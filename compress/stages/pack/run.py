@@ -12,7 +12,7 @@ from compress.models.blocks import BlockWalker
 from compress.report.table.allotted import render as allocation_table
 from compress.stages import finish, proof_reference
 from compress.stages.budget import allocation, rank_ratios
-from compress.stages.pack import block_loop, full_tuning, streaming
+from compress.stages.pack import block_loop, full_tuning, precision, streaming
 from compress.stages.pack.block import LinearStage
 from compress.stages.plan import plan
 from compress.stages.plan.needs import needs_data, streams
@@ -39,7 +39,10 @@ def run(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Pro
 
     stage = recipe.stages[0]
     method, config = registry.load_pack(stage.method), registry.configure(stage.method, stage.options)
-    walker = BlockWalker(source, device=devices.resolve(recipe.device))
+    device = devices.resolve(recipe.device)
+    # with tuning, a packed block is fitted to the float32 outputs of the dense one
+    dtype = precision.forward_dtype("float32" if stage.tune else recipe.forward_dtype, device)
+    walker = BlockWalker(source, device=device, forward_dtype=dtype)
     planned = plan.plan_pack(recipe, source, walker, method, config)
     if needs_data(stage, method):
         tokens_ST = load_tokens(recipe.calibration, source.tokenizer(), max_seq_len=walker.max_seq_len)
