@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from functools import cached_property
 
@@ -204,8 +204,8 @@ class BlockWalker:
     @torch.no_grad()
     def call(self, block: Block, hidden_BTH: torch.Tensor) -> torch.Tensor:
         """Returns the block's output [B, T, H] for one micro-batch, float32, on the walker's device."""
-        enabled = self.forward_dtype != torch.float32
-        with torch.autocast(self.device.type, self.forward_dtype if enabled else None, enabled=enabled):
+        exact = self.forward_dtype == torch.float32
+        with nullcontext() if exact else torch.autocast(self.device.type, self.forward_dtype):
             return self.call_with(block, {}, hidden_BTH).float()
 
     def call_with(self, block: Block, parameters: Mapping[str, torch.Tensor], hidden_BTH: torch.Tensor) -> torch.Tensor:
