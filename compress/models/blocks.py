@@ -178,7 +178,7 @@ class BlockWalker:
     @property
     def _pins(self) -> bool:
         """Whether hidden states wait in pinned host memory between blocks: copies to and from CUDA are then fast."""
-        return self.device.type == "cuda"
+        return self.device.type == "cuda" and torch.cuda.is_available()
 
     def host_like(self, hidden_STH: torch.Tensor) -> torch.Tensor:
         """Returns uninitialised hidden states of the same shape in host memory."""
