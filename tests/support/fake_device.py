@@ -196,7 +196,7 @@ def _attention(
         scores = scores.masked_fill(attn_mask.logical_not(), float("-inf"))
     elif attn_mask is not None:
         scores = scores + attn_mask
-    return scores.softmax(-1) @ value
+    return scores.softmax(-1).nan_to_num() @ value  # a row without any key gives zeros
 
 
 @contextmanager
