@@ -11,7 +11,8 @@ import compress
 from compress import devices
 from compress.format import layouts
 from compress.format.reader import open_checkpoint
-from tests.support.fake_device import fake_device
+from compress.recipe import Recipe, StageSpec
+from tests.support.fake_device import DEVICE, fake_device
 from tests.support.models import save_tiny
 
 SMALL = {"samples": 4, "seq_len": 16, "suite": "none"}
@@ -44,3 +45,21 @@ def test_a_run_on_a_device_gives_what_it_gives_on_the_cpu(
     expected = weights(local.checkpoint)
     for name, value in weights(remote.checkpoint).items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-3)  # a last bit of float16 may differ
+
+
+@pytest.mark.usefixtures("on_device")
+def test_pruning_and_training_stay_on_the_device(
+    tmp_path: Path, token_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate.state import PartialState
+
+    monkeypatch.setattr(PartialState, "default_device", property(lambda _: DEVICE))
+    stages = (StageSpec(method="llm_pruner", options={"ratio": 0.3}), StageSpec(method="distill", options={"steps": 2}))
+    recipe = Recipe(model=str(save_tiny(tmp_path / "model", num_hidden_layers=1)), stages=stages, device="cuda")
+    PartialState._reset_state()
+    with fake_device():
+        result = compress.run(
+            recipe.with_options({**SMALL, "calibration": token_file, "output": str(tmp_path / "trained")})
+        )
+    PartialState._reset_state()
+    assert result.manifest["training"]["steps"] == 2

@@ -60,6 +60,11 @@ class FakeTensor(torch.Tensor):
     def tolist(self) -> Any:
         return self.inner.tolist()
 
+    def __deepcopy__(self, memory: dict[int, Any]) -> FakeTensor:
+        copied = FakeTensor(self.inner.detach().clone())
+        memory[id(self)] = copied
+        return copied
+
     def __repr__(self, **_: Any) -> str:
         return f"FakeTensor({self.inner!r})"
 
