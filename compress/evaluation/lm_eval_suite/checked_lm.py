@@ -188,7 +188,7 @@ class CheckedLM(HFLM):  # type: ignore[misc]
         made = self._model_generate(
             ids_BT.to(self.device), length + most, list(stops), attention_mask=mask_BT.to(self.device), do_sample=False
         )
-        self.tick(len(prompts) * (length + most))
+        self.tick(len(prompts) * length + answers.written(len(prompts), most))
         return [row[length:] for row in made.tolist()]
 
     def _cut(self, tokens: Sequence[int], stops: Sequence[str]) -> str:

@@ -23,8 +23,8 @@ def tokens(
     """Returns the number of tokens that `harness.run` tells to `tick`, without what is in the journal.
 
     It is exact but for answers that end early, which count in full there too, and for questions about answers that do
-    not exist yet, which are estimated by the largest length of these answers. Answers count as tokens read, because a
-    batch of answers takes about as long per token as a batch of texts.
+    not exist yet, which are estimated by the largest length of these answers. Writing is counted in
+    tokens that could be read in the same time (`reading.answers.cost`).
 
     Args:
         lm: the model.

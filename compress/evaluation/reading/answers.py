@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from compress.evaluation.finite import not_finite
+from compress.evaluation.reading.plan import PASS
 from compress.evaluation.reading.rows import Tick
 
 if TYPE_CHECKING:
@@ -31,8 +32,16 @@ def batches(prompts: Sequence[Prompt], rows: int, known: Collection[int] = ()) -
 
 
 def cost(prompts: Sequence[Prompt], rows: int, most: int, known: Collection[int] = ()) -> int:
-    """Returns the number of tokens of `batches`, read and written, if every answer has its largest length."""
-    return sum(len(part) * (len(prompts[part[0]]) + most) for part in batches(prompts, rows, known))
+    """Returns what `batches` cost in tokens to read, if every answer has its largest length.
+
+    A step that writes one token of every answer waits for all weights: it costs `plan.PASS` tokens more than its rows.
+    """
+    return sum(len(part) * len(prompts[part[0]]) + written(len(part), most) for part in batches(prompts, rows, known))
+
+
+def written(rows: int, steps: int) -> int:
+    """Returns the cost of steps that write one token of every row, in tokens to read."""
+    return steps * (rows + PASS)
 
 
 def can_write(reader: InMemoryReader) -> bool:
@@ -60,7 +69,7 @@ def write(
         prompts: token ids.
         most: largest number of tokens of an answer.
         ended: function from the tokens of an answer to whether it is complete.
-        tick: receives the number of tokens read and written; an answer that ends early counts as `most`.
+        tick: receives the cost so far (see `cost`); an answer that ends early counts as `most`.
     """
     model, length = reader.model, max(map(len, prompts))
     ids_BT = torch.tensor([[0] * (length - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
@@ -70,7 +79,7 @@ def write(
     live = list(range(len(prompts)))  # the prompts in the batch, row by row
     open_prompts = set(live)
     cache: Any = None
-    while True:
+    for step in range(1, most + 1):
         made = model(
             ids_BT, attention_mask=mask_BT, position_ids=position_BT, past_key_values=cache, use_cache=True,
             **reader.last(1),
@@ -89,8 +98,9 @@ def write(
                 tick(1 + (most - len(answers[row]) if over else 0))
                 if over:
                     open_prompts.discard(row)
+        tick(PASS if open_prompts else (most - step + 1) * PASS)
         if not open_prompts:
-            return answers
+            break
         position_B1, ids_B1 = position_BT[:, -1:] + 1, token_B[:, None]
         if 4 * len(open_prompts) <= 3 * len(live):  # copying the cache costs less than the rows that are dropped
             kept = torch.tensor([place for place, row in enumerate(live) if row in open_prompts], device=model.device)
@@ -99,3 +109,4 @@ def write(
             mask_BT, position_B1, ids_B1 = mask_BT[kept], position_B1[kept], ids_B1[kept]
         mask_BT = torch.cat([mask_BT, torch.ones_like(ids_B1)], dim=-1)
         ids_BT, position_BT = ids_B1, position_B1
+    return answers

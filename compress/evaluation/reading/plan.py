@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from compress.evaluation.reading.rows import Row
 
-_PASS = 32  # tokens whose arithmetic takes as long as one more forward pass has to wait for the weights
+PASS = 32  # tokens whose arithmetic takes as long as one more forward pass has to wait for the weights
 _LARGEST_GROUP = 64  # rows with a common beginning; bounds the time of the search
 
 
@@ -103,7 +103,7 @@ def _runs(ordered: list[tuple[int, ...]], firsts: dict[tuple[int, ...], int]) ->
             shared = min(shared, common[start + 1], firsts[ordered[start]])
             if shared == 0:
                 break
-            gain = saved[start] + (end - start - 1) * shared - 2 * _PASS
+            gain = saved[start] + (end - start - 1) * shared - 2 * PASS
             if gain > saved[end]:
                 saved[end], start_of[end] = gain, (start, shared)
     runs, end = [], len(ordered)
@@ -135,7 +135,7 @@ def _parts(
             rows > limits.rows
             or rows * (len(part[0]) - first) > limits.logits
             or rows * shared > limits.cached
-            or len(part[0]) - len(tokens) > _PASS  # the padding would cost more than another pass
+            or len(part[0]) - len(tokens) > PASS  # the padding would cost more than another pass
         ):
             yield part
             part, first = [], firsts[tokens]
