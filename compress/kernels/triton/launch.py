@@ -44,8 +44,9 @@ _MANY = [
     for rows, warps, stages in ((32, 4, 1), (64, 4, 1), (64, 4, 2), (16, 1, 2), (32, 2, 2), (128, 8, 1), (128, 8, 2))
 ]
 _DECODED = triton.Config({"ROWS": 16}, num_warps=4)
-# what a measured configuration depends on, beside the dtypes of the tensors
-_KEY = ["N", "S", "D", "META", "DECODE", "BIAS"]
+# What a measured configuration depends on, beside the dtypes of the tensors and DECODE. Triton writes these values to
+# its cache on disk as JSON, which cannot hold a function.
+_KEY = ("N", "S", "D", "META", "BIAS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,8 @@ def _processors(device: torch.device) -> int:
 
 
 @cache
-def _tuned(kernel: Any, keys: tuple[str, ...]) -> Any:
+def _tuned(kernel: Any, decode: Any, keys: tuple[str, ...]) -> Any:
+    """Returns an autotuner of its own for each `decode`, since that is no part of the keys."""
     configs = _ONE if kernel is products.one_input else _MANY
     return triton.autotune(configs=configs, key=list(keys), cache_results=True)(kernel)
 
@@ -157,10 +159,11 @@ def _start(
     """Launches a kernel with its best known configuration; measures the configurations first if that is possible."""
     keys = (*_KEY, *blocks)
     with torch.cuda.device_of(arguments["out"]):  # type: ignore[no-untyped-call]
-        known = (kernel, arguments["x"].dtype, *(({**arguments, **blocks})[key] for key in keys))
+        decode = arguments["DECODE"]
+        known = (kernel, decode, arguments["x"].dtype, *(({**arguments, **blocks})[key] for key in keys))
         if INTERPRETED or (known not in _met and torch.cuda.is_current_stream_capturing()):
             first = configs[0].all_kwargs()
             kernel[grid(first)](**arguments, **blocks, **first, enable_fp_fusion=False)
             return
-        _tuned(kernel, keys)[grid](**arguments, **blocks, enable_fp_fusion=False)
+        _tuned(kernel, decode, keys)[grid](**arguments, **blocks, enable_fp_fusion=False)
         _met.add(known)
