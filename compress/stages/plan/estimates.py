@@ -138,9 +138,9 @@ def data_seconds(shapes: Sequence[tuple[int, int]], tokens: int, candidates: int
         left @ right
     rate = 4 * 2 * size**3 / (time.perf_counter() - start)
     weights = sum(n * k for n, k in shapes)
-    forwards = 2 * 4 * weights * tokens  # one for each of about four input groups of a block
-    grams = sum(2 * tokens * k * k for _, k in shapes) / 2  # about two linears share an input
+    forward = 2 * weights * tokens
+    grams = sum(2 * tokens * k * k for _, k in shapes) / 4  # about two linears share an input; half of each product
     solves = sum(k**3 + 2 * n * k * k + _SWEEP_FLOPS * n * k for n, k in shapes)
-    # measuring takes the statistics once more, a solve of each candidate, and about two runs' worth of forward passes
-    measured = 3 * forwards + grams + candidates * solves if candidates else 0
-    return (forwards + grams + solves + measured) / rate
+    # measuring takes the statistics once more, a solve of each candidate, and about a dozen forward passes
+    measured = 12 * forward + grams + candidates * solves if candidates else 0
+    return (forward + grams + solves + measured) / rate
