@@ -25,7 +25,9 @@ def load_dense(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     Raises:
         ModelError: transformers cannot load it, tensors are missing, or the checkpoint holds some that nobody reads.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
+
+    from compress.models.auto_class import auto_class
 
     with (
         without_library_bars(),
@@ -34,7 +36,7 @@ def load_dense(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
             do="Check config.json, generation_config.json and the weights, or download the model again",
         ),
     ):
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = auto_class(AutoConfig.from_pretrained(folder, trust_remote_code=False)).from_pretrained(
             folder,
             dtype=dtype,
             local_files_only=True,

@@ -14,21 +14,22 @@ if TYPE_CHECKING:
 
 
 def build(config: PreTrainedConfig) -> PreTrainedModel:
-    """Returns the causal language model of `config` in evaluation mode, every tensor on meta, floats as float32.
+    """Returns the language model of `config`, with its parts for images or sound, in evaluation mode, every tensor on meta, floats as float32.
 
     Raises:
         ModelError: transformers cannot build a causal language model from this configuration.
     """
-    from transformers import AutoModelForCausalLM
+    from compress.models.auto_class import auto_class
 
     with (
         translated(
             f"{config.model_type!r} cannot be built as a causal language model",
-            allowed="architectures of AutoModelForCausalLM, with values in config.json that fit together",
+            allowed="architectures of AutoModelForCausalLM and AutoModelForMultimodalLM, with values in config.json that fit "
+            "together",
         ),
         torch.device("meta"),
     ):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        model = auto_class(config).from_config(config, dtype=torch.float32, trust_remote_code=False)
     return model.eval()
 
 

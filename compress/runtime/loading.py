@@ -68,8 +68,9 @@ def load(
 
 
 def _from_pretrained(folder: Path, dtype: torch.dtype | None) -> tuple[Any, dict[str, Any]]:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
+    from compress.models.auto_class import auto_class
     from compress.runtime import hf
 
     hf.register()
@@ -80,7 +81,7 @@ def _from_pretrained(folder: Path, dtype: torch.dtype | None) -> tuple[Any, dict
             f"transformers cannot load {folder}", kind=FormatError, do="Copy the folder again, or compress again"
         ),
     ):
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = auto_class(AutoConfig.from_pretrained(folder, trust_remote_code=False)).from_pretrained(
             folder,
             dtype="auto" if dtype is None else dtype,
             local_files_only=True,

@@ -13,6 +13,7 @@ from typing import Any
 
 from compress.errors import ModelError
 from compress.json_files import read_object
+from compress.models.auto_class import class_names
 
 ADAPTER_CONFIG = "adapter_config.json"
 _HUGGING_FACE = "a folder with config.json and the weights as safetensors"
@@ -40,7 +41,6 @@ _TASKS = {
     "MultipleChoice": "a model that chooses between texts",
     "MaskedLM": "a masked language model, which sees both sides of a gap",
     "ImageClassification": "a classifier of images",
-    "ImageTextToText": "a model of images and text",
 }
 
 
@@ -96,11 +96,11 @@ def refuse_task(raw: Mapping[str, Any]) -> None:
     named = raw.get("architectures")
     architecture = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
     task = re.search(r"For([A-Z]\w+)$", architecture)
-    if task and task[1] not in _HEADS and not _is_causal(raw, architecture):
+    if task and task[1] not in _HEADS and not _is_language_model(raw, architecture):
         what = _TASKS.get(task[1], "a model for another task")
         raise ModelError(
             f"config.json names the architecture {architecture}: {what}, not a causal language model",
-            allowed="architectures of AutoModelForCausalLM",
+            allowed="architectures of AutoModelForCausalLM and AutoModelForMultimodalLM",
             do="Give the language model that it was made from",
         )
     if raw.get("is_encoder_decoder") is True and not architecture.endswith("CausalLM"):
@@ -168,9 +168,6 @@ def _no_config(folder: Path, names: list[str]) -> ModelError:
     return ModelError(f"{folder} holds no config.json", do="Give the folder of a Hugging Face model")
 
 
-def _is_causal(raw: Mapping[str, Any], architecture: str) -> bool:
-    """Returns whether AutoModelForCausalLM builds exactly this class for the model type."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    made = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(raw.get("model_type")), ())
-    return architecture in ((made,) if isinstance(made, str) else made)
+def _is_language_model(raw: Mapping[str, Any], architecture: str) -> bool:
+    """Returns whether AutoModelForCausalLM or AutoModelForMultimodalLM builds exactly this class for the model type."""
+    return any(architecture in names for names in class_names(str(raw.get("model_type"))))
