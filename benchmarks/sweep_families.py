@@ -1,12 +1,16 @@
-"""Packs a tiny model of every causal language model class of transformers and compares its logits after loading.
+"""Compresses a tiny model of every decoder class of transformers with six methods; writes docs/MODELS.md.
 
-    python benchmarks/sweep_families.py [FAMILY …] [--json FILE] [--jobs 1] [--seconds 90]
+    python benchmarks/sweep_families.py [FAMILY …] --json FILE [--shard 0/4] [--methods rtn,spqr] [--again]
+    python benchmarks/sweep_families.py --json FILE --write docs/MODELS.md
 
-Every family runs in a process of its own (forked after the imports) with a time limit. Outcomes:
+A family is a model type of AutoModelForCausalLM, or, as `TYPE:multimodal`, of AutoModelForMultimodalLM (images or sound
+beside the text) where that builds another class. Each runs in a process of its own (forked after the imports) with a
+time limit. Results are kept in the JSON file after each family: a second call goes on with those that are missing.
+Outcomes:
 
-* `ok`: the packed checkpoint gives the logits of the dense model whose linears hold the decoded weights;
-* `refused`: a CompressError before any work (its text is shown);
-* `late`: a CompressError after the run has packed linears (a fault: it must come before);
+* `ok`: the loaded checkpoint gives the logits of a model of transformers that holds the decoded weights;
+* `refused`: a CompressError before any weight was written (its text is kept);
+* `late`: a CompressError after that (a fault: it must come before);
 * `crashed`: another exception; `wrong`: other logits; `slow`: the time limit;
 * `no model`: this script cannot make the tiny model, or transformers itself cannot save, load or run it.
 """
@@ -22,7 +26,7 @@ import sys
 import tempfile
 import time
 import traceback
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +34,33 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
 
 import compress
 from benchmarks._family_sizes import shrink
-from compress.errors import CompressError, FormatError
+from benchmarks._models_page import page
+from compress.errors import CompressError, FormatError, ModelError
+from compress.models.blocks import BlockWalker
+from compress.models.linears import from_parameter, set_weight
+from compress.models.source import ModelSource
 
 ATLAS = Path(compress.__file__).parent / "atlas" / "model"
 VOCABULARY = json.loads((ATLAS / "config.json").read_text())["vocab_size"]
+MULTIMODAL = ":multimodal"
+METHODS: dict[str, dict[str, Any]] = {
+    "rtn": dict(bits=8),
+    "spqr": dict(bits=4),
+    "gptq": dict(bits=4),
+    "aqlm": dict(codebooks=1, code_bits=4, beam_width=1, rounds=0),
+    "svd_llm": dict(ratio=0.2),
+    "llm_pruner": dict(ratio=0.05, multiple=4),
+}
+"""Method -> its options here: the shortest that use all of its code."""
 TOLERANCE = 1e-4
 """Relative difference of the logits, in float32; summation orders differ between fused and single kernels."""
 
@@ -47,27 +68,40 @@ TOLERANCE = 1e-4
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", nargs="*", help="model types; all without one")
-    parser.add_argument("--json", type=Path, help="write the outcomes here")
-    parser.add_argument("--jobs", type=int, default=1, help="families at a time")
-    parser.add_argument("--seconds", type=int, default=90, help="limit per family")
-    parser.add_argument("--tokens", type=int, default=48, help="length of the compared text")
-    parser.add_argument("--make", action="store_true", help="only make the tiny models")
+    parser.add_argument("--json", type=Path, help="keep the outcomes here")
+    parser.add_argument("--shard", default="0/1", help="NUMBER/OF: only every OF-th family, from NUMBER on")
+    parser.add_argument("--methods", default=",".join(METHODS), help="methods to run")
+    parser.add_argument("--again", action="store_true", help="run families that the file already holds, too")
+    parser.add_argument("--seconds", type=int, default=120, help="limit per family")
+    parser.add_argument("--tokens", type=int, default=24, help="length of the compared text")
     parser.add_argument("--traceback", action="store_true", help="print the traceback of what crashed")
+    parser.add_argument("--write", type=Path, help="write the page from the files and run nothing")
     options = parser.parse_args()
-    families = options.families or list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-    warm_up()
-    with ThreadPoolExecutor(options.jobs) as pool:
-        rows = list(pool.map(lambda family: in_child(family, options), families))
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row["outcome"]] = counts.get(row["outcome"], 0) + 1
-    print(json.dumps(counts))
-    if options.json:
-        options.json.write_text(json.dumps({"counts": counts, "families": rows}, indent=1) + "\n")
+    known: dict[str, Any] = json.loads(options.json.read_text()) if options.json and options.json.is_file() else {}
+    if options.write:
+        options.write.write_text(page(known, list(METHODS)))
+        return
+    number, step = map(int, options.shard.split("/"))
+    methods = options.methods.split(",")
+    families = (options.families or all_families())[number::step]
+    missing = [name for name in families if options.again or not set(methods) <= known.get(name, {}).keys()]
+    if missing:
+        warm_up()
+    for family in missing:
+        known[family] = known.get(family, {}) | in_child(family, methods, options)
+        if options.json:
+            options.json.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+    print(json.dumps(Counter(known[family][method]["outcome"] for family in families for method in methods)))
 
 
-def in_child(family: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Runs one family in a forked process and returns its row of the table."""
+def all_families() -> list[str]:
+    """Returns all families; a class that both lists name for one model type counts once."""
+    causal, multimodal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+    return [*causal, *(f"{kind}{MULTIMODAL}" for kind, name in multimodal.items() if causal.get(kind) != name)]
+
+
+def in_child(family: str, methods: list[str], options: argparse.Namespace) -> dict[str, Any]:
+    """Runs one family in a forked process and returns its outcomes by method, with `class`, the name of the class."""
     folder = Path(tempfile.mkdtemp(prefix="family-"))
     started = time.monotonic()
     child = os.fork()
@@ -76,68 +110,94 @@ def in_child(family: str, options: argparse.Namespace) -> dict[str, Any]:
         log = os.open(folder / "log", os.O_CREAT | os.O_WRONLY)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        (folder / "row.json").write_text(json.dumps(attempt(family, folder, options.tokens, only_make=options.make)))
+        attempt(family, folder, methods, options.tokens)
         os._exit(0)
     _, status = os.waitpid(child, 0)
-    row = {"family": family, "outcome": "slow" if os.WIFSIGNALED(status) else "crashed", "detail": f"status {status}"}
-    if (folder / "row.json").is_file():
-        row = {"family": family, **json.loads((folder / "row.json").read_text())}
-    row["seconds"] = round(time.monotonic() - started, 1)
-    trace = row.pop("traceback", "")
-    print(f"{family:28} {row['outcome']:9} {row['seconds']:5.1f} s  {row['detail'][:400]}", flush=True)
-    if options.traceback and trace:
-        print(trace, flush=True)
+    rows = json.loads((folder / "rows.json").read_text()) if (folder / "rows.json").is_file() else {}
+    ended = {"outcome": "slow" if os.WIFSIGNALED(status) else "crashed", "detail": f"status {status}"}
+    rows = dict.fromkeys(methods, ended) | rows
+    for method in methods:
+        trace = rows[method].pop("traceback", "")
+        print(f"{family:28} {method:10} {rows[method]['outcome']:9} {rows[method]['detail'][:400]}", flush=True)
+        if options.traceback and trace:
+            print(trace, flush=True)
+    print(f"{family:28} {time.monotonic() - started:.1f} s", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
-    return row
+    return rows
 
 
 def warm_up() -> None:
     """Imports in this process all that the children need, which they then share."""
     with tempfile.TemporaryDirectory() as folder:
-        attempt("llama", Path(folder), 8)
+        attempt("llama", Path(folder), ["rtn"], 8)
 
 
-def attempt(family: str, folder: Path, length: int, *, only_make: bool = False) -> dict[str, Any]:
-    """Makes, packs, loads and compares one family."""
+def attempt(family: str, folder: Path, methods: list[str], length: int) -> None:
+    """Makes one family and compresses it with each method; the outcomes so far are in `rows.json`."""
+    rows: dict[str, Any] = {}
     try:
-        dense_folder = make(family, folder / "model")
-        dense = AutoModelForCausalLM.from_pretrained(dense_folder, dtype=torch.float32).eval()
+        model = make(family, folder / "model")
+        rows["class"] = type(model).__name__
         tokens_ST = torch.randint(3, VOCABULARY - 1, (1, length), generator=torch.Generator().manual_seed(1))
-        with torch.inference_mode():
-            original_STV = dense(tokens_ST, use_cache=False).logits
-        if not original_STV.isfinite().all():
+        if not logits(model, tokens_ST).isfinite().all():
             raise ValueError("the dense model's logits are not finite")
     except BaseException as error:  # an error in the dense model is no fault of compress
-        return {"outcome": "no model", "detail": first_line(error), "traceback": traceback.format_exc()}
-    if only_make:
-        return {"outcome": "ok", "detail": f"{sum(p.numel() for p in dense.parameters()):,} parameters"}
-    out = folder / "packed"
+        trace = traceback.format_exc()
+        rows |= {method: {"outcome": "no model", "detail": first_line(error), "traceback": trace} for method in methods}
+        (folder / "rows.json").write_text(json.dumps(rows))
+        return
+    proof_in_this_process()
+    for method in methods:
+        rows[method] = compress_with(method, model, folder, tokens_ST)
+        (folder / "rows.json").write_text(json.dumps(rows))
+        if method == "rtn" and rows[method]["outcome"] == "refused" and rows[method]["kind"] == ModelError.__name__:
+            # the model itself was refused, before any method was asked
+            rows |= {other: rows[method] for other in methods}
+            (folder / "rows.json").write_text(json.dumps(rows))
+            return
+
+
+def compress_with(method: str, dense: Any, folder: Path, tokens_ST: torch.Tensor) -> dict[str, Any]:
+    """Returns the outcome of one method: `outcome`, `detail`, the error's `kind` and `traceback`."""
+    out = folder / method
+    settings = dict(suite="none", min_coverage=0.0, calibration="bundled", samples=4, seq_len=32, device="cpu")
     try:
-        proof_in_this_process()
         compress.run(
-            str(dense_folder), method="rtn", bits=8, output=str(out), suite="none", fresh=True, min_coverage=0.0
+            str(folder / "model"), method=method, output=str(out), fresh=True, **settings, **METHODS[method]
         )
-        packed = compress.load(out, dtype=torch.float32)
-        put_decoded(dense, out)
-        with torch.inference_mode():
-            found_STV, wanted_STV = (model(tokens_ST, use_cache=False).logits for model in (packed, dense))
+        if method == "llm_pruner":
+            found_STV, wanted_STV = logits(load_pruned(out, dense), tokens_ST), walked(out, tokens_ST)
+        else:
+            found_STV = logits(compress.load(out, dtype=torch.float32), tokens_ST)
+            put_decoded(dense, out)
+            wanted_STV = logits(dense, tokens_ST)
     except CompressError as error:
-        worked = any(out.rglob("*.safetensors"))
-        detail = f"{type(error).__name__}: {error}"
-        return {"outcome": "late" if worked else "refused", "detail": detail, "traceback": traceback.format_exc()}
+        outcome = "late" if any(out.rglob("*.safetensors")) else "refused"
+        return failure(outcome, error, f"{type(error).__name__}: {error}")
     except BaseException as error:
-        return {"outcome": "crashed", "detail": first_line(error), "traceback": traceback.format_exc()}
-    error, change = distance(found_STV, wanted_STV), distance(found_STV, original_STV)
-    share = json.loads((out / "compress.json").read_text())["coverage"]["share_of_linears"]
-    detail = f"logits {error:.1e} from the decoded model, {change:.1e} from the original; {share:.1%} of linears"
-    return {"outcome": "ok" if error <= TOLERANCE else "wrong", "detail": detail, "error": error, "change": change}
+        return failure("crashed", error, first_line(error))
+    difference = distance(found_STV, wanted_STV)
+    return {"outcome": "ok" if difference <= TOLERANCE else "wrong", "detail": f"logits differ by {difference:.1e}",
+            "coverage": coverage(out)}  # fmt: skip
 
 
-def make(family: str, folder: Path) -> Path:
-    """Saves a tiny random model of the family with the bundled tokenizer."""
+def failure(outcome: str, error: BaseException, detail: str) -> dict[str, Any]:
+    return {"outcome": outcome, "detail": detail, "kind": type(error).__name__, "traceback": traceback.format_exc()}
+
+
+def coverage(folder: Path) -> float | None:
+    """Returns the share of the decoder's matrix parameters that was compressed, as the manifest has it."""
+    share: float | None = json.loads((folder / "compress.json").read_text()).get("coverage", {}).get("share_of_linears")
+    return share
+
+
+def make(family: str, folder: Path) -> Any:
+    """Saves a tiny random model of the family with the bundled tokenizer, and returns it as transformers loads it."""
     torch.manual_seed(0)
-    config = shrink(CONFIG_MAPPING[family], family, VOCABULARY)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    kind = family.removesuffix(MULTIMODAL)
+    auto = AutoModelForMultimodalLM if family.endswith(MULTIMODAL) else AutoModelForCausalLM
+    config = shrink(CONFIG_MAPPING[kind], kind, VOCABULARY)
+    model = auto.from_config(config, dtype=torch.float32).eval()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if parameters > 20_000_000:
         raise ValueError(f"{parameters:,} parameters are not tiny")
@@ -149,18 +209,43 @@ def make(family: str, folder: Path) -> Path:
                 parameter.copy_(noise / parameter.shape[-1] ** 0.5)
             else:
                 parameter.add_(0.1 * noise)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+            module.weight.data[module.padding_idx] = 0  # as a trained model has it
     model.save_pretrained(folder)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(ATLAS / file, folder / file)
-    return folder
+    return auto.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@torch.inference_mode()
+def logits(model: Any, tokens_ST: torch.Tensor) -> torch.Tensor:
+    found: torch.Tensor = model(input_ids=tokens_ST, use_cache=False).logits
+    return found
+
+
+def load_pruned(folder: Path, dense: Any) -> Any:
+    """Returns the pruned model as a user loads it: by transformers where config.json describes it, else by `load`."""
+    if json.loads((folder / "compress.json").read_text()).get("structure") or "quantization_config" in json.loads(
+        (folder / "config.json").read_text()
+    ):
+        return compress.load(folder, dtype=torch.float32)
+    return type(dense).from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def walked(folder: Path, tokens_ST: torch.Tensor) -> torch.Tensor:
+    """Returns the logits of a folder, computed block by block."""
+    walker = BlockWalker(ModelSource.open(folder))
+    hidden_STH = walker.embed(tokens_ST)
+    for index in range(len(walker.block_names)):
+        block = walker.load_block(index)
+        hidden_STH = walker.forward(block, hidden_STH, micro_batch=1)
+        walker.free_block(block)
+    return walker.logits(hidden_STH)
 
 
 def put_decoded(dense: torch.nn.Module, packed: Path) -> None:
     """Puts the decoded weights of a packed folder in place of the dense model's, by the names of the manifest."""
-    from compress.models.blocks import BlockWalker
-    from compress.models.linears import from_parameter, set_weight
-    from compress.models.source import ModelSource
-
     walker = BlockWalker(ModelSource.open(packed))
     entries = json.loads((packed / "compress.json").read_text())["tensors"]
     for index in range(len(walker.block_names)):

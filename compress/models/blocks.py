@@ -55,7 +55,8 @@ class BlockWalker:
         if source.structure is not None:
             structure.apply(self.model, source.structure)
         self.block_names = skeleton.find_blocks(self.model)
-        embedding_name(self.model), head_name(self.model)  # refuses models that have none
+        ends = embedding_name(self.model), head_name(self.model)  # refuses models that have none
+        self._towers = skeleton.find_towers(self.model, [*self.block_names, *ends])
         self._weights = Weights(source, self.model)
         self._unread = sort_unread(self._weights.unused, source.tensors, self.model)
         self._computed = computed_buffers(self.model)
@@ -257,11 +258,14 @@ class BlockWalker:
 
     @contextmanager
     def _front(self, tokens: torch.Tensor) -> Iterator[None]:
-        """While open, all tensors outside the blocks are in memory, but for the head and unneeded embedding rows."""
+        """While open, all tensors outside the blocks that a text needs are in memory, but for the head and embedding rows.
+
+        Vision and audio towers are not.
+        """
         ends = {embedding_name(self.model), head_name(self.model)}
         ends |= {self.tied[name] for name in ends if name in self.tied}
         absent = {*ends, *self.tied, *self._inside}
-        present = [name for name in self._stored if name not in absent]
+        present = [n for n in self._stored if n not in absent and not n.startswith(self._towers)]
         # BERT's head keeps its bias under two names
         copies = {name: master for name, master in self.tied.items() if name not in ends and master in present}
         self._weights.load(present, self.device)

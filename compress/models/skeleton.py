@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -71,6 +72,17 @@ def inner_model(model: PreTrainedModel, path: str) -> PreTrainedModel:
         if isinstance(module, PreTrainedModel):
             inner = module
     return inner
+
+
+def find_towers(model: PreTrainedModel, used: Sequence[str]) -> tuple[str, ...]:
+    """Returns the prefixes (`name.`) of the models inside `model` that hold none of the parameters or modules `used`.
+
+    A text does not run them: vision and audio towers, decoders of sound.
+    """
+    from transformers import PreTrainedModel
+
+    inner = [f"{name}." for name, module in model.named_modules() if name and isinstance(module, PreTrainedModel)]
+    return tuple(prefix for prefix in inner if not any(name.startswith(prefix) for name in used))
 
 
 def slot(model: nn.Module, name: str) -> tuple[dict[str, Any], str]:
