@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
 SIZES: dict[str, Any] = dict(
     hidden_size=64, d_model=64, n_embd=64, dim=64, embed_dim=64, intermediate_size=96, ffn_dim=96, n_inner=96, d_ff=96,
     encoder_ffn_dim=96, decoder_ffn_dim=96, ffn_hidden_size=96, num_hidden_layers=2, num_layers=2, n_layer=2,
@@ -25,7 +26,13 @@ _LATENT: dict[str, Any] = dict(head_dim=8, num_key_value_heads=4)
 _PATTERN: dict[str, Any] = dict(num_hidden_layers=4, layers_block_type=["mamba", "hybrid", "mamba", "hybrid"])
 OVERRIDES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa",
-                     "longcat_flash", "minicpm3", "youtu"), _LATENT),
+                     "minicpm3", "youtu"), _LATENT),
+    "bamba": dict(attn_layer_indices=[1]),
+    "deepseek_v4": dict(o_groups=2, o_lora_rank=16, num_key_value_heads=1),
+    "granitemoehybrid": dict(layer_types=["mamba", "attention"]),
+    "jamba": dict(attn_layer_period=2, attn_layer_offset=1),
+    "longcat_flash": _LATENT | dict(expert_ffn_hidden_size=32, zero_expert_num=2, moe_topk=2),
+    "recurrent_gemma": dict(block_types=["recurrent", "attention"]),
     "codegen": dict(rotary_dim=8),
     "cohere_compass_text": dict(rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}),
     "dbrx": dict(
@@ -47,6 +54,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         attention_head_size=16, feed_forward_size=96, lsh_attn_chunk_length=16, local_attn_chunk_length=16,
         num_buckets=4,
     ),
+    **{f"{kind}.text_config": dict(rope_parameters=_ROPE) for kind in (
+        "paddleocr_vl", "qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl")},
     "xmod": dict(default_language="en_XX"),
     "zamba": _PATTERN | dict(n_mamba_heads=2, num_key_value_heads=4),
     "zamba2": _PATTERN | dict(num_key_value_heads=4),
@@ -66,4 +75,9 @@ def shrink(config_class: Any, family: str, vocabulary: int) -> Any:
         inner = type(getattr(defaults, name, None))
         if getattr(inner, "model_type", ""):
             values[name] = shrink(inner, f"{family}.{name}", vocabulary).to_dict()
-    return config_class(**(values | OVERRIDES.get(family, {})))
+    values |= OVERRIDES.get(family, {})
+    kinds = getattr(config_class(**values), "layer_types", None)
+    # a model without any attention layer keeps no cache that transformers can read
+    if isinstance(kinds, list) and "linear_attention" in kinds and not {"full_attention", "attention"} & {*kinds}:
+        values["layer_types"] = [*kinds[:-1], "full_attention"]
+    return config_class(**values)

@@ -10,9 +10,9 @@ _SHOWN = {"ok": "✓", "refused": "–", "late": "late", "crashed": "**crash**",
           "no model": "?"}  # fmt: skip
 _INTRO = """# Models
 
-Every decoder class of transformers {version} that AutoModelForCausalLM or AutoModelForMultimodalLM builds, made tiny with
-random weights, compressed with each method, written, loaded again and compared: the logits must be those of a model of
-transformers that holds the decoded weights (relative difference below 1e-4, float32). This page is written by
+Every decoder class of transformers {version} that AutoModelForCausalLM or AutoModelForMultimodalLM builds, made tiny
+with random weights, compressed with each method, written, loaded again and compared: the logits must be those of a model
+of transformers that holds the decoded weights (relative difference below 1e-4, float32). This page is written by
 
     python benchmarks/sweep_families.py --json families.json
     python benchmarks/sweep_families.py --json families.json --write docs/MODELS.md
@@ -36,8 +36,8 @@ def page(known: Mapping[str, Any], methods: Sequence[str]) -> str:
         _INTRO.format(version=transformers.__version__),
         f"{len(known)} classes × {len(methods)} methods: {total}.\n",
         f"\n## Text\n\n{_table(known, text, methods)}",
-        f"\n## Images or sound beside the text\n\nThe text decoder is compressed; towers and projectors are carried over "
-        f"as they are, and the folder is loaded by the same auto class as before.\n\n"
+        "\n## Images or sound beside the text\n\nThe text decoder is compressed; towers and projectors are carried "
+        f"over as they are, and the folder is loaded by the same auto class as before.\n\n"
         f"{_table(known, multimodal, methods)}",
         f"\n## Reasons\n\n{_reasons(known, methods)}",
     ]

@@ -162,9 +162,7 @@ def compress_with(method: str, dense: Any, folder: Path, tokens_ST: torch.Tensor
     out = folder / method
     settings = dict(suite="none", min_coverage=0.0, calibration="bundled", samples=4, seq_len=32, device="cpu")
     try:
-        compress.run(
-            str(folder / "model"), method=method, output=str(out), fresh=True, **settings, **METHODS[method]
-        )
+        compress.run(str(folder / "model"), method=method, output=str(out), fresh=True, **settings, **METHODS[method])
         if method == "llm_pruner":
             found_STV, wanted_STV = logits(load_pruned(out, dense), tokens_ST), walked(out, tokens_ST)
         else:

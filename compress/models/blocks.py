@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -21,7 +22,8 @@ from compress.models.linears import LinearRef, find_linears
 from compress.models.source import ModelSource
 from compress.models.stored import StoredWeight, find_stored
 from compress.models.unread_tensors import sort_unread
-from compress.models.walking.arguments import BlockArguments, Listener
+from compress.models.walking import token_ids
+from compress.models.walking.arguments import BlockArguments, Listener, tensor_bytes
 from compress.models.walking.buffers import compute_buffers, computed_buffers
 from compress.models.walking.embedding import embedding_name, rows_present
 from compress.models.walking.head import head_name, head_present
@@ -30,6 +32,9 @@ from compress.models.walking.rehearsal import Rehearsal, rehearse
 from compress.models.weights import Weights
 
 __all__ = ["Block", "BlockWalker", "split"]
+
+ARGUMENT_BYTES = 256 << 20
+"""Memory for arguments of blocks that depend on the tokens; those that do not fit are computed at each call."""
 
 
 class BlockWalker:
@@ -60,7 +65,8 @@ class BlockWalker:
         self._weights = Weights(source, self.model)
         self._unread = sort_unread(self._weights.unused, source.tensors, self.model)
         self._computed = computed_buffers(self.model)
-        self._arguments: dict[tuple[int, int], list[BlockArguments]] = {}
+        self._arguments: dict[tuple[Any, ...], list[BlockArguments]] = {}
+        self._argument_bytes = 0
         inside = tuple(f"{name}." for name in self.block_names)
         outside = {n for n in self._computed if not n.startswith(inside)}
         compute_buffers(self.model, self._computed, self.device)
@@ -73,6 +79,16 @@ class BlockWalker:
         self._probes = [token for token in range(3) if token != getattr(text, "pad_token_id", None)][:2]
         self._stored = list(self.model.state_dict())
         self._inside = {name for name in self._stored if name.startswith(inside)}
+
+    @property
+    def state_size(self) -> int:
+        """Channels of a token between two blocks: hidden states, and its id where blocks depend on it."""
+        return math.prod(self.rehearsal.hidden_shape) + (token_ids.CHANNELS if self.rehearsal.by_tokens else 0)
+
+    @property
+    def argument_bytes(self) -> int:
+        """Most memory that kept arguments of blocks take where they depend on the tokens; else they are small."""
+        return ARGUMENT_BYTES if self.rehearsal.by_tokens else 0
 
     @property
     def tied(self) -> dict[str, str]:
@@ -105,11 +121,13 @@ class BlockWalker:
     def linears(self, index: int) -> list[LinearRef]:
         """Returns the linears of one block that can be packed, in the order of the module tree.
 
-        Those whose weight the block reads without calling them (`rehearsal.read_directly`) are left out.
+        Those whose weight the block reads without calling them (`rehearsal.read_directly`) are left out, and those
+        whose weight several places share (Zamba's transformer blocks): it stays dense.
         """
         name = self.block_names[index]
         refs = find_linears(self.model.get_submodule(name), name)
-        return [ref for ref in refs if ref.parameter not in self.rehearsal.read_directly]
+        dense = self.rehearsal.read_directly | self.tied.keys() | set(self.tied.values())
+        return [ref for ref in refs if ref.parameter not in dense]
 
     def dense_tensors(self) -> list[str]:
         """Returns the names of all stored tensors that are not the weight of a block's linear.
@@ -167,6 +185,8 @@ class BlockWalker:
     def embed(self, tokens_ST: torch.Tensor, *, micro_batch: int = 8) -> torch.Tensor:
         """Returns the hidden states [S, T, H] (float32, on the CPU) that the first block receives for token ids.
 
+        Where arguments of blocks depend on the tokens, the ids lie behind the hidden states (see `walking.token_ids`).
+
         Raises:
             CalibrationError: an id lies outside the vocabulary.
         """
@@ -174,6 +194,8 @@ class BlockWalker:
         with self._front(tokens_ST):
             parts = [listener.hidden(part.to(self.device)).cpu() for part in split(tokens_ST, micro_batch)]
         hidden_STH = torch.cat(parts)
+        if self.rehearsal.by_tokens:
+            hidden_STH = token_ids.beside(hidden_STH, tokens_ST.cpu())
         return hidden_STH.pin_memory() if self._pins else hidden_STH
 
     @property
@@ -193,7 +215,13 @@ class BlockWalker:
         """
         name = self.block_names[index]
         compute_buffers(self.model, {n for n in self._computed if n.startswith(f"{name}.")}, self.device)
-        self._weights.load([n for n in self._stored if n.startswith(f"{name}.")], self.device)
+        inside = [n for n in self._stored if n.startswith(f"{name}.")]
+        copies = {n: self.tied[n] for n in inside if n in self.tied}
+        self._weights.load({*inside, *copies.values()} - copies.keys(), self.device)
+        for copy, master in copies.items():
+            table, key = skeleton.slot(self.model, copy)
+            table[key] = self.model.get_parameter_or_buffer(master)
+        skeleton.to_meta(self.model, {n for n in copies.values() if not n.startswith(f"{name}.")})
         module = self.model.get_submodule(name)
         return Block(index, name, module.requires_grad_(False))
 
@@ -211,12 +239,13 @@ class BlockWalker:
 
     def call_with(self, block: Block, parameters: Mapping[str, torch.Tensor], hidden_BTH: torch.Tensor) -> torch.Tensor:
         """Returns what `call` would if the block had these parameters, given by their names in it; differentiable."""
-        given = self._given(hidden_BTH.shape[0], hidden_BTH.shape[1])[block.index]
-        hidden_BTH = hidden_BTH.to(self.device)
+        state_BTH, given = hidden_BTH.to(self.device), self._given(hidden_BTH)[block.index]
+        hidden_BTH = self._hidden(state_BTH)
         output = torch.func.functional_call(
             block.module, dict(parameters), (hidden_BTH, *given.positional), dict(given.keyword)
         )
-        return hidden_states(output, block.name)
+        out_BTH = hidden_states(output, block.name)
+        return token_ids.kept(out_BTH, state_BTH) if self.rehearsal.by_tokens else out_BTH
 
     @torch.no_grad()
     def forward(
@@ -241,16 +270,36 @@ class BlockWalker:
         listener, probe = self._listener, self._probes[0]
         with self._front(torch.tensor([probe])), head_present(self.model, self.source, self._weights, self.device):
             tokens_BT = torch.full(hidden_BTH.shape[:2], probe, device=self.device)
-            return listener.logits(hidden_BTH.to(self.device), tokens_BT)
+            return listener.logits(self._hidden(hidden_BTH.to(self.device)), tokens_BT)
 
-    def _given(self, samples: int, length: int) -> list[BlockArguments]:
-        """The arguments of all blocks for a micro-batch of this shape, recorded once: no token changes them."""
-        if (samples, length) not in self._arguments:
-            listener, probe = self._listener, self._probes[0]
-            with self._front(torch.tensor([probe])):
-                tokens_BT = torch.full((samples, length), probe, device=self.device)
-                self._arguments[samples, length] = listener.arguments(tokens_BT)
-        return self._arguments[samples, length]
+    def _hidden(self, state_BTH: torch.Tensor) -> torch.Tensor:
+        """The hidden states as the model has them, without the token ids."""
+        if not self.rehearsal.by_tokens:
+            return state_BTH
+        return token_ids.split_off(state_BTH)[0].unflatten(-1, self.rehearsal.hidden_shape)
+
+    @torch.no_grad()
+    def _given(self, state_BTH: torch.Tensor) -> list[BlockArguments]:
+        """The arguments of all blocks for a micro-batch.
+
+        Where no token changes them, they are recorded once for each shape. Otherwise they are computed from the ids of
+        the micro-batch, and kept while all that is kept takes at most `ARGUMENT_BYTES`.
+        """
+        if self.rehearsal.by_tokens:
+            tokens_BT = token_ids.split_off(state_BTH)[1]
+        else:
+            tokens_BT = torch.full(state_BTH.shape[:2], self._probes[0])
+        key = (*tokens_BT.shape, tokens_BT.cpu().numpy().tobytes() if self.rehearsal.by_tokens else b"")
+        if key in self._arguments:
+            return self._arguments[key]
+        listener = self._listener
+        with self._front(tokens_BT):
+            recorded = listener.arguments(tokens_BT.to(self.device))
+        size = tensor_bytes(recorded)
+        if not self.rehearsal.by_tokens or self._argument_bytes + size <= ARGUMENT_BYTES:
+            self._arguments[key] = recorded
+            self._argument_bytes += size
+        return recorded
 
     @cached_property
     def _listener(self) -> Listener:

@@ -62,8 +62,13 @@ def is_conv1d(module: nn.Module) -> bool:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Returns whether the module is a linear with a weight of its own: nn.Linear or Conv1D."""
-    return isinstance(module, nn.Linear) or is_conv1d(module)
+    """Returns whether the module is a linear with a weight of its own: nn.Linear or Conv1D.
+
+    A class derived from nn.Linear with a forward of its own computes something else (DeepSeek V4 multiplies each group
+    of features by a part of the weight) and is none.
+    """
+    own_forward = type(module).forward is not nn.Linear.forward
+    return (isinstance(module, nn.Linear) and not own_forward) or is_conv1d(module)
 
 
 def find_linears(module: nn.Module, prefix: str) -> list[LinearRef]:

@@ -23,6 +23,8 @@ def tokens() -> torch.Tensor:
         ("bert", None),  # the bias of the head stands under two names
         ("falcon_h1", None),
         ("gemma3", None),  # the vision tower is deeper than the decoder
+        ("gemma4_text", None),  # blocks receive embeddings of the tokens
+        ("llava", None),  # AutoModelForImageTextToText
         ("git", None),  # the vision tower is as deep as the decoder
         ("mamba", "mixer.dt_proj.weight"),  # used without calling the linear
         ("openai-gpt", None),  # blocks return lists
@@ -35,6 +37,7 @@ def test_the_walk_equals_the_model(tmp_path: Path, family: str, dense: str | Non
     with torch.inference_mode():
         expected = real(input_ids=tokens(), use_cache=False).logits
     hidden_STH = walker.embed(tokens())
+    assert hidden_STH.shape[2] == walker.state_size
     for index, name in enumerate(walker.block_names):
         block = walker.load_block(index)
         hidden_STH = walker.forward(block, hidden_STH, micro_batch=1)
@@ -42,6 +45,21 @@ def test_the_walk_equals_the_model(tmp_path: Path, family: str, dense: str | Non
         parameters = {ref.parameter for ref in walker.linears(index)}
         assert parameters and (dense is None or f"{name}.{dense}" not in parameters)
         assert dense is None or f"{name}.{dense}" in walker.dense_tensors()
+    torch.testing.assert_close(walker.logits(hidden_STH), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_block_whose_weights_are_shared_stays_dense_and_gets_the_embeddings(tmp_path: Path) -> None:
+    real = save_family("zamba2", tmp_path)
+    walker = BlockWalker(ModelSource.open(tmp_path))
+    assert walker.rehearsal.by_tokens
+    with torch.inference_mode():
+        expected = real(input_ids=tokens(), use_cache=False).logits
+    hidden_STH = walker.embed(tokens())
+    for index in range(len(walker.block_names)):
+        block = walker.load_block(index)
+        hidden_STH = walker.forward(block, hidden_STH, micro_batch=1)
+        walker.free_block(block)
+        assert not {ref.parameter for ref in walker.linears(index)} & {*walker.tied, *walker.tied.values()}
     torch.testing.assert_close(walker.logits(hidden_STH), expected, rtol=1e-5, atol=1e-5)
 
 

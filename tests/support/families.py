@@ -27,6 +27,20 @@ FAMILIES: dict[str, dict[str, Any]] = {
         vision_config=_SMALL_VISION | dict(model_type="siglip_vision_model", num_hidden_layers=3),
         mm_tokens_per_image=4,
     ),
+    "gemma4_text": _BASE
+    | dict(
+        num_key_value_heads=2, head_dim=8, global_head_dim=8, sliding_window=8, num_kv_shared_layers=0,
+        hidden_size_per_layer_input=8, vocab_size_per_layer_input=VOCABULARY,
+    ),
+    "llava": dict(
+        text_config=_BASE | dict(model_type="llama", num_key_value_heads=2),
+        vision_config=_SMALL_VISION | dict(model_type="clip_vision_model", num_hidden_layers=3),
+    ),
+    "zamba2": _BASE
+    | dict(
+        num_hidden_layers=4, layers_block_type=["mamba", "hybrid", "mamba", "hybrid"], num_key_value_heads=4,
+        n_mamba_heads=4, mamba_d_state=8, mamba_ngroups=1, mamba_expand=2, num_mem_blocks=1, chunk_size=8,
+    ),
     "git": _BASE | dict(vision_config=_SMALL_VISION | dict(num_hidden_layers=2)),
     "hrm_text": _BASE | dict(num_key_value_heads=2, head_dim=8, num_layers_per_stack=2, H_cycles=1, L_cycles=2),
     "mamba": _BASE | dict(state_size=4, time_step_rank=4),
@@ -49,18 +63,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 def save_family(model_type: str, folder: Path, **overrides: Any) -> Any:
     """Saves a tiny random model of the family into `folder`; returns it as transformers loads it from there."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
+
+    from compress.models.auto_class import auto_class
 
     config = AutoConfig.for_model(model_type, **(FAMILIES[model_type] | overrides))
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    auto = auto_class(config)
+    model = auto.from_config(config, dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.add_(noise / parameter.shape[-1] ** 0.5 if parameter.dim() == 2 else 0.1 * noise)
     model.save_pretrained(folder)
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return auto.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 class ToyBlock(nn.Module):

@@ -82,7 +82,7 @@ class _StandIn:
         )
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):  # Python asks for protocols, transformers for its marks on loaded tensors
             raise AttributeError(name)
         self._refuse(name)
 

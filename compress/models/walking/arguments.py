@@ -128,3 +128,21 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
     return type(a) is type(b) and (not isinstance(a, bool | int | float | str) or a == b)
+
+
+def tensor_bytes(value: Any) -> int:
+    """Returns the bytes of the memory that the tensors in recorded arguments use, each memory counted once."""
+    storages: dict[int, int] = {}
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, torch.Tensor):
+            storage = part.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(part, BlockArguments):
+            waiting += [part.positional, part.keyword]
+        elif isinstance(part, Mapping):
+            waiting += part.values()
+        elif isinstance(part, list | tuple):
+            waiting += part
+    return sum(storages.values())

@@ -3,10 +3,11 @@
 The model is run on a few tokens with silenced blocks that return random hidden states. Walking is right only if
 
 1. every block is run once, in order, and receives the hidden states that the block before it returned;
-2. no other argument of a block depends on the tokens or on what earlier blocks computed;
+2. no other argument of a block depends on what earlier blocks computed (it may depend on the tokens: see `token_ids`);
 3. the input of the output head depends on the last block alone.
 
-Each is tested by running twice, with other tokens and other hidden states. Beside that, one block of each kind is run
+Each is tested by running twice, with other tokens and other hidden states; where arguments differ, a third run with
+the first tokens tells which of the two they depend on. Beside that, one block of each kind is run
 by itself with zeros for weights. That shows the form of its output, and the linears whose weight the block reads by
 itself instead of calling them (Mamba's `dt_proj`): no packed linear could stand in for these.
 
@@ -45,6 +46,10 @@ class Rehearsal:
     """The form of each block's output."""
     read_directly: frozenset[str]
     """Parameters of linears that a block reads by itself, by their dotted names in the model."""
+    by_tokens: bool = False
+    """Whether arguments of the blocks depend on the tokens."""
+    hidden_shape: tuple[int, ...] = ()
+    """Shape of the hidden states of one token, mostly (H,)."""
 
 
 def rehearse(
@@ -63,14 +68,19 @@ def rehearse(
     """
     stage = _Stage(model, block_names, device)
     first, second = (stage.run(probe, seed) for seed, probe in enumerate(probes))
-    for name, one, other in zip(block_names, first.arguments, second.arguments, strict=True):
-        if not same(one, other):
-            raise _unwalkable("this block receives arguments that depend on the tokens or on earlier blocks", name)
+    by_tokens = not same(first.arguments, second.arguments)
+    if by_tokens:
+        third = stage.run(probes[0], len(probes))
+        for name, one, other in zip(block_names, first.arguments, third.arguments, strict=True):
+            if not same(one, other):
+                raise _unwalkable("this block receives arguments that earlier blocks have computed", name)
     if not torch.equal(first.head_input, second.head_input):
         raise _unwalkable("the output head sees more than the last block's output", block_names[-1])
     trials = {name: stage.trials[stage.kinds[name]] for name in block_names}
     by_blocks = {f"{name}.{parameter}" for name, trial in trials.items() for parameter in trial.direct}
-    return Rehearsal(tuple(trial.form for trial in trials.values()), frozenset(by_blocks | stage.direct))
+    forms = tuple(trial.form for trial in trials.values())
+    shape = tuple(first.returned[0].shape[2:])
+    return Rehearsal(forms, frozenset(by_blocks | stage.direct), by_tokens, shape)
 
 
 @dataclass(slots=True)

@@ -59,12 +59,12 @@ def plan_memory(
     if needs_data(stage, method) or not one_by_one:
         by_block = memory.plan(
             limit=recipe.max_memory,
-            base_bytes=base_bytes + (PROBE_BYTES if mixed else 0),
+            base_bytes=base_bytes + walker.argument_bytes + (PROBE_BYTES if mixed else 0),
             linears=[ref.shape for ref in block],
             # measuring sensitivities holds all candidates of an input group besides the dense weights
             block_bytes=block_bytes * (3 if mixed else 1),
             embedding_bytes=3 * tensor_bytes,  # as stored, and in float32 for the head
-            hidden=(recipe.calibration.samples, recipe.calibration.seq_len, walker.hidden_size),
+            hidden=(recipe.calibration.samples, recipe.calibration.seq_len, walker.state_size),
             shared_inputs=not any(ref.kind == "expert" for ref in block),
             tuned=stage.tune is not None,
             calibrated=bool(method.NEEDS),

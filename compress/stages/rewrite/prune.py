@@ -261,7 +261,7 @@ def _shapes(walker: BlockWalker) -> dict[str, tuple[int, ...]]:
 def _plan(walker: BlockWalker, config: Config, tokens_ST: torch.Tensor, limit: int | None, progress: Progress) -> int:
     """Returns the micro-batch of scoring; reports its memory, and raises MemoryLimitError where none fits."""
     samples, tokens = tokens_ST.shape
-    state = samples * tokens * walker.hidden_size * 4  # hidden states at one border of a block, float32
+    state = samples * tokens * walker.state_size * 4  # hidden states at one border of a block, float32
     sizes = [sum(p.numel() for p in walker.model.get_submodule(name).parameters()) * 4 for name in walker.block_names]
     taylor = config.units == "width" and config.importance in importance.TAYLOR
     copies = 1 + taylor * (2 + (config.importance in importance.SECOND_ORDER))
@@ -271,7 +271,9 @@ def _plan(walker: BlockWalker, config: Config, tokens_ST: torch.Tensor, limit: i
         logits = 4 * micro_batch * tokens * walker.vocab_size * 4 if taylor else 0
         inside = 3 * micro_batch * tokens * max(sizes) // (4 * walker.hidden_size)
         states = (len(sizes) + 2 if taylor else 2) * state
-        peak = memory.resident_bytes() + states + max(copies * max(sizes) + inside, head + logits)
+        peak = (
+            memory.resident_bytes() + walker.argument_bytes + states + max(copies * max(sizes) + inside, head + logits)
+        )
         if limit is None or peak <= limit:
             progress.note(f"Scoring takes about {format_size(peak)}")
             return micro_batch

@@ -25,7 +25,11 @@ def rehearsed(style: str = "", block_style: str = "") -> Rehearsal:
 
 
 def test_an_ordinary_model() -> None:
-    assert rehearsed() == Rehearsal((OutputForm(None),) * 3, frozenset())
+    assert rehearsed() == Rehearsal((OutputForm(None),) * 3, frozenset(), False, (8,))
+
+
+def test_arguments_that_depend_on_the_tokens_are_noticed() -> None:
+    assert rehearsed("first").by_tokens
 
 
 def test_what_a_block_returns_beside_its_hidden_states_does_not_matter_where_nobody_uses_it() -> None:
@@ -40,7 +44,6 @@ def test_what_a_block_returns_beside_its_hidden_states_does_not_matter_where_nob
         ("looped", "", "expected the end, got blocks.0", "blocks.0"),
         ("partial", "", "only 2 of 3", None),
         ("scaled", "", "something else than the hidden states", "blocks.1"),
-        ("first", "", "depend on the tokens", "blocks.0"),
         ("state", "returns state", "besides the hidden states from the block before it", "blocks.1"),
         ("skip", "", "more than the last block", "blocks.2"),
         ("transposed", "", r"shape \[4, 1, 8\] for 1 text of 4 tokens", "blocks.0"),
