@@ -11,8 +11,8 @@ _SHOWN = {"ok": "✓", "refused": "–", "late": "late", "crashed": "**crash**",
 _INTRO = """# Models
 
 Every decoder class of transformers {version} that AutoModelForCausalLM or AutoModelForMultimodalLM builds, made tiny
-with random weights, compressed with each method, written, loaded again and compared: the logits must be those of a model
-of transformers that holds the decoded weights (relative difference below 1e-4, float32). This page is written by
+with random weights, compressed with each method, written, loaded again and compared: the logits must be those of a
+model of transformers that holds the decoded weights (relative difference below 1e-4, float32). This page is written by
 
     python benchmarks/sweep_families.py --json families.json
     python benchmarks/sweep_families.py --json families.json --write docs/MODELS.md

@@ -276,7 +276,8 @@ class BlockWalker:
         """The hidden states as the model has them, without the token ids."""
         if not self.rehearsal.by_tokens:
             return state_BTH
-        return token_ids.split_off(state_BTH)[0].unflatten(-1, self.rehearsal.hidden_shape)
+        hidden_BTH = token_ids.split_off(state_BTH)[0]
+        return hidden_BTH.reshape(*hidden_BTH.shape[:2], *self.rehearsal.hidden_shape)
 
     @torch.no_grad()
     def _given(self, state_BTH: torch.Tensor) -> list[BlockArguments]:
@@ -307,7 +308,7 @@ class BlockWalker:
 
     @contextmanager
     def _front(self, tokens: torch.Tensor) -> Iterator[None]:
-        """While open, all tensors outside the blocks that a text needs are in memory, but for the head and embedding rows.
+        """While open, all tensors outside the blocks that a text needs are in memory, but for the head and other rows.
 
         Vision and audio towers are not.
         """
