@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def build(config: PreTrainedConfig) -> PreTrainedModel:
-    """Returns the language model of `config`, with its parts for images or sound, in evaluation mode, every tensor on meta, floats as float32.
+    """Returns the language model of `config` in evaluation mode, every tensor on meta, floats as float32.
+
+    Parts for images or sound belong to it.
 
     Raises:
         ModelError: transformers cannot build a causal language model from this configuration.
@@ -25,8 +27,8 @@ def build(config: PreTrainedConfig) -> PreTrainedModel:
     with (
         translated(
             f"{config.model_type!r} cannot be built as a causal language model",
-            allowed="architectures of AutoModelForCausalLM and AutoModelForMultimodalLM, with values in config.json that fit "
-            "together",
+            allowed="architectures of AutoModelForCausalLM and AutoModelForMultimodalLM, with values in config.json "
+            "that fit together",
         ),
         torch.device("meta"),
     ):
