@@ -153,12 +153,16 @@ def _layout(
             row(
                 "kernel", layout=name, shape=f"{shape[0]}x{shape[1]}", tokens=tokens,
                 dtype=str(dtype).removeprefix("torch."), decoded_equal=same, unpack_equal=unpacked_there,
-                error_of_bound=error, us=ours["eager"] * 1e6, graph_us=ours.get("graph", float("nan")) * 1e6,
-                dense_us=theirs["eager"] * 1e6, dense_graph_us=theirs.get("graph", float("nan")) * 1e6,
+                error_of_bound=error, us=ours["eager"] * 1e6, graph_us=_microseconds(ours.get("graph")),
+                dense_us=theirs["eager"] * 1e6, dense_graph_us=_microseconds(theirs.get("graph")),
                 times_faster=theirs.get("graph", theirs["eager"]) / ours.get("graph", ours["eager"]),
                 gigabytes_per_s=packed.size_bytes / ours.get("graph", ours["eager"]) / 1e9,
             )  # fmt: skip
         del every, dense
+
+
+def _microseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1e6
 
 
 def _error(y_MN: torch.Tensor, x_MK: torch.Tensor, packed: Any) -> float:
@@ -334,10 +338,11 @@ def compress_model(asked: dict[str, Any]) -> None:
         samples=samples, seq_len=length, suite="none", device=asked["device"], progress=blocks, **_OPTIONS[method],
     )  # fmt: skip
     whole = _MODELS["tiny" if asked["tiny"] else model][-1]
-    per_block = statistics.mean(blocks.seconds) if blocks.seconds else float("nan")
+    per_block = statistics.mean(blocks.seconds) if blocks.seconds else None
     row(
         "compress", **facts, blocks=asked["blocks"], seconds=time.perf_counter() - start, per_block_s=per_block,
-        blocks_of_model=whole, extrapolated_s=per_block * whole, bits=result.manifest["bits_per_weight"],
+        blocks_of_model=whole, extrapolated_s=None if per_block is None else per_block * whole,
+        bits=result.manifest["bits_per_weight"],
         samples=samples, seq_len=length, proof="holds",
     )  # fmt: skip
     _check_load(out, device, facts)

@@ -152,7 +152,7 @@ def compression(record: Record, common: dict[str, Any], environment: dict[str, s
         part(record, {**common, "part": "model", "model": model}, 60, environment)
     for number, (model, method) in enumerate(_RUNS):
         # what an earlier run did not use is for the later ones
-        limit = max(_LEAST_SECONDS, 2 * record.left / (len(_RUNS) - number))
+        limit = max(_LEAST_SECONDS, 3 * record.left / (len(_RUNS) - number))
         part(record, {**common, "part": "compress", "model": model, "method": method}, limit, environment)
 
 
