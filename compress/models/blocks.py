@@ -28,6 +28,7 @@ from compress.models.walking.buffers import compute_buffers, computed_buffers
 from compress.models.walking.embedding import embedding_name, rows_present
 from compress.models.walking.head import head_name, head_present
 from compress.models.walking.outputs import hidden_states
+from compress.models.walking.padding_row import check_padding_row
 from compress.models.walking.rehearsal import Rehearsal, rehearse
 from compress.models.weights import Weights
 
@@ -63,6 +64,7 @@ class BlockWalker:
         ends = embedding_name(self.model), head_name(self.model)  # refuses models that have none
         self._towers = skeleton.find_towers(self.model, [*self.block_names, *ends])
         self._weights = Weights(source, self.model)
+        check_padding_row(self.model, ends[0], source, self._weights.plain(self.tied.get(ends[0], ends[0])))
         self._unread = sort_unread(self._weights.unused, source.tensors, self.model)
         self._computed = computed_buffers(self.model)
         self._arguments: dict[tuple[Any, ...], list[BlockArguments]] = {}

@@ -78,3 +78,9 @@ def test_families_that_cannot_be_walked_are_refused(tmp_path: Path, family: str,
     with pytest.raises(CompressError, match=message) as caught:
         walker.linears(0)
     assert caught.value.layer is not None
+
+
+def test_a_padding_row_that_is_lost_at_load_is_refused_early(tmp_path: Path) -> None:
+    save_family("youtu", tmp_path)
+    with pytest.raises(CompressError, match="sets row 0 to zero"):
+        BlockWalker(ModelSource.open(tmp_path))

@@ -56,6 +56,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
         attention_head_size=8, feed_forward_size=48, lsh_attn_chunk_length=8, local_attn_chunk_length=8, num_buckets=4,
     ),
     "rwkv": _BASE | dict(attention_hidden_size=32, context_length=64),
+    "youtu": _BASE
+    | dict(
+        num_key_value_heads=4, head_dim=8, q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=8,
+        v_head_dim=8,
+    ),
     "xlnet": dict(vocab_size=VOCABULARY, d_model=32, n_layer=2, n_head=4, d_inner=48),
 }  # fmt: skip
 """Model type -> configuration."""
