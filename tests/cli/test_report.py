@@ -70,4 +70,4 @@ def test_mistakes(
 
 
 def test_a_report_needs_no_torch(run: Path) -> None:
-    assert not loaded_by("report", str(run), "--format", "html,md,json") & (HEAVY - {"jinja2"})
+    assert not loaded_by("report", str(run), "--format", "html,md,json") & (HEAVY - {"jinja2", "numpy", "scipy"})

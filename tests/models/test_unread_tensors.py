@@ -119,7 +119,7 @@ def test_an_adapter_beside_the_model_is_applied_on_no_side(tmp_path: Path) -> No
     peft.get_peft_model(bare, lora).save_pretrained(folder)
     with torch.no_grad():
         assert torch.equal(load_dense(folder, torch.float32)(tokens).logits, expected)
-    out = compress.run(str(folder), "rtn", suite="none", output=tmp_path / "out", bits=8)
+    out = compress.run(str(folder), "rtn", suite="none", output=tmp_path / "out", bits=8, group_size=-1)
     assert "is not applied" in json.loads((out.checkpoint / "compress.json").read_text())["warnings"][0]
     assert not list(out.checkpoint.glob("adapter_*"))
     for file in folder.glob("adapter_*"):
