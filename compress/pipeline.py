@@ -82,7 +82,7 @@ def run(
             continue
         with open_workspace(folder, finish.identity(step, source, teacher), fresh=fresh) as workspace:
             if not workspace.finished:
-                make_checkpoint(step, source, teacher, workspace, progress)
+                make_checkpoint(step, source, model_source, teacher, workspace, progress)
             finish.prove(workspace, progress)
             if number == len(recipe.stages) - 1:
                 evaluation = finish.evaluate(recipe, model_source, workspace, progress, baseline)
@@ -107,14 +107,28 @@ def plan(recipe: Recipe) -> Plan:
 
 
 def make_checkpoint(
-    recipe: Recipe, source: ModelSource, teacher: ModelSource | None, workspace: Workspace, progress: Progress
+    recipe: Recipe,
+    source: ModelSource,
+    original: ModelSource,
+    teacher: ModelSource | None,
+    workspace: Workspace,
+    progress: Progress,
 ) -> None:
-    """Makes the checkpoint of a recipe of one stage, from where an earlier run stopped, and writes its manifest."""
+    """Makes the checkpoint of a recipe of one stage, from where an earlier run stopped, and writes its manifest.
+
+    Args:
+        recipe: recipe of one stage.
+        source: the stage's input.
+        original: the model that the first stage began with; calibration text that a model writes is its own.
+        teacher: teacher of a stage that trains.
+        workspace: the output folder.
+        progress: receives progress reports.
+    """
     kind = registry.describe(recipe.stages[0].method).kind
     if kind == "pack":
-        output = pack.run(recipe, source, workspace, progress)
+        output = pack.run(recipe, source, workspace, progress, original)
     elif kind == "rewrite":
-        output = rewrite.run(recipe, source, workspace, progress)
+        output = rewrite.run(recipe, source, workspace, progress, original)
     else:
         assert teacher is not None, "a stage that trains has a teacher"
         output = train.run(recipe, source, teacher, workspace, progress)

@@ -25,11 +25,12 @@ _LARGEST = 2**63 - 1
 class CalibrationSpec:
     """The text that statistics are collected on and that models are trained on."""
 
-    source: str = "bundled"
-    """`bundled` (atlas' own text), a preset (`wikitext`, `c4`, `fineweb-edu`, `ultrachat`, `openplatypus`, `smoltalk`),
-    `hub:NAME[@CONFIG][:SPLIT[:COLUMN]]`, a file or a folder of text, rows or chats (.txt, .md, .jsonl, .json, .csv,
-    .tsv, .parquet, .arrow, what `save_to_disk` wrote), a token file (.safetensors with `tokens`), or a mixture of them
-    with shares (`c4:96,ultrachat:32`)."""
+    source: str = "auto"
+    """`auto` (atlas: its bundled text; any other model: a preset from the hub, or `self` where the hub is out of
+    reach), `self` (text that the dense model writes), `bundled` (about atlas' world), a preset (`wikitext`, `c4`,
+    `fineweb-edu`, `ultrachat`, `openplatypus`, `smoltalk`), `hub:NAME[@CONFIG][:SPLIT[:COLUMN]]`, a file or a folder of
+    text, rows or chats (.txt, .md, .jsonl, .json, .csv, .tsv, .parquet, .arrow, what `save_to_disk` wrote), a token
+    file (.safetensors with `tokens`), or a mixture of them with shares (`c4:96,ultrachat:32`)."""
     column: str | None = None
     """Column of the text or the chats; chosen when None. A file may also name it as `FILE:COLUMN`."""
     samples: int = 128

@@ -32,10 +32,14 @@ class Part:
     source: str
     samples: int
     column: str | None = None
+    data: HubData | None = None
+    """The data set on the hub at the commit that is read; None: as the source names it."""
 
     @property
     def hub(self) -> HubData | None:
         """The data set on the hub that it names, by a preset or by `hub:`; None for any other source."""
+        if self.data is not None:
+            return self.data
         if self.source in PRESETS:
             return PRESETS[self.source]
         return _hub_data(self.source, self.column) if self.source.startswith(_HUB) else None

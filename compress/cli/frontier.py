@@ -35,7 +35,7 @@ METHODS = "rtn,gptq,easyquant,finequant,spqr,aqlm"
 )
 @click.option("--data-dir", metavar="FOLDER", help="Data of the suite kick.  [default: the hub]")
 @click.option("--limit", type=int, help="Items per family of the suite.  [default: all]")
-@click.option("--calibration", metavar="SOURCE", help="Calibration text, as in `compress run`.  [default: bundled]")
+@click.option("--calibration", metavar="SOURCE", help="Calibration text, as in `compress run`.  [default: auto]")
 @click.option("--samples", type=int, default=recipe_defaults["samples"], help="Calibration sequences.")
 @click.option("--seq-len", type=int, default=recipe_defaults["seq_len"], help="Tokens per sequence.")
 @click.option("--seed", type=int, default=recipe_defaults["seed"], help="Seed for drawing the sequences.")

@@ -38,8 +38,8 @@ recipe_defaults = {
     "--calibration",
     metavar="SOURCE",
     default=recipe_defaults["source"],
-    help="Calibration text: bundled, wikitext, c4, ultrachat …, hub:NAME[@CONFIG][:SPLIT[:COLUMN]], a file or folder, "
-    "or a mixture such as c4:96,ultrachat:32.",
+    help="Calibration text: auto, self (the model writes it), wikitext, c4, ultrachat …, a file or folder, "
+    "hub:NAME[@CONFIG][:SPLIT[:COLUMN]], or a mixture such as c4:96,ultrachat:32.",
 )
 @click.option("--column", metavar="NAME", help="Column of the calibration text or chats.  [default: chosen]")
 @click.option("--samples", type=int, default=recipe_defaults["samples"], help="Calibration sequences.")

@@ -31,6 +31,7 @@ _MANIFEST = {
     "tuning": {"did": Each(Fields({"before": NUMBER, "after": NUMBER}, needed=("before", "after")))},
     "allocation": OBJECT,
     "recipe": _RECIPE,
+    "calibration": {"source": TEXT, "reason": TEXT, "samples": COUNT, "seq_len": COUNT, "seed": COUNT},
     "recipe_hash": TEXT,
     "libraries": Each(TEXT),
     "bits_per_weight": NUMBER,

@@ -83,7 +83,7 @@ def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, ou
     """
     entries = shards.entries(workspace)
     unseen = [name for name, entry in entries.items() if entry["tokens"] == 0]
-    warnings = list(source.warnings)
+    warnings = [*source.warnings, *output.warnings]
     if unseen:
         warnings.append(f"{len(unseen)} linears saw no calibration token and were solved without data: {_few(unseen)}")
     if output.unused:

@@ -19,5 +19,7 @@ class StageOutput:
     """Shapes of the model that differ from those that its config.json implies; None for none."""
     unused: Sequence[str] = ()
     """Tensors of the source that its architecture does not use; they are left out."""
+    warnings: Sequence[str] = ()
+    """What a user must know about the result, besides what its source warns of."""
     report: Mapping[str, Any] = field(default_factory=dict)
     """Further sections of the manifest, by name, for reports."""

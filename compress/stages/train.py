@@ -27,6 +27,7 @@ from compress.stages.workspace import work_folder
 if TYPE_CHECKING:
     import torch
 
+    from compress.calibration.opening import CalibrationText
     from compress.format.packed import PackedTensor
     from compress.methods.protocol import Trained, TrainMethod
     from compress.progress import Progress
@@ -71,12 +72,12 @@ def run(
             allowed=f"{format_size(recipe.max_memory)} (--max-memory)",
             do="Raise --max-memory; a stage that trains cannot go block by block",
         )
-    trained = _train(recipe, walker, teacher, workspace.work, progress)
+    text = _text(recipe, walker, teacher, workspace.work)
+    trained = _train(recipe, walker, teacher, text.tokens(workspace.work, progress), workspace.work, progress)
     entries = write(method, walker, workspace, trained.dense, trained.packed)
     coverage = {"total_parameters": source.parameters, "packed_linears": len(entries)}
-    return StageOutput(
-        coverage, source.raw_config, source.structure, walker.unused_tensors, {"training": trained.report}
-    )
+    report = {"training": trained.report, "calibration": text.record}
+    return StageOutput(coverage, source.raw_config, source.structure, walker.unused_tensors, text.warnings, report)
 
 
 def memory_bytes(source: ModelSource, teacher: ModelSource) -> int:
@@ -100,18 +101,32 @@ def check(recipe: Recipe, walker: BlockWalker) -> None:
 def join(recipe: Recipe, source: ModelSource, teacher: ModelSource | None, folder: Path, *, fresh: bool) -> None:
     """Joins the training that the main process runs in `folder`, unless the stage does not train or is finished."""
     if teacher is not None and (fresh or not (folder / MANIFEST).is_file()):
-        _train(recipe, BlockWalker(source), teacher, work_folder(folder), Silent())
+        walker, work = BlockWalker(source), work_folder(folder)
+        distributed.barrier()  # the main process has kept the tokens
+        tokens_ST = _text(recipe, walker, teacher, work).tokens(work, Silent())
+        _train(recipe, walker, teacher, tokens_ST, work, Silent())
 
 
-def _train(recipe: Recipe, walker: BlockWalker, teacher: ModelSource, work_dir: Path, progress: Progress) -> Trained:
-    """Returns the trained tensors; every process calls it, after the main one has created the work folder."""
-    from compress.calibration.data import load_tokens
+def _text(recipe: Recipe, walker: BlockWalker, teacher: ModelSource, work_dir: Path) -> CalibrationText:
+    from compress.calibration.opening import open_text
+
+    return open_text(recipe.calibration, walker, work=work_dir, writer=teacher, limit=recipe.max_memory)
+
+
+def _train(
+    recipe: Recipe,
+    walker: BlockWalker,
+    teacher: ModelSource,
+    tokens_ST: torch.Tensor,
+    work_dir: Path,
+    progress: Progress,
+) -> Trained:
+    """Returns the trained tensors; every process calls it, once the main one has kept the calibration tokens."""
     from compress.evaluation.open_model import open_subject
     from compress.training.teacher import check_tokenizers
 
     stage, source = recipe.stages[0], walker.source
     method, config = registry.load_train(stage.method), registry.configure(stage.method, stage.options)
-    tokens_ST = load_tokens(recipe.calibration, source.tokenizer(), max_seq_len=walker.max_seq_len)
     student, dense = open_subject(source), open_subject(teacher)
     check_tokenizers(student.tokenizer, dense.tokenizer)
     distributed.barrier()

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compress.calibration import kept_tokens
 from compress.errors import OutputError
 from compress.format.files import write_json
 from compress.format.manifest import MANIFEST
@@ -161,7 +162,9 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
 def _anything_done(folder: Path) -> bool:
     """Returns whether an earlier run got further than to write its identity; a run that was refused did not."""
     beside = any(path.name != _WORK for path in folder.iterdir())
-    return beside or any(path.name not in (_RUN, "lock") for path in (folder / _WORK).iterdir())
+    # calibration tokens have a key of their own: a run of another recipe takes them where they suit it
+    names = (path.name for path in (folder / _WORK).iterdir() if not path.name.startswith(kept_tokens.PREFIX))
+    return beside or any(name not in (_RUN, "lock") for name in names)
 
 
 def _empty(folder: Path) -> None:

@@ -173,6 +173,8 @@ def _made(manifest: Mapping[str, Any]) -> dict[str, Any]:
     recipes, origin = manifests.recipes(manifest), manifests.origin(manifest)
     reading = [recipe for recipe in recipes if any(map(_reads_data, recipe.get("stages", ())))]
     calibrations = [recipe["calibration"] for recipe in reading if recipe.get("calibration")]
+    if manifest.get("calibration"):  # of the last stage: what its recipe's source came to
+        calibrations.append(manifest["calibration"])
     return {
         "source": {key: origin.get(key) for key in ("model", "revision", "fingerprint")},
         "needs_data": bool(reading),

@@ -133,6 +133,7 @@ def calibration(data: Content) -> str:
     if "samples" in data and "seq_len" in data:
         parts.append(f"{data['samples']} × {data['seq_len']} tokens")
     parts += [f"seed {data['seed']}"] if "seed" in data else []
+    parts += [data["reason"]] if "reason" in data else []
     return ", ".join(parts) or "not recorded"
 
 

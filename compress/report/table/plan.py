@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from compress.report import calibration_text
 from compress.report import coverage as covered
 from compress.report.formatting import clock, size
 
@@ -20,7 +21,8 @@ def render(plan: Mapping[str, Any]) -> str:
         "method": f"{plan['method']} ({options})",
         "linears": f"{plan['linears']}{_share(coverage)}",
         "left dense": _left_dense(coverage),
-        "calibration": f"{data['source']}, {data['samples']} × {data['seq_len']} tokens" if data else "none needed",
+        "calibration": calibration_text.described(data) if data else "none needed",
+        "warning": "; ".join(data.get("warnings", ())) or None if data else None,
         "bits/weight": _bits(plan),
         "output": f"{plan['output']}, about {size(plan['output_bytes'])}{smaller}",
         "peak memory": f"about {size(plan['peak_memory_bytes'])}{batches}",

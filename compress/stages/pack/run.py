@@ -15,7 +15,7 @@ from compress.stages.budget import allocation, rank_ratios
 from compress.stages.pack import block_loop, full_tuning, precision, streaming
 from compress.stages.pack.block import LinearStage
 from compress.stages.plan import plan
-from compress.stages.plan.needs import needs_data, streams
+from compress.stages.plan.needs import streams
 from compress.stages.stage_output import StageOutput
 from compress.tuning.settings import FullSettings, Settings
 
@@ -26,28 +26,31 @@ if TYPE_CHECKING:
     from compress.stages.workspace import Workspace
 
 
-def run(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Progress) -> StageOutput:
+def run(
+    recipe: Recipe,
+    source: ModelSource,
+    workspace: Workspace,
+    progress: Progress,
+    original: ModelSource | None = None,
+) -> StageOutput:
     """Writes the shards of the packed model and the reference for the proof of load.
 
-    A run that was killed goes on after the last block that it finished.
+    A run that was killed goes on after the last block that it finished. Calibration text that a model writes is written
+    by `original`, by default the source.
 
     Raises:
         CompressError: the method or its options do not suit the model, it does not fit below `--max-memory`, or too
             small a share of it would be compressed. All of these are found before any work is done.
     """
-    from compress.calibration.data import load_tokens
-
     stage = recipe.stages[0]
     method, config = registry.load_pack(stage.method), registry.configure(stage.method, stage.options)
     device = devices.resolve(recipe.device)
     # with tuning, a packed block is fitted to the float32 outputs of the dense one
     dtype = precision.forward_dtype("float32" if stage.tune else recipe.forward_dtype, device)
     walker = BlockWalker(source, device=device, forward_dtype=dtype)
-    planned = plan.plan_pack(recipe, source, walker, method, config)
-    if needs_data(stage, method):
-        tokens_ST = load_tokens(recipe.calibration, source.tokenizer(), max_seq_len=walker.max_seq_len)
-    else:
-        tokens_ST = proof_reference.tokens(walker)
+    planned = plan.plan_pack(recipe, source, walker, method, config, original=original)
+    text = planned.text
+    tokens_ST = proof_reference.tokens(walker) if text is None else text.tokens(workspace.work, progress)
     work = LinearStage(
         walker=walker,
         writer=CheckpointWriter(workspace.folder, shard_count=len(walker.block_names) + 1),
@@ -72,4 +75,11 @@ def run(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Pro
         logits_TV = full_tuning.run(work, tokens_ST, FullSettings(), progress)
     if walker.device.type == "cpu":  # other devices round otherwise; the proof makes its reference where it is read
         finish.write_reference(workspace, tokens_ST, logits_TV)
-    return StageOutput(planned.coverage.to_dict(), source.raw_config, source.structure, walker.unused_tensors)
+    return StageOutput(
+        planned.coverage.to_dict(),
+        source.raw_config,
+        source.structure,
+        walker.unused_tensors,
+        () if text is None else text.warnings,
+        {} if text is None else {"calibration": text.record},
+    )

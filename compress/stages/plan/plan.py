@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress.calibration.opening import CalibrationText, open_text
 from compress.methods import registry
 from compress.models.blocks import BlockWalker
 from compress.stages import memory, train
 from compress.stages.plan import coverage, estimates, refusals
 from compress.stages.plan.needs import needs_data
+from compress.stages.workspace import work_folder
 
 if TYPE_CHECKING:
     from compress.methods.protocol import PackMethod, RewriteMethod, TrainMethod
@@ -33,7 +36,7 @@ class Plan:
     coverage: dict[str, Any] | None
     """Counts of parameters, as in the manifest; None for a stage that packs nothing."""
     calibration: dict[str, Any] | None
-    """Source, samples and length of the text; None where none is needed."""
+    """Source of the text, why it was chosen, samples, length and parts; None where none is needed."""
     bits_per_weight: float | None
     """Estimate for the packed linears; None for a stage that packs nothing."""
     allotted: dict[str, Any] | None
@@ -55,13 +58,18 @@ class PackPlan:
     plan: Plan
     coverage: coverage.Coverage
     memory: memory.MemoryPlan
+    text: CalibrationText | None
+    """The opened calibration text; None where none is needed."""
 
 
 def make(recipe: Recipe, source: ModelSource, then: tuple[str, ...] = ()) -> Plan:
     """Returns the plan of the recipe's only stage over `source`; `then` are the methods that follow.
 
+    The calibration text is opened and read, so that what the run would refuse is refused here.
+
     Raises:
-        CompressError: the stage cannot run: see `refusals`, `estimates.plan_memory` and `coverage.account`.
+        CompressError: the stage cannot run: see `refusals`, `estimates.plan_memory`, `coverage.account` and
+            `calibration.opening`.
     """
     stage, walker = recipe.stages[0], BlockWalker(source)
     method, config = registry.load(stage.method), registry.configure(stage.method, stage.options)
@@ -77,8 +85,12 @@ def plan_pack(
     method: PackMethod,
     config: Any,
     then: tuple[str, ...] = (),
+    original: ModelSource | None = None,
 ) -> PackPlan:
-    """Returns the plan of a stage that packs; raises as `make` does."""
+    """Returns the plan of a stage that packs; raises as `make` does.
+
+    `original` writes the calibration text where a model does; by default the source.
+    """
     stage, blocks = recipe.stages[0], _linears(walker)
     account = _coverage(recipe, walker, blocks)
     shapes = {ref.name: ref.shape for refs in blocks for ref in refs if ref.name not in account.skipped}
@@ -90,9 +102,11 @@ def plan_pack(
     bits, seconds_per_weight = estimates.sample(method, config, narrowest) if narrowest else (0.0, 0.0)
     if stage.target_bits is not None:
         bits = stage.target_bits
-    if with_data := needs_data(stage, method):
+    text = _text(recipe, walker, original) if needs_data(stage, method) else None
+    if text is not None:
         tokens = recipe.calibration.samples * recipe.calibration.seq_len
         seconds = estimates.data_seconds(list(shapes.values()), tokens, allotted["candidates"] if allotted else 0)
+        seconds += text.seconds
     else:
         seconds = estimates.streaming_seconds(account.compressed, source.size_bytes, seconds_per_weight, recipe.workers)
     dense_bytes = source.size_bytes * (1 - account.compressed / account.total)
@@ -102,16 +116,16 @@ def plan_pack(
         blocks=len(blocks),
         linears=len(shapes),
         coverage=account.to_dict(),
-        calibration=_calibration(recipe) if with_data else None,
+        calibration=None if text is None else text.record,
         bits_per_weight=bits,
         allotted=allotted,
         output_bytes=int(account.compressed * bits / 8 + dense_bytes),
-        peak_memory_bytes=memory_plan.peak_bytes,
+        peak_memory_bytes=max(memory_plan.peak_bytes, 0 if text is None else text.peak_bytes),
         micro_batch=memory_plan.micro_batch,
         then=then,
         seconds=seconds,
     )
-    return PackPlan(plan, account, memory_plan)
+    return PackPlan(plan, account, memory_plan, text)
 
 
 def _plan_dense(
@@ -124,9 +138,11 @@ def _plan_dense(
 ) -> Plan:
     """Returns the plan of a stage that rewrites or trains."""
     blocks, output_bytes, micro_batch = _linears(walker), float(source.size_bytes), 1
+    teacher = train.teacher_of(recipe, source)
+    text = _text(recipe, walker, teacher) if method.KIND == "train" or method.NEEDS else None
     if method.KIND == "train":
         train.check(recipe, walker)
-        peak = train.memory_bytes(source, train.teacher_of(recipe, source) or source)
+        peak = train.memory_bytes(source, teacher or source)
         micro_batch = config.micro_batch
         if (bits := method.stored_bits(config)) is not None:
             weights = sum(math.prod(ref.shape) for refs in blocks for ref in refs)
@@ -140,11 +156,11 @@ def _plan_dense(
         blocks=len(blocks),
         linears=sum(map(len, blocks)),
         coverage=None,
-        calibration=_calibration(recipe),
+        calibration=None if text is None else text.record,
         bits_per_weight=None,
         allotted=None,
         output_bytes=int(output_bytes),
-        peak_memory_bytes=peak,
+        peak_memory_bytes=max(peak, 0 if text is None else text.peak_bytes),
         micro_batch=micro_batch,
         then=then,
         seconds=None,
@@ -180,6 +196,6 @@ def _coverage(recipe: Recipe, walker: BlockWalker, blocks: list[list[LinearRef]]
     return coverage.account(shapes, matrices, dense, skipped, recipe.min_coverage)
 
 
-def _calibration(recipe: Recipe) -> dict[str, Any]:
-    data = recipe.calibration
-    return {"source": data.source, "samples": data.samples, "seq_len": data.seq_len}
+def _text(recipe: Recipe, walker: BlockWalker, writer: ModelSource | None) -> CalibrationText:
+    work = work_folder(Path(str(recipe.output)))
+    return open_text(recipe.calibration, walker, work=work, writer=writer, limit=recipe.max_memory)

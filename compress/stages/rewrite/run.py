@@ -16,17 +16,28 @@ if TYPE_CHECKING:
     from compress.stages.workspace import Workspace
 
 
-def run(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Progress) -> StageOutput:
-    """Writes the shards of the rewritten model. A killed run starts over, and gives the same bytes."""
-    from compress.calibration.data import load_tokens
+def run(
+    recipe: Recipe,
+    source: ModelSource,
+    workspace: Workspace,
+    progress: Progress,
+    original: ModelSource | None = None,
+) -> StageOutput:
+    """Writes the shards of the rewritten model. A killed run starts over, and gives the same bytes.
+
+    Calibration text that a model writes is written by `original`, by default the source.
+    """
+    from compress.calibration.opening import open_text
     from compress.models.blocks import BlockWalker
 
     stage = recipe.stages[0]
     method, config = registry.load_rewrite(stage.method), registry.configure(stage.method, stage.options)
     walker = BlockWalker(source, device=devices.resolve(recipe.device))
-    tokens_ST = None
+    text, tokens_ST = None, None
     if method.NEEDS:
-        tokens_ST = load_tokens(recipe.calibration, source.tokenizer(), max_seq_len=walker.max_seq_len)
+        data, limit = recipe.calibration, recipe.max_memory
+        text = open_text(data, walker, work=workspace.work, writer=original, limit=limit)
+        tokens_ST = text.tokens(workspace.work, progress)
     rewritten = method.rewrite(walker, tokens_ST, config, recipe.max_memory, progress)
     writer = CheckpointWriter(workspace.folder, shard_count=rewritten.blocks + 1)
     parameters = 0
@@ -42,4 +53,5 @@ def run(recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Pro
     }
     # an extra head does not fit a model of another shape
     unused = [*walker.unused_tensors, *walker.extra_tensors]
-    return StageOutput(account, rewritten.config, rewritten.structure, unused, rewritten.report)
+    warnings, record = ((), {}) if text is None else (text.warnings, {"calibration": text.record})
+    return StageOutput(account, rewritten.config, rewritten.structure, unused, warnings, {**rewritten.report, **record})
