@@ -25,9 +25,11 @@ from torch import nn
 
 from compress.errors import ModelError, translated
 from compress.models.walking.arguments import BlockArguments, same, silenced
+from compress.models.walking.embedding import embedding_name
+from compress.models.walking.head import head_name
 from compress.models.walking.outputs import OutputForm, holds_absent
 from compress.models.walking.trial import Trial, kind_of, run_alone
-from compress.models.walking.watch import Watch, linear_weights
+from compress.models.walking.watch import Watch, WatchAttributes, linear_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,7 +46,7 @@ class Rehearsal:
     forms: tuple[OutputForm, ...]
     """The form of each block's output."""
     read_directly: frozenset[str]
-    """Parameters of linears that a block reads by itself, by their dotted names in the model."""
+    """Weights of linears, embedding and head that the model reads by itself, by their dotted names."""
 
 
 def rehearse(
@@ -95,7 +97,7 @@ class _Stage:
         self.kinds = {name: kind_of(block) for name, block in zip(block_names, self._blocks, strict=True)}
         self.trials: dict[Any, Trial] = {}
         self.direct: set[str] = set()
-        """Weights inside the blocks that the model reads around them: RWKV rescales them."""
+        """Weights that the model reads around their modules: RWKV rescales them, Mamba asks for the head's dtype."""
 
     @torch.no_grad()
     def run(self, probe: int, seed: int) -> _Pass:
@@ -115,11 +117,13 @@ class _Stage:
         with (
             translated(f"{_CANNOT}: running it on {_TOKENS} tokens failed", allowed=_ALLOWED),
             Watch(self._model, self._linear_weights()) as watch,
+            Watch(self._model, {embedding_name(self._model), head_name(self._model)}) as ends,
             silenced(self._blocks, answer),
             _head_silenced(self._model, log),
+            WatchAttributes(ends),
         ):
             logits = self._model(input_ids=tokens_BT, use_cache=False).logits
-        self.direct |= watch.direct
+        self.direct |= watch.direct | ends.direct
         if len(log.arguments) != len(self._names):
             raise _unwalkable(f"only {len(log.arguments)} of {len(self._names)} decoder blocks were run", None)
         if len(log.head_inputs) != 1:

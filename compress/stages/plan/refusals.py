@@ -11,6 +11,7 @@ from compress.evaluation.asking import tiers
 from compress.format import layouts
 from compress.format.layouts.dense import PART_LAYOUT
 from compress.methods import registry
+from compress.recipe import AUTO
 from compress.stages.budget.candidates import least_bits, settings, target_too_low
 from compress.stages.pack import composite
 from compress.stages.pack.solve_linear import naming_the_layer
@@ -37,9 +38,9 @@ def check_recipe(recipe: Recipe) -> None:
     for number, stage in enumerate(recipe.stages):
         registry.check_options(stage.method, stage.options)
         method = registry.describe(stage.method)
-        if method.kind != "pack" and (stage.tune is not None or stage.target_bits is not None):
+        if method.kind != "pack" and (given := _of_packing(stage)):
             raise RecipeError(
-                f"{'tune' if stage.tune else 'target_bits'} with the method {stage.method}, which packs no weights",
+                f"{given[0]} with the method {stage.method}, which packs no weights",
                 do="Leave it out, or give it to a stage that quantises",
             )
         if method.kind == "train" or stage.tune is not None:
@@ -52,6 +53,13 @@ def check_recipe(recipe: Recipe) -> None:
                 allowed=f"workers=1, or a method that needs no data ({', '.join(without_data)}) without --tune",
                 do="Leave --workers out",
             )
+
+
+def _of_packing(stage: StageSpec) -> list[str]:
+    """Returns the names of the settings that are given and that only a stage that packs has."""
+    settings = {"tune": stage.tune, "target_bits": stage.target_bits}
+    ends = [name for name, bits in stage.end_bits.items() if bits != AUTO]
+    return [name for name, value in settings.items() if value is not None] + ends
 
 
 def check_linears(method: PackMethod, config: Any, source: ModelSource, shapes: Mapping[str, tuple[int, int]]) -> None:
