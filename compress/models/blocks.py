@@ -104,7 +104,8 @@ class BlockWalker:
             ModelError: the model cannot be walked block by block.
         """
         with self._front(torch.tensor(self._probes)):
-            return rehearse(self.model, self.block_names, self._probes, self.device)
+            ends = {embedding_name(self.model), head_name(self.model)}
+            return rehearse(self.model, self.block_names, self._probes, self.device, ends)
 
     def linears(self, index: int) -> list[LinearRef]:
         """Returns the linears of one block that can be packed, in the order of the module tree.

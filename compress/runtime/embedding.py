@@ -135,16 +135,13 @@ def factor_of(module: nn.Embedding) -> Factor | None:
     value = getattr(module, "scalar_embed_scale", getattr(module, "embed_scale", None))
     if not isinstance(value, int | float):
         return None
-    ids = torch.arange(_PROBE_ROWS)
-    for rounded in (True, False):
-        factor = Factor(float(value), rounded)
-        tables = [
-            torch.randn(_PROBE_ROWS, module.embedding_dim, generator=torch.Generator().manual_seed(0)).to(dtype)
-            for dtype in (torch.float32, torch.bfloat16)
-        ]
-        if all(torch.equal(_probe(module, table)(ids), factor.times(table)) for table in tables):
-            return factor
-    return None
+    factor = Factor(float(value), rounded=isinstance(getattr(module, "embed_scale", None), torch.Tensor))
+    with torch.device("cpu"):  # transformers builds a model with the device set to meta
+        ids, generator = torch.arange(_PROBE_ROWS), torch.Generator().manual_seed(0)
+        table = torch.randn(_PROBE_ROWS, module.embedding_dim, generator=generator)
+        tables = (table, table.bfloat16())
+        same = all(torch.equal(_probe(module, one)(ids), factor.times(one)) for one in tables)
+    return factor if same else None
 
 
 def _probe(module: nn.Embedding, table: torch.Tensor) -> nn.Embedding:

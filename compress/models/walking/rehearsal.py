@@ -15,7 +15,7 @@ Shape letters: B samples, T tokens, H hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,6 @@ from torch import nn
 
 from compress.errors import ModelError, translated
 from compress.models.walking.arguments import BlockArguments, same, silenced
-from compress.models.walking.embedding import embedding_name
-from compress.models.walking.head import head_name
 from compress.models.walking.outputs import OutputForm, holds_absent
 from compress.models.walking.trial import Trial, kind_of, run_alone
 from compress.models.walking.watch import Watch, WatchAttributes, linear_weights
@@ -50,7 +48,11 @@ class Rehearsal:
 
 
 def rehearse(
-    model: PreTrainedModel, block_names: Sequence[str], probes: Sequence[int], device: torch.device
+    model: PreTrainedModel,
+    block_names: Sequence[str],
+    probes: Sequence[int],
+    device: torch.device,
+    ends: Collection[str] = (),
 ) -> Rehearsal:
     """Returns what is needed to walk the model; everything outside its blocks, except the head, must be in memory.
 
@@ -59,11 +61,12 @@ def rehearse(
         block_names: the decoder blocks, first to last.
         probes: two tokens to run it with.
         device: where the work is done.
+        ends: names of the weights of the embedding and the head.
 
     Raises:
         ModelError: the model cannot be walked block by block; the cause and the block are named.
     """
-    stage = _Stage(model, block_names, device)
+    stage = _Stage(model, block_names, device, ends)
     first, second = (stage.run(probe, seed) for seed, probe in enumerate(probes))
     for name, one, other in zip(block_names, first.arguments, second.arguments, strict=True):
         if not same(one, other):
@@ -91,8 +94,10 @@ class _Pass:
 class _Stage:
     """The model while it is rehearsed."""
 
-    def __init__(self, model: PreTrainedModel, block_names: Sequence[str], device: torch.device) -> None:
-        self._model, self._names, self._device = model, block_names, device
+    def __init__(
+        self, model: PreTrainedModel, block_names: Sequence[str], device: torch.device, ends: Collection[str]
+    ) -> None:
+        self._model, self._names, self._device, self._ends = model, block_names, device, ends
         self._blocks = [model.get_submodule(name) for name in block_names]
         self.kinds = {name: kind_of(block) for name, block in zip(block_names, self._blocks, strict=True)}
         self.trials: dict[Any, Trial] = {}
@@ -117,7 +122,7 @@ class _Stage:
         with (
             translated(f"{_CANNOT}: running it on {_TOKENS} tokens failed", allowed=_ALLOWED),
             Watch(self._model, self._linear_weights()) as watch,
-            Watch(self._model, {embedding_name(self._model), head_name(self._model)}) as ends,
+            Watch(self._model, self._ends) as ends,
             silenced(self._blocks, answer),
             _head_silenced(self._model, log),
             WatchAttributes(ends),
