@@ -179,7 +179,7 @@ def test_a_failed_proof_takes_the_manifest_away(tmp_path, token_file, monkeypatc
         compress.run(source, "rtn", output=tmp_path / "out", **DATA)
     assert not (tmp_path / "out" / "compress.json").exists()
     monkeypatch.undo()
-    assert compress.run(source, "rtn", output=tmp_path / "out", **DATA).manifest["format_version"] == 1
+    assert compress.run(source, "rtn", output=tmp_path / "out", **DATA).manifest["format_version"] == 2
 
 
 def test_skipped_linears_stay_dense(tmp_path, token_file):
