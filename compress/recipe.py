@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from compress import devices
 from compress.errors import RecipeError, unknown
@@ -55,6 +55,11 @@ class CalibrationSpec:
 
 
 TUNINGS = ("block", "full")
+AUTO = "auto"
+DEFAULT_END_BITS = 8
+"""Bits of an embedding and a head for which none are given."""
+EndBits: TypeAlias = int | str | None
+"""Bits of the embedding or the head: 2 to 8, `auto`, or None (in text `none`) to leave it dense."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +73,11 @@ class StageSpec:
     model. None: no fine-tuning."""
     target_bits: float | None = None
     """Average stored bits per weight for mixed precision; each linear gets its own options. None: the same for all."""
+    embedding_bits: EndBits = AUTO
+    """Bits of the token embedding: 2 to 8, or `none` to leave it dense. Not given: 8, or the bits of a head that shares
+    its weight, and what an earlier stage packed stays as it is."""
+    head_bits: EndBits = AUTO
+    """Bits of the output head; as `embedding_bits`."""
     calibration: Mapping[str, Any] = field(default_factory=dict)
     """Calibration settings of this stage that differ from the recipe's."""
 
@@ -78,6 +88,8 @@ class StageSpec:
         _refuse_unknown("calibration key", self.calibration, {f.name for f in dataclasses.fields(CalibrationSpec)})
         if self.target_bits is not None and not 0 < self.target_bits <= 16:
             raise RecipeError(f"target_bits={self.target_bits}", allowed="more than 0, at most 16")
+        for name in ("embedding_bits", "head_bits"):
+            object.__setattr__(self, name, _end_bits(name, getattr(self, name)))
 
     def identity(self) -> dict[str, Any]:
         """Returns the settings that the output bytes depend on, as JSON values; settings that are None are left out."""
@@ -86,7 +98,13 @@ class StageSpec:
             "method": self.method,
             "options": _json_values(self.options),
             **{name: value for name, value in settings.items() if value is not None},
+            **{name: "none" if bits is None else bits for name, bits in self.end_bits.items() if bits != AUTO},
         }
+
+    @property
+    def end_bits(self) -> dict[str, EndBits]:
+        """The settings `embedding_bits` and `head_bits` by name."""
+        return {"embedding_bits": self.embedding_bits, "head_bits": self.head_bits}
 
 
 FORWARD_DTYPES = ("auto", "float32", "bfloat16")
@@ -295,6 +313,16 @@ def _check_types(prefix: str, spec: Any) -> None:
             raise RecipeError(f"{prefix}{spec_field.name}={value!r}", allowed=allowed)
         if any(isinstance(text, str) and "\0" in text for text in texts):
             raise RecipeError(f"{prefix}{spec_field.name}={value!r}", allowed=f"{allowed} without null characters")
+
+
+def _end_bits(name: str, bits: Any) -> EndBits:
+    """Returns the bits of an end with `none` as None; RecipeError for anything but 2 to 8, `none` and `auto`."""
+    if bits in (None, "none"):
+        return None
+    if bits != AUTO and not (isinstance(bits, int) and not isinstance(bits, bool) and 2 <= bits <= 8):
+        raise RecipeError(f"{name}={bits!r}", allowed="2 to 8, or none")
+    kept: EndBits = bits
+    return kept
 
 
 def _converted(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from compress.format.reader import open_checkpoint
 from compress.models.source import ModelSource
 from compress.recipe import CalibrationSpec, Recipe, StageSpec, folders
 from compress.runtime import load
+from tests.support.entries import linears
 from tests.support.models import save_tiny, save_tokens, tiny_tokens
 
 pytestmark = pytest.mark.usefixtures("proof_in_this_process")
@@ -45,9 +46,9 @@ def test_low_rank_then_quantised(recipe):
     result = compress.run(both)
     first, last = folders(both)
     assert first.name == "1-svd_llm" and first.parent.name == "out.stages" and last == result.checkpoint
-    made = {entry["scheme"]["layout"] for entry in result.manifest["tensors"].values()}
+    made = {entry["scheme"]["layout"] for entry in linears(result.manifest).values()}
     assert made == {"low_rank.v1"}
-    for name in result.manifest["tensors"]:
+    for name in linears(result.manifest):
         parts = layouts.parts(open_checkpoint(last).packed(name))
         assert {part.scheme.layout for part in parts.values()} == {"int_group.v1"}
         before = layouts.unpack(open_checkpoint(first).packed(name))
@@ -91,7 +92,7 @@ def test_skipped_parts_stay_parts(recipe):
     assert not kept
     first, _ = folders(recipe(SVD, RTN))
     again = recipe(RTN, model=str(first), output=str(first) + "-again", skip=("*.q_proj",), min_coverage=0.0)
-    found = compress.run(again).manifest["tensors"]
+    found = linears(compress.run(again).manifest)
     parts = {name: entry["scheme"]["options"] for name, entry in found.items() if not name.endswith("down_proj")}
     schemes = {name: options["left"]["layout"] for name, options in parts.items()}
     assert {layout for name, layout in schemes.items() if name.endswith("q_proj")} == {"dense.v1"}

@@ -8,9 +8,17 @@ from typing import Any
 
 import click
 
-from compress.cli._method_options import DEFAULT_METHOD, MethodCommand, given_flags
+from compress.cli._method_options import DEFAULT_METHOD, MethodCommand, OrNone, given_flags
 from compress.methods import registry
-from compress.recipe import CALIBRATION_OPTIONS, RECIPE_OPTIONS, STAGE_OPTIONS, CalibrationSpec, Recipe, StageSpec
+from compress.recipe import (
+    CALIBRATION_OPTIONS,
+    DEFAULT_END_BITS,
+    RECIPE_OPTIONS,
+    STAGE_OPTIONS,
+    CalibrationSpec,
+    Recipe,
+    StageSpec,
+)
 
 RECIPE_SETTINGS = (*RECIPE_OPTIONS, *CALIBRATION_OPTIONS, *STAGE_OPTIONS)
 recipe_defaults = {
@@ -33,6 +41,20 @@ recipe_defaults = {
 )
 @click.option("--tune", metavar="HOW", help="Fine-tune after packing: block, or full (blocks, then the whole model).")
 @click.option("--target-bits", type=float, help="Average stored bits per weight; each linear gets its own options.")
+@click.option(
+    "--embedding-bits",
+    type=OrNone(click.INT),
+    metavar="BITS",
+    default=DEFAULT_END_BITS,
+    help="Bits of the token embedding, 2 to 8, or none to leave it dense.",
+)
+@click.option(
+    "--head-bits",
+    type=OrNone(click.INT),
+    metavar="BITS",
+    default=DEFAULT_END_BITS,
+    help="Bits of the output head; one that shares its weight with the embedding has those of the embedding.",
+)
 @click.option("-o", "--output", metavar="FOLDER", help="Output folder.  [default: runs/<model>-<method>]")
 @click.option(
     "--calibration",

@@ -11,9 +11,10 @@ from typing import Any
 
 from compress.errors import FormatError
 from compress.format.scheme import Scheme
+from compress.format.scheme_table import expand
 from compress.json_files import read_object
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "compress.json"
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -71,6 +72,12 @@ def check_version(version: object) -> None:
             f"the checkpoint has format version {version}, this package reads up to {FORMAT_VERSION}",
             do="Update it: pip install --upgrade compress-llm",
         )
+
+
+def stated_tensors(quantization: Mapping[str, Any]) -> Any:
+    """Returns the entries by name that the `quantization_config` of config.json states: of version 1 as they stand."""
+    tensors = quantization.get("tensors")
+    return expand(tensors) if isinstance(tensors, list) else tensors
 
 
 def check_tensors(tensors: object) -> None:

@@ -143,7 +143,7 @@ def _check_index(folder: Path, files: dict[str, str]) -> None:
 def _check_config(folder: Path, content: dict[str, Any]) -> None:
     """Raises FormatError unless config.json (read by transformers) agrees with the manifest."""
     quantization = read_object(folder / manifest.CONFIG).get("quantization_config")
-    stated = quantization.get("tensors") if isinstance(quantization, dict) else {}
+    stated = manifest.stated_tensors(quantization) if isinstance(quantization, dict) else {}
     structure = quantization.get("structure") if isinstance(quantization, dict) else None
     needed = {name: {key: entry[key] for key in manifest.TENSOR_REQUIRED} for name, entry in content["tensors"].items()}
     if stated != needed:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from compress.errors import FormatError, OutputError
-from compress.format import files, layouts, manifest, naming
+from compress.format import files, layouts, manifest, naming, scheme_table
 from compress.format.dtypes import STORED_NAMES
 from compress.format.scheme import Scheme
 
@@ -135,7 +135,7 @@ def _finish(
         config["quantization_config"] = {
             "quant_method": manifest.QUANT_METHOD,
             "format_version": manifest.FORMAT_VERSION,
-            "tensors": needed,
+            "tensors": scheme_table.shorten(needed),
             **({"structure": content["structure"]} if content.get("structure") else {}),
         }
     for name, source in sorted(auxiliary.items()):

@@ -49,6 +49,16 @@ def _like_unpacked(planes: Sequence[torch.Tensor], spec: str) -> torch.Tensor:
     return planes[0].new_empty(_parse(spec)[1], dtype=torch.float32)
 
 
+def _rows(ids: torch.Tensor, planes: Sequence[torch.Tensor], spec: str) -> torch.Tensor:
+    """Returns the rows `ids` (integers of any shape) of the decoded weight: float32 [..., K]."""
+    packed = _packed(planes, spec)
+    return layouts.unpack_rows(packed, ids.reshape(-1).long()).view(*ids.shape, packed.shape[1])
+
+
+def _like_rows(ids: torch.Tensor, planes: Sequence[torch.Tensor], spec: str) -> torch.Tensor:
+    return planes[0].new_empty((*ids.shape, _parse(spec)[1][1]), dtype=torch.float32)
+
+
 def _linear(x: torch.Tensor, planes: Sequence[torch.Tensor], bias: torch.Tensor | None, spec: str) -> torch.Tensor:
     """Returns x [..., K] times the packed weight, plus `bias` [N]: [..., N] in the dtype of `x`.
 
@@ -81,6 +91,7 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, list[N
 
 
 define("unpack(Tensor[] planes, str spec) -> Tensor", _unpack, _like_unpacked)
+define("packed_rows(Tensor ids, Tensor[] planes, str spec) -> Tensor", _rows, _like_rows)
 define(
     "packed_linear(Tensor x, Tensor[] planes, Tensor? bias, str spec) -> Tensor",
     _linear,

@@ -16,9 +16,11 @@ from typing import Any
 import torch
 
 from compress.errors import RecipeError
+from compress.format.packed import PackedTensor
 from compress.models import skeleton, structure
 from compress.models.block import Block
 from compress.models.linears import LinearRef, find_linears
+from compress.models.rows import Rows
 from compress.models.source import ModelSource
 from compress.models.stored import StoredWeight, find_stored
 from compress.models.unread_tensors import sort_unread
@@ -97,6 +99,14 @@ class BlockWalker:
         """Tied tensor -> its master, which alone is in `dense_tensors`."""
         return self._weights.tied
 
+    def use_packed(self, packed: Mapping[str, PackedTensor]) -> None:
+        """Has `embed` and `logits` compute with these matrices, given by the names of their parameters, from now on."""
+        self._weights.packed.update(packed)
+
+    def rows(self, name: str) -> Rows | None:
+        """Returns the reader of the rows of a matrix by its name in the model; None where the loader has to make it."""
+        return self._weights.rows(self.tied.get(name, name))
+
     @property
     def unused_tensors(self) -> list[str]:
         """Extra heads in the checkpoint that a copy of the model loses: no loader would keep them."""
@@ -118,7 +128,8 @@ class BlockWalker:
             ModelError: the model cannot be walked block by block.
         """
         with self._front(torch.tensor(self._probes)):
-            return rehearse(self.model, self.block_names, self._probes, self.device)
+            ends = {embedding_name(self.model), head_name(self.model)}
+            return rehearse(self.model, self.block_names, self._probes, self.device, ends)
 
     def linears(self, index: int) -> list[LinearRef]:
         """Returns the linears of one block that can be packed, in the order of the module tree.
@@ -270,7 +281,7 @@ class BlockWalker:
     def differentiable_logits(self, hidden_BTH: torch.Tensor) -> torch.Tensor:
         """Returns what `logits` does, on the walker's device, with a gradient to the last block's outputs."""
         listener, probe = self._listener, self._probes[0]
-        with self._front(torch.tensor([probe])), head_present(self.model, self.source, self._weights, self.device):
+        with self._front(torch.tensor([probe])), head_present(self.model, self._weights, self.device):
             tokens_BT = torch.full(hidden_BTH.shape[:2], probe, device=self.device)
             return listener.logits(self._hidden(hidden_BTH.to(self.device)), tokens_BT)
 
@@ -325,7 +336,7 @@ class BlockWalker:
             table, key = skeleton.slot(self.model, name)
             table[key] = self.model.get_parameter_or_buffer(master)
         try:
-            with rows_present(self.model, self.source, self._weights, tokens.reshape(-1), self.device):
+            with rows_present(self.model, self._weights, tokens.reshape(-1), self.device):
                 yield
         finally:
             skeleton.to_meta(self.model, {*present, *ends, *copies})

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from compress.errors import ModelError
+from compress.format import layouts
 from compress.format.dtypes import TORCH_DTYPES
 from compress.models import linears
 from compress.models.linears import LinearRef
+from compress.models.rows import PackedRows, Rows, StoredRows
 from compress.models.source import ModelSource
 from compress.models.unread_tensors import recognise
 from compress.progress import without_library_bars
@@ -26,6 +28,8 @@ from compress.progress import without_library_bars
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.core_model_loading import WeightConverter
+
+    from compress.format.packed import PackedTensor
 
 _SYNCHRONOUS = "HF_DEACTIVATE_ASYNC_LOAD"
 """Environment variable by which transformers loads tensors in the calling thread."""
@@ -65,6 +69,8 @@ class Weights:
         """Model tensor -> the conversion that makes it, where one does."""
         self.patterns: dict[str, str] = {}
         """Checkpoint tensor -> which source pattern of its conversion it is."""
+        self.packed: dict[str, PackedTensor] = {}
+        """Model tensor -> the packed matrix whose rows are read instead of the checkpoint's."""
         self._swapped: set[str] = set()
         self._plan()
         self.tied = self._settle_ties()
@@ -89,6 +95,18 @@ class Weights:
         if self._source.tensors[origins[0]].shape != self._shapes[name]:
             return None
         return origins[0]
+
+    def rows(self, name: str) -> Rows | None:
+        """Returns the reader of the rows of the matrix `name`; None when the loader has to make it."""
+        if (packed := self.packed.get(name)) is not None:
+            return PackedRows(packed)
+        if (origin := self.plain(name)) is not None:
+            return StoredRows(self._source, origin)
+        part = self._source.part(name.removesuffix(".weight"))
+        # a checkpoint of this package stores every tensor under its name in the model
+        if part is not None and part.scheme.layout in layouts.ROWS and not part.scheme.outliers:
+            return PackedRows(part)
+        return None
 
     def stored_dtype(self, name: str) -> torch.dtype:
         """Returns the dtype that the model tensor `name` has in the checkpoint."""
@@ -133,11 +151,11 @@ class Weights:
             if isinstance(tensor := self._model.get_parameter_or_buffer(name), torch.nn.Parameter):
                 check_finite(tensor, name)
 
-    def _holder(self, name: str) -> LinearRef:
-        """A linear whose weight the parameter holds; it knows which way round the model holds it."""
+    def _holder(self, name: str) -> LinearRef | None:
+        """A linear whose weight the parameter holds, which knows which way round the model holds it, or None."""
         path = name.rpartition(".")[0]
         refs = linears.find_linears(self._model.get_submodule(path), path)
-        return next(ref for ref in refs if ref.parameter == name)
+        return next((ref for ref in refs if ref.parameter == name), None)
 
     def _plan(self) -> None:
         from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key

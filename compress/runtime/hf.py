@@ -12,7 +12,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, register_quanti
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from compress.format import manifest
+from compress.format import manifest, scheme_table
 from compress.models import structure
 from compress.runtime import adapters, attention, head, skeleton
 from compress.runtime.experts import PackedExperts
@@ -22,15 +22,27 @@ class CompressConfig(QuantizationConfigMixin):  # type: ignore[misc]
     """The `quantization_config` of a checkpoint: format version, {linear: {scheme, shape, bias}}, and structure."""
 
     def __init__(
-        self, format_version: int, tensors: dict[str, Any], structure: dict[str, Any] | None = None, **unknown: Any
+        self,
+        format_version: int,
+        tensors: list[Any] | dict[str, Any],
+        structure: dict[str, Any] | None = None,
+        **unknown: Any,
     ):
-        """Keeps unknown fields for save_pretrained; a change that readers must know raises the format version."""
+        """Keeps unknown fields for save_pretrained; a change that readers must know raises the format version.
+
+        `tensors` are groups of `format.scheme_table`; up to format version 1 entries by name.
+        """
         unknown.pop("quant_method", None)
         self.__dict__.update(unknown)
         self.quant_method = manifest.QUANT_METHOD
         self.format_version = format_version
-        self.tensors = tensors
+        self.tensors: dict[str, Any] = scheme_table.expand(tensors) if isinstance(tensors, list) else tensors
         self.structure = structure
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the JSON form, in the newest format version, as save_pretrained writes it."""
+        data: dict[str, Any] = super().to_dict()
+        return data | {"format_version": manifest.FORMAT_VERSION, "tensors": scheme_table.shorten(self.tensors)}
 
     def __repr__(self) -> str:
         """Returns one line, since a model has hundreds of linears."""

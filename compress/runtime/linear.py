@@ -71,14 +71,15 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns [..., N] for x [..., K]."""
+        return self._product(x, self.bias)
+
+    def _product(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         # a graph that is being traced must not hold the side effect of preparing; it calls the op, which decodes
         if self.keep_prepared and self._prepared_for != (x.dtype, x.device) and not torch.compiler.is_compiling():
             self._prepare(x)
         if self._linear is not None and self._prepared_for == (x.dtype, x.device):
-            return self._linear(x, self._operands, self.bias)
-        result: torch.Tensor = torch.ops.compress.packed_linear(
-            x, list(self.packed.planes.values()), self.bias, self._spec
-        )
+            return self._linear(x, self._operands, bias)
+        result: torch.Tensor = torch.ops.compress.packed_linear(x, list(self.packed.planes.values()), bias, self._spec)
         return result
 
     def _prepare(self, x: torch.Tensor) -> None:

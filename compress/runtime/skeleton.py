@@ -14,6 +14,7 @@ from compress.format.scheme import Scheme
 from compress.kernels import select
 from compress.models.linears import is_conv1d, is_linear
 from compress.runtime import experts
+from compress.runtime.embedding import PackedEmbedding, TiedHead, can_pack, refuse_resize
 from compress.runtime.linear import AdaptableLinear, PackedLinear
 
 KEEP_PREPARED_BYTES = 1 << 30
@@ -24,18 +25,24 @@ form that a kernel prepares without decoding is always kept: making it takes abo
 def install(model: nn.Module, tensors: Mapping[str, Any]) -> None:
     """Replaces the linears named in `tensors` ({name: {scheme, shape, bias}}) by empty packed ones, in place.
 
+    A token embedding becomes a PackedEmbedding, and a head that is tied to it a TiedHead.
+
     Raises FormatError for a name, shape or bias that the model does not have, and for experts it cannot replace.
     """
-    _refuse_tied_head(model, tensors)
     stacks: dict[str, dict[str, dict[int, PackedLinear]]] = {}
     for name, entry in tensors.items():
         if parsed := naming.parse_expert(name):
             path, projection, index = parsed
             stacks.setdefault(path, {}).setdefault(projection, {})[index] = _empty_layer(PackedLinear, model, entry)
+        elif isinstance(model.get_submodule(path := _path(model, name)), nn.Embedding):
+            _install_embedding(model, path, entry, name)
         else:
-            layer, path = _empty_layer(AdaptableLinear, model, entry), _path(model, name)
+            _refuse_tied(model, name)
+            layer = _empty_layer(AdaptableLinear, model, entry)
             _refuse_mismatch(model.get_submodule(path), layer, name)
             model.set_submodule(path, layer)
+            if layer is _output(model):
+                vars(model)["resize_token_embeddings"] = refuse_resize
     naming.check_experts(tensors)
     for name, projections in stacks.items():
         lists = {key: [layers[index] for index in sorted(layers)] for key, layers in projections.items()}
@@ -74,7 +81,8 @@ def keep_prepared(model: nn.Module, keep: bool | None = None) -> None:
 
     None: keep it if it takes about the bytes of the planes, and keep decoded weights if all of them take at most 1 GiB.
     """
-    layers = packed_layers(model).values()
+    # an embedding that no head shares is never multiplied with
+    layers = [layer for layer in packed_layers(model).values() if getattr(layer, "multiplies", True)]
     packed = {id(layer) for layer in layers if _stays_packed(layer)}
     dtype: torch.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     decoded = sum(layer.out_features * layer.in_features for layer in layers if id(layer) not in packed)
@@ -123,10 +131,40 @@ def _refuse_mismatch(module: nn.Module, layer: PackedLinear, name: str) -> None:
         )
 
 
-def _refuse_tied_head(model: nn.Module, tensors: Mapping[str, Any]) -> None:
+def _install_embedding(model: nn.Module, path: str, entry: Mapping[str, Any], name: str) -> None:
+    """Puts a PackedEmbedding into the place of an embedding, and a TiedHead into that of the head tied to it."""
+    module, scheme = model.get_submodule(path), Scheme.from_dict(entry["scheme"])
+    assert isinstance(module, nn.Embedding)
+    if scheme.layout not in layouts.ROWS or scheme.outliers or entry["bias"]:
+        raise FormatError(
+            f"an embedding packed as {scheme.layout}",
+            allowed=f"{', '.join(layouts.ROWS)} without outliers and bias",
+            layer=name,
+        )
+    if not can_pack(module):
+        raise FormatError(f"a {type(module).__name__} cannot be packed", allowed="Embedding", layer=name)
+    if (shape := (module.num_embeddings, module.embedding_dim)) != tuple(entry["shape"]):
+        raise FormatError(f"the model has an embedding of shape {shape}", allowed=f"{entry['shape']}", layer=name)
+    embedding, head = PackedEmbedding(scheme, module, device="meta"), _output(model)
+    ties = getattr(model, "all_tied_weights_keys", {})
+    for tied in [tied for tied, master in ties.items() if master == f"{path}.weight"]:
+        place = tied.removesuffix(".weight")
+        if not isinstance(head, nn.Linear) or model.get_submodule(place) is not head:
+            raise FormatError(f"an embedding that is tied to {tied}", allowed="one tied to the head alone", layer=name)
+        model.set_submodule(place, TiedHead(embedding, head))
+        del ties[tied]  # transformers would tie a weight that the head does not have
+    _refuse_tied(model, name)
+    model.set_submodule(path, embedding)
+    vars(model)["resize_token_embeddings"] = refuse_resize
+
+
+def _output(model: nn.Module) -> nn.Module | None:
+    """Returns the output head, if the model has one."""
+    find = getattr(model, "get_output_embeddings", None)
+    return None if find is None else find()
+
+
+def _refuse_tied(model: nn.Module, name: str) -> None:
     for tied, master in getattr(model, "all_tied_weights_keys", {}).items():
-        for name in (tied.removesuffix(".weight"), master.removesuffix(".weight")):
-            if name in tensors:
-                raise FormatError(
-                    f"packed, though config.json ties {tied} to {master}", do="Leave it dense", layer=name
-                )
+        if f"{name}.weight" in (tied, master):
+            raise FormatError(f"packed, though config.json ties {tied} to {master}", do="Leave it dense", layer=name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compress import __version__
@@ -13,7 +13,7 @@ from compress.format.files import write_json
 from compress.format.manifest import MANIFEST, fingerprint, read_manifest
 from compress.format.writer import CheckpointWriter
 from compress.methods import registry
-from compress.recipe import digest
+from compress.recipe import AUTO, DEFAULT_END_BITS, digest
 from compress.stages.budget import allocation
 from compress.stages.pack import shards
 from compress.stages.plan import coverage
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from compress.evaluation.result import EvalResult
     from compress.models.source import ModelSource
     from compress.progress import Progress
-    from compress.recipe import Recipe
+    from compress.recipe import Recipe, StageSpec
     from compress.stages.stage_output import StageOutput
     from compress.stages.workspace import Workspace
 
@@ -54,11 +54,14 @@ def recipe_identity(recipe: Recipe) -> dict[str, Any]:
 
 def with_defaults(recipe: Recipe) -> Recipe:
     """Returns the recipe with every option of its methods, so that a manifest stays true when defaults change."""
-    stages = tuple(
-        dataclasses.replace(stage, options=registry.defaults(stage.method) | dict(stage.options))
-        for stage in recipe.stages
-    )
-    return dataclasses.replace(recipe, stages=stages)
+    return dataclasses.replace(recipe, stages=tuple(map(_with_defaults, recipe.stages)))
+
+
+def _with_defaults(stage: StageSpec) -> StageSpec:
+    ends: dict[str, Any] = {}
+    if registry.describe(stage.method).kind == "pack" and set(stage.end_bits.values()) == {AUTO}:
+        ends = dict.fromkeys(stage.end_bits, DEFAULT_END_BITS)
+    return dataclasses.replace(stage, options=registry.defaults(stage.method) | dict(stage.options), **ends)
 
 
 def write_reference(workspace: Workspace, tokens_ST: torch.Tensor, logits_TV: torch.Tensor) -> None:
@@ -92,8 +95,7 @@ def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, ou
         )
     if (dense := coverage.warning(output.coverage)) is not None:
         warnings.append(dense)
-    weights = sum(entry["shape"][0] * entry["shape"][1] for entry in entries.values())
-    bits = 8 * sum(entry["size_bytes"] for entry in entries.values()) / weights if weights else None
+    bits = _bits_per_weight([entry for entry in entries.values() if "role" not in entry])
     allotted = allocation.stored(workspace)
     if allotted and bits is not None and bits > allotted["target_bits"]:
         warnings.append(f"{bits:.4f} bits per weight were stored, above the target of {allotted['target_bits']}")
@@ -126,6 +128,12 @@ def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, ou
         auxiliary=source.auxiliary_files(),
     )
     return warnings
+
+
+def _bits_per_weight(entries: Sequence[Mapping[str, Any]]) -> float | None:
+    """Returns the stored bits of linears over their weights; None for none."""
+    weights = sum(entry["shape"][0] * entry["shape"][1] for entry in entries)
+    return 8 * sum(entry["size_bytes"] for entry in entries) / weights if weights else None
 
 
 def history(source: ModelSource) -> list[dict[str, Any]]:

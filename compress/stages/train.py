@@ -16,7 +16,10 @@ from compress.format.writer import CheckpointWriter
 from compress.methods import registry
 from compress.models import linears
 from compress.models.blocks import BlockWalker
+from compress.models.linears import LinearRef
 from compress.models.source import ModelSource
+from compress.models.walking.embedding import embedding_name
+from compress.models.walking.head import head_name
 from compress.progress import Silent
 from compress.sizes import format_size
 from compress.stages import distributed, memory
@@ -75,7 +78,8 @@ def run(
     text = _text(recipe, walker, teacher, workspace.work)
     trained = _train(recipe, walker, teacher, text.tokens(workspace.work, progress), workspace.work, progress)
     entries = write(method, walker, workspace, trained.dense, trained.packed)
-    coverage = {"total_parameters": source.parameters, "packed_linears": len(entries)}
+    linears_packed = sum("role" not in entry for entry in entries.values())
+    coverage = {"total_parameters": source.parameters, "packed_linears": linears_packed}
     report = {"training": trained.report, "calibration": text.record}
     return StageOutput(coverage, source.raw_config, source.structure, walker.unused_tensors, text.warnings, report)
 
@@ -156,17 +160,44 @@ def write(
             ref.name: linear for ref in refs if (linear := packed.get(ref.name) or walker.source.part(ref.name))
         }
         names += list(dict.fromkeys(ref.parameter for ref in refs if ref.name not in linears_packed))
+        block_entries = _entries(method, walker, step - 1, linears_packed)
+        if not step:
+            linears_packed, block_entries = _ends(method, walker, packed)
+            names = [name for name in names if name.removesuffix(".weight") not in linears_packed]
         tensors = naming.plane_tensors(linears_packed)
         for name in names:
             trained = dense.get(name)
             tensors[name] = walker.read_dense(name) if trained is None else trained.to(walker.stored_dtype(name)).cpu()
         if not step:
             tensors |= {name: walker.source.read(name) for name in walker.extra_tensors}
-        block_entries = _entries(method, walker, step - 1, linears_packed)
         shard = writer.write_shard(step, {name: tensor.contiguous() for name, tensor in tensors.items()})
         workspace.finish_block(step, {"linears": block_entries, "shard": shard.to_dict()})
         entries |= block_entries
     return entries
+
+
+def _ends(
+    method: TrainMethod, walker: BlockWalker, trained: Mapping[str, PackedTensor]
+) -> tuple[dict[str, PackedTensor], dict[str, Any]]:
+    """Returns the embedding and the head that the source has packed, and their manifest entries.
+
+    A head of its own may have been trained; an embedding stays as it is.
+    """
+    ends: dict[str, PackedTensor] = {}
+    entries: dict[str, Any] = {}
+    for parameter in dict.fromkeys(
+        walker.tied.get(name, name) for name in (embedding_name(walker.model), head_name(walker.model))
+    ):
+        name = parameter.removesuffix(".weight")
+        part, entry = walker.source.part(name), walker.source.entry(name)
+        if part is None or entry is None:
+            continue
+        ends[name], entries[name] = trained.get(name, part), dict(entry)
+        if name in trained:
+            ref, w_NK = LinearRef(name, "linear", part.shape, bool(entry["bias"])), layouts.unpack(part)
+            did = solve_linear.describe(method, ref, trained[name], w_NK, layouts.unpack(trained[name]), None)
+            entries[name] |= did
+    return ends, entries
 
 
 def _entries(

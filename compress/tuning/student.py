@@ -14,11 +14,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from compress.runtime import skeleton
+from compress.runtime.embedding import PackedEmbedding
 from compress.tuning.trainable_planes import TrainablePlanes, TrainableTensor
 
 if TYPE_CHECKING:
     from compress.format.packed import PackedTensor
-    from compress.runtime.linear import PackedLinear
 
 
 def to_float32(model: nn.Module) -> nn.Module:
@@ -64,7 +64,12 @@ class Student(nn.Module):
         `model` is what `compress.load` returns; norms and biases are stored in the dtypes that they have there.
         """
         super().__init__()
-        packed_linears: dict[str, PackedLinear] = skeleton.packed_layers(model)
+        # a packed embedding stays as it is, and so does the head that shares it
+        packed_linears = {
+            name: layer
+            for name, layer in skeleton.packed_layers(model).items()
+            if not isinstance(layer, PackedEmbedding)
+        }
         stored = {name: p.detach() for name, p in model.named_parameters() if p.dim() == 1 and p.is_floating_point()}
         to_float32(model).requires_grad_(False)
         # made after requires_grad_(False), so that their masters stay trainable

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from compress.errors import FormatError, OutputError
-from compress.format import manifest, naming
+from compress.format import manifest, naming, scheme_table
 from compress.format.reader import open_checkpoint
 from compress.format.writer import CheckpointWriter, ShardRecord
 from compress.methods import rtn
@@ -93,7 +93,7 @@ def test_finish_writes_what_readers_and_transformers_need(tmp_path: Path) -> Non
     assert (folder / "chat/a.jinja").read_text() == "x" and (folder / "tokenizer.json").read_text() == "{}"
     config = json.loads((folder / manifest.CONFIG).read_text())
     assert config["hidden_size"] == 32 and config["quantization_config"] == {
-        "quant_method": "compress", "format_version": 1, "tensors": given["tensors"],
+        "quant_method": "compress", "format_version": 2, "tensors": scheme_table.shorten(given["tensors"]),
     }  # fmt: skip
     index = json.loads((folder / manifest.INDEX).read_text())
     assert index["weight_map"] == {name: record.file for record in records for name in record.tensors}

@@ -27,7 +27,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = save_tiny(folder / "tiny", "qwen2", num_hidden_layers=1)
     with pytest.MonkeyPatch.context() as patch:
         proofs.in_this_process(patch)
-        return compress.run(str(source), "rtn", suite="none", output=folder / "packed").checkpoint
+        return compress.run(str(source), "rtn", head_bits="none", suite="none", output=folder / "packed").checkpoint
 
 
 def damaged(packed: Path, tmp_path: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Path:

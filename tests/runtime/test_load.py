@@ -249,11 +249,10 @@ def test_newer_formats_and_unknown_layouts_are_refused_through_transformers(make
     newer, unknown = packed.folder.with_name("newer"), packed.folder.with_name("unknown")
     for folder in (newer, unknown):
         shutil.copytree(packed.folder, folder)
-    edit_config(newer, lambda config: config.update(format_version=2))
-    with pytest.raises(FormatError, match=r"format version 2.*Update it"):
+    edit_config(newer, lambda config: config.update(format_version=3))
+    with pytest.raises(FormatError, match=r"format version 3.*Update it"):
         AutoModelForCausalLM.from_pretrained(newer)
-    name = next(iter(packed.linears))
-    edit_config(unknown, lambda config: config["tensors"][name]["scheme"].update(layout="int_group.v2"))  # type: ignore[index]
+    edit_config(unknown, lambda config: config["tensors"][0]["scheme"].update(layout="int_group.v2"))  # type: ignore[index]
     with pytest.raises(FormatError, match=r"unknown layout 'int_group.v2'"):
         AutoModelForCausalLM.from_pretrained(unknown)
 

@@ -9,6 +9,7 @@ from compress.format.layouts import sparse_nm
 from compress.format.reader import open_checkpoint
 from compress.recipe import CalibrationSpec, Recipe, StageSpec, folders
 from compress.runtime import load
+from tests.support.entries import linears
 from tests.support.models import save_tiny, save_tokens, tiny_tokens
 
 TRAIN = dict(steps=6, batch=2, micro_batch=2, rate=1e-3, held_out=0.2)
@@ -36,7 +37,7 @@ def test_low_rank_then_distilled_then_quantised(recipe):
     whole = recipe(SVD, PACKED, RTN)
     compress.run(whole)
     first, second, last = folders(whole)
-    for name in open_checkpoint(last).manifest["tensors"]:
+    for name in linears(open_checkpoint(last).manifest):
         one, other = (open_checkpoint(folder).packed(name) for folder in (first, second))
         assert one.scheme == other.scheme and not torch.equal(one.planes["weight"], other.planes["weight"])
         assert {part.scheme.layout for part in layouts.parts(open_checkpoint(last).packed(name)).values()} == {
@@ -52,7 +53,7 @@ def test_sparse_then_quantised_keeps_its_pattern(recipe, options):
     whole = recipe(("ast", TRAIN | options), RTN)
     compress.run(whole)
     first, last = folders(whole)
-    for name in open_checkpoint(last).manifest["tensors"]:
+    for name in linears(open_checkpoint(last).manifest):
         masks = [sparse_nm.mask(open_checkpoint(folder).packed(name)) for folder in (first, last)]
         assert torch.equal(*masks) and bool((masks[0].view(masks[0].shape[0], -1, 4).sum(-1) == 2).all())
     assert load(last)(tiny_tokens(1, 10)).logits.isfinite().all()

@@ -10,6 +10,9 @@ A layout module has:
     unpack(packed) -> float32 [N, K]                           the meaning of the planes: the two after one another
     validate(packed)        raises FormatError for plane *values* that would index out of bounds
 
+A layout that may store a token embedding (`ROWS`) also has
+    unpack_rows(packed, rows) -> float32 [R, K]                some rows of `unpack`, without decoding the others
+
 A composite layout is made of parts, packed tensors with schemes of their own that stand in its options. It also has:
     PARTS                   names of its parts
     parts(packed)           the parts by name
@@ -33,6 +36,8 @@ from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
 
 _PART_ONLY = "dense.v1"
+ROWS = ("int_group.v1",)
+"""Layouts that a token embedding may have."""
 
 
 def layout_module(layout: str) -> ModuleType:
@@ -56,6 +61,12 @@ def unpack(packed: PackedTensor) -> torch.Tensor:
     """Returns the decoded weight [N, K] in float32. This function defines the value of a packed tensor."""
     weight_NK: torch.Tensor = layout_module(packed.scheme.layout).unpack(packed)
     return weight_NK
+
+
+def unpack_rows(packed: PackedTensor, rows_R: torch.Tensor) -> torch.Tensor:
+    """Returns the rows `rows_R` (int64) of `unpack(packed)`, float32 [R, K]; the layout must have `unpack_rows`."""
+    weight_RK: torch.Tensor = layout_module(packed.scheme.layout).unpack_rows(packed, rows_R)
+    return weight_RK
 
 
 def is_composite(layout: str) -> bool:

@@ -83,6 +83,19 @@ def _unpack(words_RW: torch.Tensor, bits: int, width: int) -> torch.Tensor:
     return codes.view(rows, -1)[:, :width].contiguous()
 
 
+def unpack_places(words_WC: torch.Tensor, bits: int, places_R: torch.Tensor) -> torch.Tensor:
+    """Returns the codes at `places_R` (int64) of streams that run down the columns of `words_WC`, in `code_dtype`.
+
+    The result is [R, C], the rows `places_R` of `unpack_rows(words_WC.T, bits, width).T`.
+    """
+    first_R = places_R * bits
+    word_R, offset_R1 = first_R // _WORD, (first_R % _WORD)[:, None]
+    last_R = (word_R + 1).clamp_max(words_WC.shape[0] - 1)  # of a code that does not straddle, its bits are masked out
+    low_RC, high_RC = (words_WC[part_R].to(torch.int64) & _MASK for part_R in (word_R, last_R))
+    value_RC = (low_RC >> offset_R1) | (high_RC << (_WORD - offset_R1))
+    return (value_RC & ((1 << bits) - 1)).to(code_dtype(bits))
+
+
 def pack_flat(codes: torch.Tensor, bits: int) -> torch.Tensor:
     """Returns int32 [ceil(n·b/32)]: the codes of any shape, row-major, as one stream with one tail of padding."""
     return pack_rows(codes.reshape(1, -1), bits)[0]

@@ -118,6 +118,21 @@ def unpack(packed: PackedTensor) -> torch.Tensor:
     return assemble(expand(packed), packed.planes)
 
 
+def unpack_rows(packed: PackedTensor, rows_R: torch.Tensor) -> torch.Tensor:
+    """Returns the rows `rows_R` (int64, any order, repeats allowed) of `unpack(packed)`, float32 [R, K].
+
+    No other row is decoded. The tensor must have no delta part.
+    """
+    assert not packed.scheme.outliers, "rows of a tensor with a delta part cannot be decoded alone"
+    (_, in_features), bits, planes = packed.shape, packed.scheme.bits, packed.planes
+    zero_RG1: torch.Tensor | float = 2.0 ** (bits - 1)
+    if "zero_point" in planes:
+        zero_RG1 = bitstream.unpack_places(planes["zero_point"], bits, rows_R)[..., None]
+    codes_RK = bitstream.unpack_rows(planes["weight"][rows_R], bits, in_features)
+    codes_RGg = codes_RK.view(len(rows_R), -1, packed.scheme.group_size)
+    return assemble(Expanded(codes_RGg, zero_RG1, None), {"scale": planes["scale"][rows_R]})
+
+
 def validate(packed: PackedTensor, layer: str | None = None) -> None:
     """Raises FormatError for values that cannot come from `pack`."""
     if not packed.planes["scale"].isfinite().all():

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from compress.errors import CalibrationError, ModelError
-from compress.models.source import ModelSource
 from compress.models.weights import Weights, check_finite
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def rows_present(
-    model: PreTrainedModel, source: ModelSource, weights: Weights, tokens: torch.Tensor, device: torch.device
+    model: PreTrainedModel, weights: Weights, tokens: torch.Tensor, device: torch.device
 ) -> Iterator[None]:
     """While open, the model's token embedding works for the ids in `tokens` as if it were fully loaded.
 
@@ -43,13 +42,13 @@ def rows_present(
             do="Use the model's own tokenizer",
         )
     master = weights.tied.get(name, name)
-    origin = weights.plain(master)
-    if origin is None or not isinstance(module, nn.Embedding):
+    table = weights.rows(master)
+    if table is None or not isinstance(module, nn.Embedding):
         weights.load([master], device)
         module.weight = model.get_parameter(master)
         yield
         return
-    rows_RH = source.read_rows(origin, needed_R.tolist()).to(device=device, dtype=torch.float32)
+    rows_RH = table.rows(needed_R).to(device=device, dtype=torch.float32)
     check_finite(rows_RH, name)
     place_V = torch.zeros(vocabulary, dtype=torch.long, device=device)
     place_V[needed_R.to(device)] = torch.arange(len(needed_R), device=device)

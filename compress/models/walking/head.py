@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from compress.errors import ModelError
-from compress.models.source import ModelSource
 from compress.models.weights import Weights, check_finite
 
 if TYPE_CHECKING:
@@ -23,12 +22,12 @@ _STRETCH_BYTES = 64 << 20
 
 
 @contextmanager
-def head_present(model: PreTrainedModel, source: ModelSource, weights: Weights, device: torch.device) -> Iterator[None]:
+def head_present(model: PreTrainedModel, weights: Weights, device: torch.device) -> Iterator[None]:
     """While open, the model's output head works as if its weight were loaded."""
     head, name = model.get_output_embeddings(), head_name(model)
     master = weights.tied.get(name, name)
-    origin = weights.plain(master)
-    if origin is None or not isinstance(head, nn.Linear):
+    table = weights.rows(master)
+    if table is None or not isinstance(head, nn.Linear):
         weights.load([master], device)
         head.weight = model.get_parameter(master)
         yield
@@ -39,7 +38,7 @@ def head_present(model: PreTrainedModel, source: ModelSource, weights: Weights, 
         logits_BTV = x_BTH.new_empty(*x_BTH.shape[:-1], head.out_features)
         for start in range(0, head.out_features, rows):
             stop = min(start + rows, head.out_features)
-            w_RH = source.read_slice(origin, start, stop).to(x_BTH)
+            w_RH = table.stretch(start, stop).to(x_BTH)
             check_finite(w_RH, name)
             logits_BTV[..., start:stop] = nn.functional.linear(x_BTH, w_RH)
         return logits_BTV if head.bias is None else logits_BTV + head.bias

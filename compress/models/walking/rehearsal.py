@@ -16,7 +16,7 @@ Shape letters: B samples, T tokens, H hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from compress.errors import ModelError, translated
 from compress.models.walking.arguments import BlockArguments, same, silenced
 from compress.models.walking.outputs import OutputForm, holds_absent
 from compress.models.walking.trial import Trial, kind_of, run_alone
-from compress.models.walking.watch import Watch, linear_weights
+from compress.models.walking.watch import Watch, WatchAttributes, linear_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,7 +45,7 @@ class Rehearsal:
     forms: tuple[OutputForm, ...]
     """The form of each block's output."""
     read_directly: frozenset[str]
-    """Parameters of linears that a block reads by itself, by their dotted names in the model."""
+    """Weights of linears, embedding and head that the model reads by itself, by their dotted names."""
     by_tokens: bool = False
     """Whether arguments of the blocks depend on the tokens."""
     hidden_shape: tuple[int, ...] = ()
@@ -53,7 +53,11 @@ class Rehearsal:
 
 
 def rehearse(
-    model: PreTrainedModel, block_names: Sequence[str], probes: Sequence[int], device: torch.device
+    model: PreTrainedModel,
+    block_names: Sequence[str],
+    probes: Sequence[int],
+    device: torch.device,
+    ends: Collection[str] = (),
 ) -> Rehearsal:
     """Returns what is needed to walk the model; everything outside its blocks, except the head, must be in memory.
 
@@ -62,11 +66,12 @@ def rehearse(
         block_names: the decoder blocks, first to last.
         probes: two tokens to run it with.
         device: where the work is done.
+        ends: names of the weights of the embedding and the head.
 
     Raises:
         ModelError: the model cannot be walked block by block; the cause and the block are named.
     """
-    stage = _Stage(model, block_names, device)
+    stage = _Stage(model, block_names, device, ends)
     first, second = (stage.run(probe, seed) for seed, probe in enumerate(probes))
     by_tokens = not same(first.arguments, second.arguments)
     if by_tokens:
@@ -99,13 +104,15 @@ class _Pass:
 class _Stage:
     """The model while it is rehearsed."""
 
-    def __init__(self, model: PreTrainedModel, block_names: Sequence[str], device: torch.device) -> None:
-        self._model, self._names, self._device = model, block_names, device
+    def __init__(
+        self, model: PreTrainedModel, block_names: Sequence[str], device: torch.device, ends: Collection[str]
+    ) -> None:
+        self._model, self._names, self._device, self._ends = model, block_names, device, ends
         self._blocks = [model.get_submodule(name) for name in block_names]
         self.kinds = {name: kind_of(block) for name, block in zip(block_names, self._blocks, strict=True)}
         self.trials: dict[Any, Trial] = {}
         self.direct: set[str] = set()
-        """Weights inside the blocks that the model reads around them: RWKV rescales them."""
+        """Weights that the model reads around their modules: RWKV rescales them, Mamba asks for the head's dtype."""
 
     @torch.no_grad()
     def run(self, probe: int, seed: int) -> _Pass:
@@ -125,11 +132,13 @@ class _Stage:
         with (
             translated(f"{_CANNOT}: running it on {_TOKENS} tokens failed", allowed=_ALLOWED),
             Watch(self._model, self._linear_weights()) as watch,
+            Watch(self._model, self._ends) as ends,
             silenced(self._blocks, answer),
             _head_silenced(self._model, log),
+            WatchAttributes(ends),
         ):
             logits = self._model(input_ids=tokens_BT, use_cache=False).logits
-        self.direct |= watch.direct
+        self.direct |= watch.direct | ends.direct
         if len(log.arguments) != len(self._names):
             raise _unwalkable(f"only {len(log.arguments)} of {len(self._names)} decoder blocks were run", None)
         if len(log.head_inputs) != 1:

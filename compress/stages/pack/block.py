@@ -23,6 +23,7 @@ from compress.format.packed import PackedTensor
 from compress.models import linears
 from compress.stages import memory
 from compress.stages.pack import solve_linear
+from compress.stages.pack.ends import PackedEnds
 
 if TYPE_CHECKING:
     from compress.calibration.stats import LayerStats
@@ -49,6 +50,8 @@ class LinearStage:
     memory_limit: int | None
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Linear -> options that differ from `config`, chosen by mixed precision or by the method's `allot`."""
+    ends: PackedEnds = field(default_factory=PackedEnds)
+    """The embedding and the head, where they are packed."""
     tuning: Settings | None = None
     """Settings for fitting each block after packing; None: no fitting."""
     workers: int = 1

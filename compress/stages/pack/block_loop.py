@@ -35,7 +35,8 @@ def run(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torc
     with shards.resumed(stage, progress) as (task, done):
         if done == 0:
             hidden_STH = walker.embed(tokens_ST)
-            _finish_step(stage, 0, hidden_STH, shards.dense_tensors(stage, None), {})
+            tensors, entries = shards.outside_blocks(stage)
+            _finish_step(stage, 0, hidden_STH, tensors, {"linears": entries})
             task.advance(1, "embeddings")
         else:
             hidden_STH = _load_hidden(workspace.hidden_path(done))

@@ -12,7 +12,7 @@ from compress.models.blocks import BlockWalker
 from compress.report.table.allotted import render as allocation_table
 from compress.stages import finish, proof_reference
 from compress.stages.budget import allocation, rank_ratios
-from compress.stages.pack import block_loop, full_tuning, precision, streaming
+from compress.stages.pack import block_loop, ends, full_tuning, precision, streaming
 from compress.stages.pack.block import LinearStage
 from compress.stages.plan import plan
 from compress.stages.plan.needs import streams
@@ -61,6 +61,7 @@ def run(
         memory_plan=planned.memory,
         memory_limit=recipe.max_memory,
         workers=recipe.workers,
+        ends=ends.prepare(workspace, walker, planned.ends, recipe.max_memory, progress),
         tuning=Settings() if stage.tune else None,
     )
     work = dataclasses.replace(work, overrides=rank_ratios.allot(work, tokens_ST, progress))

@@ -62,12 +62,18 @@ def _records(workspace: Workspace) -> list[dict[str, Any]]:
     return finished
 
 
+def outside_blocks(stage: LinearStage) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Returns the tensors of the first shard: those outside the blocks; and the manifest entries of the packed ones."""
+    return dense_tensors(stage, None) | stage.ends.tensors, dict(stage.ends.entries)
+
+
 def dense_tensors(stage: LinearStage, block: int | None) -> dict[str, torch.Tensor]:
     """Returns the tensors that stay dense in a block (None: outside all blocks), in the dtypes of the checkpoint."""
     walker = stage.walker
     prefixes = tuple(f"{name}." for name in walker.block_names)
     own = (lambda name: not name.startswith(prefixes)) if block is None else (lambda n: n.startswith(prefixes[block]))
-    tensors = {name: walker.read_dense(name) for name in walker.dense_tensors() if own(name)}
+    names = [name for name in walker.dense_tensors() if own(name) and name not in stage.ends.parameters]
+    tensors = {name: walker.read_dense(name) for name in names}
     if block is None:
         tensors |= {name: walker.source.read(name) for name in walker.extra_tensors}
     else:

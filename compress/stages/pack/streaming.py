@@ -43,7 +43,7 @@ def run(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torc
         stale.unlink()
     with shards.resumed(stage, progress) as (task, done):
         if done == 0:
-            _finish_step(stage, 0, shards.dense_tensors(stage, None), {})
+            _finish_step(stage, 0, *shards.outside_blocks(stage))
             task.advance(1, "embeddings")
         jobs = {step: _jobs(stage, step, groups) for step, groups in _input_groups(stage, tokens_ST, max(done, 1))}
         if jobs:

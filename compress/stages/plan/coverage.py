@@ -1,8 +1,8 @@
 """Coverage: which share of a model is compressed, what stays dense, why, and which modules hold it.
 
 Every matrix inside a decoder block counts, whatever module holds it: one that is not recognised lowers the share
-instead of dropping out of the sum. Embeddings, head, norms and biases stay dense by design and are listed with their
-sizes, so that nobody takes "3 bits" for the whole file.
+instead of dropping out of the sum. Embedding and head are packed with bits of their own and are counted apart; norms
+and biases stay dense by design and are listed with their sizes, so that nobody takes "3 bits" for the whole file.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from compress.models.moe.routers import find_routers
 
 if TYPE_CHECKING:
     from compress.models.linears import LinearRef
+    from compress.stages.plan.ends import End
 
 ROUTER = "router"
 CONVOLUTION = "convolution"
@@ -52,6 +53,9 @@ class Coverage:
     candidates: int
     """Weights of all matrices in decoder blocks."""
     compressed: int
+    """Those of the candidates that are packed."""
+    outside: Mapping[str, int]
+    """Role (embedding, head, or both in one) -> parameters that are packed outside the blocks."""
     left: Mapping[str, int]
     """Reason -> parameters that stay dense, over the whole model."""
     skipped: tuple[str, ...]
@@ -64,6 +68,11 @@ class Coverage:
         """Compressed share of the matrices in decoder blocks, 0 to 1."""
         return self.compressed / self.candidates if self.candidates else 0.0
 
+    @property
+    def packed(self) -> int:
+        """All packed parameters, inside and outside the blocks."""
+        return self.compressed + sum(self.outside.values())
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the JSON form of the manifest."""
         return {
@@ -71,7 +80,8 @@ class Coverage:
             "linear_parameters": self.candidates,
             "compressed_parameters": self.compressed,
             "share_of_linears": round(self.share, 6),
-            "share_of_model": round(self.compressed / self.total, 6) if self.total else 0.0,
+            "packed_outside_blocks": dict(self.outside),
+            "share_of_model": round(self.packed / self.total, 6) if self.total else 0.0,
             "left_dense": dict(self.left),
             "dense_matrices": summary(self.matrices),
             "skipped": list(self.skipped),
@@ -113,6 +123,7 @@ def account(
     dense: Mapping[str, tuple[int, ...]],
     skipped: tuple[str, ...],
     floor: float,
+    ends: Iterable[End] = (),
 ) -> Coverage:
     """Returns the account.
 
@@ -122,22 +133,28 @@ def account(
         dense: name -> shape of every stored tensor that is no linear; those of `matrices` are among them.
         skipped: names of linears that stay dense.
         floor: least share of the matrices in decoder blocks that must be compressed, 0 to 1.
+        ends: the embedding and the head; those that are packed are not left dense.
 
     Raises:
         CoverageError: the share is below `floor`.
     """
     sizes = {name: math.prod(shape) for name, shape in linears.items()}
     reasons = {matrix.name: matrix.reason for matrix in matrices}
+    outside = {end.role: math.prod(end.shape) for end in ends if end.packed}
+    packed = {end.parameter for end in ends if end.packed}
     left: dict[str, int] = {}
     for name, shape in dense.items():
+        if name in packed:
+            continue
         reason = reasons.get(name) or _label(name)
         left[reason] = left.get(reason, 0) + math.prod(shape)
-    total = sum(sizes.values()) + sum(left.values())
+    total = sum(sizes.values()) + sum(outside.values()) + sum(left.values())
     skipped_size = sum(sizes[name] for name in skipped)
     if skipped_size:
         left[SKIPPED] = skipped_size
     candidates = sum(sizes.values()) + sum(matrix.size for matrix in matrices)
-    coverage = Coverage(total, candidates, sum(sizes.values()) - skipped_size, left, skipped, tuple(matrices))
+    compressed = sum(sizes.values()) - skipped_size
+    coverage = Coverage(total, candidates, compressed, outside, left, skipped, tuple(matrices))
     if coverage.share < floor:
         raise _too_little(coverage, floor, skipped_size)
     return coverage

@@ -12,9 +12,10 @@ from compress.evaluation import suites
 from compress.evaluation.asking import tiers
 from compress.methods import registry
 from compress.models.folder import locate, model_config, other_kinds
+from compress.recipe import AUTO
 
 if TYPE_CHECKING:
-    from compress.recipe import Recipe
+    from compress.recipe import Recipe, StageSpec
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -30,9 +31,9 @@ def check_recipe(recipe: Recipe) -> None:
     for number, stage in enumerate(recipe.stages):
         registry.check_options(stage.method, stage.options)
         method = registry.describe(stage.method)
-        if method.kind != "pack" and (stage.tune is not None or stage.target_bits is not None):
+        if method.kind != "pack" and (options := _of_packing(stage)):
             raise RecipeError(
-                f"{'tune' if stage.tune else 'target_bits'} with the method {stage.method}, which packs no weights",
+                f"{options[0]} with the method {stage.method}, which packs no weights",
                 do="Leave it out, or give it to a stage that quantises",
             )
         if method.kind == "train" or stage.tune is not None:
@@ -60,3 +61,10 @@ def check_model(recipe: Recipe) -> None:
     if (path := locate.on_this_machine(recipe.model)) is not None:
         other_kinds.refuse_folder(path)
         model_config.check_config(path)
+
+
+def _of_packing(stage: StageSpec) -> list[str]:
+    """Returns the names of the settings that are given and that only a stage that packs has."""
+    settings = {"tune": stage.tune, "target_bits": stage.target_bits}
+    ends = [name for name, bits in stage.end_bits.items() if bits != AUTO]
+    return [name for name, value in settings.items() if value is not None] + ends

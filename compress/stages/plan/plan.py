@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from compress.calibration.opening import CalibrationText, open_text
 from compress.methods import registry
 from compress.models.blocks import BlockWalker
 from compress.stages import memory, train
-from compress.stages.plan import coverage, estimates, refusals
+from compress.stages.plan import coverage, ends, estimates, refusals
 from compress.stages.plan.needs import needs_data
 from compress.stages.workspace import work_folder
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from compress.models.linears import LinearRef
     from compress.models.source import ModelSource
     from compress.recipe import Recipe
+    from compress.stages.plan.ends import End
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class PackPlan:
     memory: memory.MemoryPlan
     text: CalibrationText | None
     """The opened calibration text; None where none is needed."""
+    ends: tuple[End, ...]
+    """The embedding and the head."""
 
 
 def make(recipe: Recipe, source: ModelSource, then: tuple[str, ...] = ()) -> Plan:
@@ -92,7 +96,8 @@ def plan_pack(
     `original` writes the calibration text where a model does; by default the source.
     """
     stage, blocks = recipe.stages[0], _linears(walker)
-    account = _coverage(recipe, walker, blocks)
+    chosen = ends.choose(stage, walker)
+    account = _coverage(recipe, walker, blocks, chosen)
     shapes = {ref.name: ref.shape for refs in blocks for ref in refs if ref.name not in account.skipped}
     refusals.check_linears(method, config, source, shapes)
     largest = max(blocks, key=lambda refs: sum(math.prod(ref.shape) for ref in refs))
@@ -109,7 +114,7 @@ def plan_pack(
         seconds += text.seconds
     else:
         seconds = estimates.streaming_seconds(account.compressed, source.size_bytes, seconds_per_weight, recipe.workers)
-    dense_bytes = source.size_bytes * (1 - account.compressed / account.total)
+    dense_bytes = source.size_bytes * (1 - account.packed / account.total)
     plan = _plan(
         recipe,
         source,
@@ -119,13 +124,15 @@ def plan_pack(
         calibration=None if text is None else text.record,
         bits_per_weight=bits,
         allotted=allotted,
-        output_bytes=int(account.compressed * bits / 8 + dense_bytes),
+        output_bytes=int(
+            account.compressed * bits / 8 + sum(ends.size_bytes(end, source) for end in chosen) + dense_bytes
+        ),
         peak_memory_bytes=max(memory_plan.peak_bytes, 0 if text is None else text.peak_bytes),
         micro_batch=memory_plan.micro_batch,
         then=then,
         seconds=seconds,
     )
-    return PackPlan(plan, account, memory_plan, text)
+    return PackPlan(plan, account, memory_plan, text, chosen)
 
 
 def _plan_dense(
@@ -183,7 +190,9 @@ def _linears(walker: BlockWalker) -> list[list[LinearRef]]:
     return [walker.linears(index) for index in range(len(walker.block_names))]
 
 
-def _coverage(recipe: Recipe, walker: BlockWalker, blocks: list[list[LinearRef]]) -> coverage.Coverage:
+def _coverage(
+    recipe: Recipe, walker: BlockWalker, blocks: list[list[LinearRef]], chosen: Sequence[End]
+) -> coverage.Coverage:
     shapes = {ref.name: ref.shape for refs in blocks for ref in refs}
     dense = {name: walker.dense_shape(name) for name in walker.dense_tensors()}
     skipped = coverage.select(shapes, recipe.skip)
@@ -193,7 +202,7 @@ def _coverage(recipe: Recipe, walker: BlockWalker, blocks: list[list[LinearRef]]
         for name, refs in zip(walker.block_names, blocks, strict=True)
         for matrix in coverage.dense_matrices(walker.model.get_submodule(name), name, refs)
     ]
-    return coverage.account(shapes, matrices, dense, skipped, recipe.min_coverage)
+    return coverage.account(shapes, matrices, dense, skipped, recipe.min_coverage, chosen)
 
 
 def _text(recipe: Recipe, walker: BlockWalker, writer: ModelSource | None) -> CalibrationText:

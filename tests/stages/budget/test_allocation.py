@@ -25,6 +25,7 @@ from compress.stages.budget.linear_sets import Candidate, LinearSet
 from compress.stages.pack.block import LinearStage
 from compress.stages.workspace import open_workspace
 from tests.support.digests import digests
+from tests.support.entries import linears
 from tests.support.killing import killed_before_record
 from tests.support.models import save_tiny, tiny_model, tiny_tokenizer, tiny_tokens
 
@@ -95,9 +96,9 @@ def bits_of(folder: Path, manifest) -> float:
     size = sum(
         tensor.numel() * tensor.element_size()
         for name, tensor in stored.items()
-        if name.rpartition(".")[0] in manifest["tensors"] and not name.endswith(".bias")
+        if name.rpartition(".")[0] in linears(manifest) and not name.endswith(".bias")
     )
-    return 8 * size / sum(math.prod(entry["shape"]) for entry in manifest["tensors"].values())
+    return 8 * size / sum(math.prod(entry["shape"]) for entry in linears(manifest).values())
 
 
 def test_a_loss_is_the_divergence_of_the_model_with_that_set_packed(tmp_path):
@@ -168,7 +169,7 @@ def test_it_loses_less_than_the_same_bits_everywhere(tmp_path, token_file, one_l
     tokens = tiny_tokens(8, 24, seed=9)
     lost, of_uniform = (divergence(loud_model(), compress.load(one.checkpoint), tokens) for one in (mixed, uniform))
     assert lost < 0.8 * of_uniform
-    bits = {name: entry["scheme"]["bits"] for name, entry in mixed.manifest["tensors"].items()}
+    bits = {name: entry["scheme"]["bits"] for name, entry in linears(mixed.manifest).items()}
     assert bits["model.layers.1.mlp.down_proj"] == max(bits.values()) > min(bits.values())
 
 
@@ -235,7 +236,7 @@ def test_a_budget_that_nothing_fits_into_names_the_least(tmp_path, token_file):
     least = float(str(caught.value).split("below the ")[1].split()[0])
     assert 3 <= least < 3.2, "2 bits, and a scale of 16 bits for every 16 weights"
     result = run(source, tmp_path / "least", token_file, target_bits=least + 0.001)
-    assert {entry["scheme"]["bits"] for entry in result.manifest["tensors"].values()} == {2}
+    assert {entry["scheme"]["bits"] for entry in linears(result.manifest).values()} == {2}
 
 
 @pytest.mark.parametrize("method", ["rtn", "gptq", "easyquant", "finequant", "spqr"])

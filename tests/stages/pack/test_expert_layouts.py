@@ -11,12 +11,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import compress
-from compress.format import layouts
 from compress.format.naming import guard, parse_expert
-from compress.format.reader import open_checkpoint
 from compress.models import linears
 from compress.models.blocks import BlockWalker
 from compress.models.source import ModelSource
+from tests.support.entries import put_decoded
 from tests.support.models import EXPERT_LAYOUTS, save_tiny, save_tokens, tiny_tokens
 
 pytestmark = pytest.mark.usefixtures("proof_in_this_process")
@@ -44,11 +43,7 @@ def packed_folder(tmp_path: Path, kind: str, method: str, **options: Any) -> Pat
 
 def dense_with_unpacked(folder: Path) -> torch.nn.Module:
     """The dense model that was packed, with every packed weight replaced by the one it decodes to."""
-    checkpoint, model = open_checkpoint(folder), dense_model(folder)
-    for ref in linears.find_linears(model, ""):
-        if ref.name in checkpoint.manifest["tensors"]:
-            linears.set_weight(model, ref, layouts.unpack(checkpoint.packed(ref.name)))
-    return model
+    return put_decoded(dense_model(folder), folder)
 
 
 @pytest.mark.parametrize(
