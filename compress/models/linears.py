@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -64,11 +65,32 @@ def is_conv1d(module: nn.Module) -> bool:
 def is_linear(module: nn.Module) -> bool:
     """Returns whether the module is a linear with a weight of its own: nn.Linear or Conv1D.
 
-    A class derived from nn.Linear with a forward of its own computes something else (DeepSeek V4 multiplies each group
-    of features by a part of the weight) and is none.
+    A class derived from nn.Linear may compute something else in a forward of its own (DeepSeek V4 multiplies each group
+    of features by a part of the weight); it counts only if it gives what nn.Linear gives (Falcon's does).
     """
-    own_forward = type(module).forward is not nn.Linear.forward
-    return (isinstance(module, nn.Linear) and not own_forward) or is_conv1d(module)
+    return (isinstance(module, nn.Linear) and _multiplies(type(module))) or is_conv1d(module)
+
+
+@cache
+def _multiplies(kind: Any) -> bool:
+    """Returns whether the forward of a class derived from nn.Linear is that of nn.Linear, tried on a small weight."""
+    if kind.forward is nn.Linear.forward:
+        return True
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
+        torch.manual_seed(0)
+        plain, x_BTK = nn.Linear(6, 4), torch.randn(2, 3, 6)
+        small = kind.__new__(kind)
+        small.__dict__.update(plain.__dict__)
+        try:
+            return torch.allclose(small(x_BTK), plain(x_BTK))
+        except (
+            AttributeError,
+            IndexError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ):  # it wants more than a weight and bias
+            return False
 
 
 def find_linears(module: nn.Module, prefix: str) -> list[LinearRef]:

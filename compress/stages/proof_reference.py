@@ -121,7 +121,10 @@ def is_exact(walker: BlockWalker) -> bool:
 
 def logits(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torch.Tensor:
     """Returns the logits float32 [T, V] of the first `PROOF_TOKENS` tokens of the first sample, computed on a CPU."""
-    walker = stage.walker if is_exact(stage.walker) else BlockWalker(stage.walker.source)
+    walker = stage.walker
+    if not is_exact(walker):
+        walker = BlockWalker(stage.walker.source)
+        walker.use_packed({f"{name}.weight": packed for name, packed in stage.ends.packed.items()})
     hidden_STH = walker.embed(tokens_ST[:1, :PROOF_TOKENS])
     records = stage.workspace.records()[1:]
     with progress.stage("Reference for the proof", len(records)) as task:

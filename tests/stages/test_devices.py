@@ -44,7 +44,7 @@ def test_a_run_on_a_device_gives_what_it_gives_on_the_cpu(
     local = compress.run(model, device="cpu", output=tmp_path / "local", **given)
     expected = weights(local.checkpoint)
     for name, value in weights(remote.checkpoint).items():
-        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-3)  # a last bit of float16 may differ
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=2e-3)  # last bits of float16 may differ
 
 
 @pytest.mark.usefixtures("on_device")

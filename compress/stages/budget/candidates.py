@@ -12,11 +12,12 @@ import torch
 from compress.calibration.stats import LayerStats
 from compress.errors import BudgetError, CompressError, RecipeError
 from compress.format import layouts
+from compress.numerics import grid
 
 if TYPE_CHECKING:
     from compress.methods.protocol import PackMethod
 
-_SAMPLE_ROWS = 16
+_SAMPLE_ROWS, _SAMPLE_WIDTH = 16, 256
 
 
 def settings(method: PackMethod, config: Any) -> list[dict[str, Any]]:
@@ -67,21 +68,32 @@ def _structure(method: PackMethod, config: Any, shapes: list[tuple[int, int]]) -
     treated = {shape for shape in shapes if _treats(method, shape, config)}
     if not treated:
         return [math.inf] * len(shapes)
-    width = min(width for _, width in treated)
+    # at this width a group of the usual size is not the whole row
+    usual = (_SAMPLE_ROWS, _SAMPLE_WIDTH)
+    width = _SAMPLE_WIDTH if _treats(method, usual, config) else min(width for _, width in treated)
     generator = torch.Generator().manual_seed(0)
     w_NK = 2.0 * torch.randint(2, (_SAMPLE_ROWS, width), generator=generator) - 1
     scheme = method.solve(w_NK, LayerStats(1, torch.eye(width)) if method.NEEDS else None, config).scheme
     if "outliers" in scheme.options:
         scheme = dataclasses.replace(scheme, options={**scheme.options, "outliers": 0})
 
+    chosen_by_width = "group_size" in _fields(config) and config.group_size is None
+
     def size(shape: tuple[int, int]) -> float:
-        # a group as wide as the sample is taken for the whole row
-        group_size = shape[1] if scheme.group_size == width else scheme.group_size
+        group_size = scheme.group_size
+        if group_size == width:  # a group as wide as the sample is taken for the whole row
+            group_size = shape[1]
+        elif chosen_by_width and group_size == grid.group_width(width, None):
+            group_size = grid.group_width(shape[1], None)
         specs = layouts.plane_specs(dataclasses.replace(scheme, group_size=group_size), shape)
         return sum(8 * dtype.itemsize * math.prod(plane) for dtype, plane in specs.values())
 
     sizes = {shape: size(shape) if shape in treated else math.inf for shape in dict.fromkeys(shapes)}
     return [sizes[shape] for shape in shapes]
+
+
+def _fields(config: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(config)}
 
 
 def _treats(method: PackMethod, shape: tuple[int, int], config: Any) -> bool:
