@@ -68,7 +68,7 @@ def is_linear(module: nn.Module) -> bool:
     A class derived from nn.Linear may compute something else in a forward of its own (DeepSeek V4 multiplies each group
     of features by a part of the weight); it counts only if it gives what nn.Linear gives (Falcon's does).
     """
-    return (isinstance(module, nn.Linear) and _multiplies(type(module))) or is_conv1d(module)
+    return (isinstance(module, nn.Linear) and _multiplies(type(module))) or is_conv1d(module)  # type: ignore[arg-type]
 
 
 @cache
