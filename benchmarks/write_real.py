@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, help="held-out text")
     parser.add_argument("--calibration", default="self", help="source of the calibration tokens of all rows")
     parser.add_argument("--data-dir", type=Path, help="data of the suite kick; without it only the text is measured")
-    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--seq-len", type=int, default=512)
     parser.add_argument("--windows", type=int, default=24)
     parser.add_argument("--limit", type=int, default=100, help="items per family of kick")
@@ -189,12 +189,17 @@ class Setting:
 def _write_tokens(model: Path, options: argparse.Namespace, target: Path) -> None:
     from safetensors.torch import save_file
 
-    from compress.calibration.data import load_tokens
+    from compress.calibration.opening import open_text
+    from compress.models.blocks import BlockWalker
     from compress.models.source import ModelSource
+    from compress.progress import Silent
     from compress.recipe import CalibrationSpec
 
     spec = CalibrationSpec(source=options.calibration, samples=options.samples, seq_len=options.seq_len)
-    save_file({"tokens": load_tokens(spec, ModelSource.open(str(model)).tokenizer())}, target)
+    work = options.output / "text"
+    work.mkdir(exist_ok=True)
+    text = open_text(spec, BlockWalker(ModelSource.open(str(model))), work=work)
+    save_file({"tokens": text.tokens(work, Silent())}, target)
 
 
 def _hub_text(target: Path) -> Path:
