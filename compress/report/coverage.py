@@ -24,6 +24,12 @@ def compressed(coverage: Mapping[str, Any], *, total: bool = True) -> str | None
     return ", ".join(parts) or None
 
 
+def outside(coverage: Mapping[str, Any]) -> str | None:
+    """Returns `embedding 4,096, head 4,096`: parameters packed outside the decoder blocks. None for none."""
+    packed = coverage.get("packed_outside_blocks") or {}
+    return ", ".join(f"{role} {count:,}" for role, count in packed.items()) or None
+
+
 def left_dense(coverage: Mapping[str, Any]) -> str | None:
     """Returns `embedding 4,096, router 128`, or `nothing`: parameters left dense by reason. None if not recorded."""
     if "left_dense" not in coverage:

@@ -41,11 +41,13 @@ _MANIFEST = {
         "share_of_model": NUMBER,
         "removed_parameters": COUNT,
         "share_removed": NUMBER,
+        "packed_outside_blocks": Each(COUNT),
         "left_dense": Each(COUNT),
     },
     "warnings": [TEXT],
     "tensors": Each(
         {
+            "role": TEXT,
             "method": TEXT,
             "bits_per_weight": NUMBER,
             "size_bytes": COUNT,

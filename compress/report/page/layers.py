@@ -18,7 +18,7 @@ def grid(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     `error` (mean), `error_of` (outputs or weights), `outliers` (share of the weights kept apart), `layout`, `name`,
     `size_bytes`.
     """
-    rows = layer_rows(manifest)
+    rows = [row for row in layer_rows(manifest) if row["role"] is None]  # embedding and head are in no block
     if not rows:
         return None
     positions = {row["layer"]: block_and_kind(row["layer"]) for row in rows}

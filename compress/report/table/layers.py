@@ -25,6 +25,7 @@ def layer_rows(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "layer": name,
+            "role": entry.get("role"),
             "shape": list(entry["shape"]),
             "method": entry.get("method"),
             "layout": entry["scheme"]["layout"],
@@ -44,7 +45,9 @@ def layer_table(manifest: Mapping[str, Any]) -> Table:
     known = [row["size_bytes"] for row in rows if row["size_bytes"] is not None]
     bits = f"{8 * sum(known) / weights:.3f}" if rows and len(known) == len(rows) else ""
     outliers = sum(row["outliers"] or 0 for row in rows)
-    table.add_column("layer", footer=f"{len(rows)} linears", overflow="fold")
+    roles = [row["role"] for row in rows if row["role"]]
+    counted = ", ".join([f"{len(rows) - len(roles)} linears", *roles])
+    table.add_column("layer", footer=counted, overflow="fold")
     for name, footer in (
         ("shape", f"{weights:,}"),
         ("code", ""),
@@ -88,6 +91,7 @@ def remarks(manifest: Mapping[str, Any]) -> list[str]:
     lines = {
         "removed": covered.removed(coverage),
         "compressed": covered.compressed(coverage),
+        "outside the blocks": covered.outside(coverage),
         "left dense": covered.left_dense(coverage),
     }
     told = [f"{name}: {text}" for name, text in lines.items() if text is not None]

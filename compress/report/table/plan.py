@@ -20,6 +20,7 @@ def render(plan: Mapping[str, Any]) -> str:
         "model": f"{plan['model']}, {plan['blocks']} blocks, {size(plan['source_bytes'])}",
         "method": f"{plan['method']} ({options})",
         "linears": f"{plan['linears']}{_share(coverage)}",
+        "outside": None if coverage is None else covered.outside(coverage),
         "left dense": _left_dense(coverage),
         "calibration": calibration_text.described(data) if data else "none needed",
         "warning": "; ".join(data.get("warnings", ())) or None if data else None,
