@@ -81,7 +81,7 @@ def test_a_folder_of_a_newer_version_is_refused(
 ) -> None:
     (tmp_path / "compress.json").write_text(json.dumps({**manifest, "format_version": 3}), encoding="utf-8")
     assert invoke(["inspect", str(tmp_path)]) == 2
-    assert "format version 2" in capsys.readouterr().err
+    assert "format version 3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("field", ["source", "coverage", "warnings", "history", "pruning", "tensors"])
