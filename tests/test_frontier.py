@@ -6,7 +6,7 @@ import pytest
 
 from compress import frontier, pipeline
 from compress.errors import CompressError, RecipeError
-from compress.evaluation import evaluator
+from compress.evaluation import session
 from tests.support.models import save_tiny, save_tokens
 
 
@@ -81,20 +81,21 @@ def test_a_second_call_takes_what_is_finished(options, monkeypatch):
         raise AssertionError("a finished point was done again")
 
     monkeypatch.setattr(pipeline, "make_checkpoint", never)
-    monkeypatch.setattr(evaluator._Run, "ask", never)
+    monkeypatch.setattr(session._Part, "ask", never)
     frontier.run(asked, **options)
     assert before == {path.name: path.read_bytes() for path in options["folder"].glob("frontier.*")}
 
 
-def test_the_dense_model_is_asked_once(options, monkeypatch):
+def test_the_dense_model_is_asked_once(options, tmp_path, monkeypatch):
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))  # other tests keep its evaluation
     asked_of = []
-    ask = evaluator._Run.ask
+    ask = session._Part.ask
 
-    def listen(run, subject, *rest, **options):
-        asked_of.append(subject.kind)
-        return ask(run, subject, *rest, **options)
+    def listen(part, *rest, **options):
+        asked_of.append(part.subject.kind)
+        return ask(part, *rest, **options)
 
-    monkeypatch.setattr(evaluator._Run, "ask", listen)
+    monkeypatch.setattr(session._Part, "ask", listen)
     frontier.run(frontier.points(["rtn", "finequant"], [4]), **options)
     assert sorted(asked_of) == ["compressed", "compressed", "dense"]
 
