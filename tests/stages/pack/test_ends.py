@@ -94,10 +94,12 @@ def test_one_option_is_enough_where_both_are_one_matrix(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "llama-tied"])
-def test_a_second_stage_keeps_what_the_first_packed(kind: str, tmp_path: Path) -> None:
-    source = save_tiny(tmp_path / "model", kind)
-    first = run(source, tmp_path / "first", "svd_llm", ratio=0.3, multiple=4, embedding_bits=6, head_bits=6).checkpoint
-    second = run(first, tmp_path / "second", "gptq", group_size=4).checkpoint
+def test_a_second_stage_keeps_what_the_first_packed(kind: str, tmp_path: Path, token_file: str) -> None:
+    source, text = save_tiny(tmp_path / "model", kind), {"calibration": token_file}
+    first = run(
+        source, tmp_path / "first", "svd_llm", **text, ratio=0.3, multiple=4, embedding_bits=6, head_bits=6
+    ).checkpoint
+    second = run(first, tmp_path / "second", "gptq", **text, group_size=4).checkpoint
     one, other = open_checkpoint(first), open_checkpoint(second)
     names = [name for name, entry in one.manifest["tensors"].items() if "role" in entry]
     assert len(names) == (1 if kind == "llama-tied" else 2)
@@ -106,12 +108,12 @@ def test_a_second_stage_keeps_what_the_first_packed(kind: str, tmp_path: Path) -
         for plane, tensor in one.packed(name).planes.items():
             assert torch.equal(tensor, other.packed(name).planes[plane])
     with pytest.raises(RecipeError, match="is packed already, and 4 is asked"):
-        run(first, tmp_path / "third", "gptq", group_size=4, embedding_bits=4)
+        run(first, tmp_path / "third", "gptq", **text, group_size=4, embedding_bits=4)
 
 
-def test_calibration_and_reference_are_those_of_the_shipped_model(tmp_path: Path) -> None:
+def test_calibration_and_reference_are_those_of_the_shipped_model(tmp_path: Path, token_file: str) -> None:
     source = save_tiny(tmp_path / "model", "llama-tied")
-    folder = run(source, tmp_path / "out", "gptq", group_size=8, embedding_bits=2).checkpoint
+    folder = run(source, tmp_path / "out", "gptq", calibration=token_file, group_size=8, embedding_bits=2).checkpoint
     model, tokens = put_decoded(tiny_model("llama-tied"), folder), tiny_tokens(1, 10)
     walker = BlockWalker(ModelSource.open(source))
     (end,) = planned.choose(StageSpec(method="rtn", embedding_bits=2), walker)
@@ -146,7 +148,8 @@ def test_stretches_join_to_what_all_rows_give(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.undo()
         layouts.check(parts)
         assert parts.scheme == whole.scheme and error == pytest.approx(same, rel=1e-3)
-        assert torch.allclose(layouts.unpack(parts), layouts.unpack(whole), atol=1e-4)
+        step_V1 = parts.planes["scale"].amax(1, keepdim=True)  # a scale that is rounded otherwise may turn a code
+        assert bool(((layouts.unpack(parts) - layouts.unpack(whole)).abs() <= 1.01 * step_V1).all())
         assert not layouts.unpack(parts)[7].any()
         assert torch.equal(PackedRows(parts).stretch(30, 83), layouts.unpack(parts)[30:])
 
