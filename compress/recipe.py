@@ -142,6 +142,8 @@ class Recipe:
     forward_dtype: str = "auto"
     """Products of the calibration forward: `float32`, `bfloat16`, or `auto`: bfloat16 where the device is fast at it.
     Statistics and solvers compute in float32 or better either way."""
+    max_shard_size: int = 5_000_000_000
+    """Largest file of weights in bytes; a decoder block that is larger is a file by itself."""
     workers: int = 1
     """Worker processes that solve linears; more than one only for methods that need no calibration data."""
     min_coverage: float = 0.9
@@ -162,6 +164,8 @@ class Recipe:
             raise RecipeError(f"limit={self.limit}", allowed="1 or more items per family")
         if self.workers < 1:
             raise RecipeError(f"workers={self.workers}", allowed="1 or more processes")
+        if self.max_shard_size < 1:
+            raise RecipeError(f"max_shard_size={self.max_shard_size}", allowed="more than zero bytes")
         if self.max_memory is not None and self.max_memory < 1:
             raise RecipeError(f"max_memory={self.max_memory}", allowed="more than zero bytes")
 
@@ -261,6 +265,7 @@ class Recipe:
             "stages": [stage.identity() for stage in self.stages],
             "calibration": self.calibration.identity(),
             "skip": list(self.skip),
+            "max_shard_size": self.max_shard_size,
             **({} if self.forward_dtype == "auto" else {"forward_dtype": self.forward_dtype}),
         }
 
@@ -330,8 +335,9 @@ def _converted(values: Mapping[str, Any]) -> dict[str, Any]:
     converted = dict(values)
     if isinstance(skip := converted.get("skip"), (str, list)):
         converted["skip"] = (skip,) if isinstance(skip, str) else tuple(skip)
-    if isinstance(size := converted.get("max_memory"), str):
-        converted["max_memory"] = parse_size(size)
+    for name in ("max_memory", "max_shard_size"):
+        if isinstance(size := converted.get(name), str):
+            converted[name] = parse_size(size)
     return converted
 
 

@@ -15,8 +15,11 @@ from safetensors.torch import load_file, save_file
 
 import compress
 from compress.errors import CompressError
+from compress.format import merge
+from compress.format.reader import open_checkpoint
 from compress.methods import spqr
 from compress.models.blocks import BlockWalker
+from tests.support import proofs
 from tests.support.digests import digests
 from tests.support.entries import put_decoded
 from tests.support.killing import KilledError, killed_before_record
@@ -99,6 +102,29 @@ def test_goes_on_at_the_block_where_it_stopped(step, tmp_path, token_file, monke
     ).checkpoint
     assert digests(resumed) == digests(whole)
     assert len(solved) == 1 + 7 * (3 - max(step - 1, 0)), "one sample for the plan, then the unfinished blocks alone"
+
+
+def test_killed_while_the_shards_are_joined(tmp_path, monkeypatch):
+    source = save_tiny(tmp_path / "model")
+    whole = compress.run(source, "rtn", output=tmp_path / "whole", max_shard_size="30kB", **DATA).checkpoint
+    files = [path.name for path in sorted(whole.glob("model-*"))]
+    assert 1 < len(files) < 4 and files[-1] == f"model-0000{len(files)}-of-0000{len(files)}.safetensors"
+    assert [shard["file"] for shard in open_checkpoint(whole).manifest["shards"]] == files
+    write = merge._write
+
+    def killed(folder, file, group):
+        if file != files[0]:
+            raise KilledError
+        return write(folder, file, group)
+
+    monkeypatch.setattr(merge, "_write", killed)
+    with pytest.raises(KilledError):
+        compress.run(source, "rtn", output=tmp_path / "out", max_shard_size="30kB", **DATA)
+    assert (tmp_path / "out" / "model-00001-of-00004.safetensors").is_file()
+    monkeypatch.undo()
+    proofs.in_this_process(monkeypatch)
+    resumed = compress.run(source, "rtn", output=tmp_path / "out", max_shard_size="30kB", **DATA).checkpoint
+    assert digests(resumed) == digests(whole)
 
 
 def test_a_shard_that_changed_meanwhile_is_noticed(tmp_path, token_file, monkeypatch):

@@ -87,6 +87,7 @@ recipe_defaults = {
     help="Products of the calibration forward: float32, bfloat16, or auto.",
 )
 @click.option("--max-memory", metavar="SIZE", help="Limit on resident memory, e.g. 2.5GB.")
+@click.option("--max-shard-size", metavar="SIZE", default="5GB", help="Largest file of weights.")
 @click.option(
     "--min-coverage",
     type=float,

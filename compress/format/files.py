@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 
 from compress.errors import FormatError, OutputError
-from compress.format.dtypes import STORED_NAMES
+from compress.format.dtypes import STORED_NAMES, TORCH_DTYPES
 
 _ALIGN = 8
 _CHUNK_BYTES = 1 << 24
@@ -27,10 +28,13 @@ Described = dict[str, tuple[str, tuple[int, ...]]]
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[int, str, Described]:
     """Writes a safetensors file without a second copy of the tensors; returns its size, sha256 and tensor list."""
-    # the widest elements first, then by name: every tensor is aligned, and the order is fixed
-    ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))
-    header, described = _header(ordered)
-    return *write_whole(path, _chunks(header, ordered.values())), described
+    described: Described = {}
+    for name, tensor in tensors.items():
+        if tensor.dtype not in STORED_NAMES:
+            raise FormatError(f"{name} is {tensor.dtype}", allowed=", ".join(map(str, STORED_NAMES)))
+        described[name] = (STORED_NAMES[tensor.dtype], tuple(tensor.shape))
+    head, ordered = header(described)
+    return *write_whole(path, _chunks(head, [tensors[name] for name in ordered])), ordered
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -79,20 +83,25 @@ def write_whole(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int, 
     return size_bytes, digest.hexdigest()
 
 
-def _header(tensors: Mapping[str, torch.Tensor]) -> tuple[bytes, Described]:
-    described: Described = {}
+def header(described: Described) -> tuple[bytes, Described]:
+    """Returns the header of a safetensors file of these tensors, and the tensors in the order of their data.
+
+    The widest elements come first, then the order is by name: every tensor is aligned, and the order is fixed.
+    """
+    ordered = dict(sorted(described.items(), key=lambda item: (-_itemsize(item[1][0]), item[0])))
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
-    for name, tensor in tensors.items():
-        if tensor.dtype not in STORED_NAMES:
-            raise FormatError(f"{name} is {tensor.dtype}", allowed=", ".join(map(str, STORED_NAMES)))
-        described[name] = (STORED_NAMES[tensor.dtype], tuple(tensor.shape))
-        end = start + tensor.numel() * tensor.element_size()
-        entries[name] = {"dtype": described[name][0], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    for name, (dtype, shape) in ordered.items():
+        end = start + math.prod(shape) * _itemsize(dtype)
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
         start = end
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGN)
-    return len(text).to_bytes(8, "little") + text, described
+    return len(text).to_bytes(8, "little") + text, ordered
+
+
+def _itemsize(dtype: str) -> int:
+    return TORCH_DTYPES[dtype].itemsize
 
 
 def _chunks(header: bytes, tensors: Iterable[torch.Tensor]) -> Iterator[bytes | memoryview]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress import __version__
 from compress.errors import CompressError
+from compress.format import merge
 from compress.format.files import write_json
 from compress.format.manifest import MANIFEST, fingerprint, read_manifest
 from compress.format.writer import CheckpointWriter
@@ -99,7 +100,7 @@ def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, ou
     allotted = allocation.stored(workspace)
     if allotted and bits is not None and bits > allotted["target_bits"]:
         warnings.append(f"{bits:.4f} bits per weight were stored, above the target of {allotted['target_bits']}")
-    records = shards.records(workspace)
+    records = merge.merge(workspace.folder, shards.records(workspace), recipe.max_shard_size)
     CheckpointWriter(workspace.folder, shard_count=len(records)).finish(
         records=records,
         config=output.config,
@@ -167,7 +168,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def prove(workspace: Workspace, progress: Progress) -> None:
-    """Has a fresh process load the folder and reproduce the reference logits.
+    """Has a fresh process load the folder and reproduce the reference logits, then removes what only a resume needs.
 
     Raises FormatError where it cannot or they differ; the folder then loses its manifest.
     """
@@ -189,6 +190,8 @@ def prove(workspace: Workspace, progress: Progress) -> None:
             (workspace.folder / MANIFEST).rename(workspace.folder / f"{MANIFEST}.unproven")
             raise
         task.advance(1, f"relative error {proven.relative_error:.1e}")
+    kept = [shard["file"] for shard in read_manifest(workspace.folder)["shards"]]
+    merge.remove_parts(workspace.folder, shards.records(workspace), kept)
 
 
 def evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from compress import devices
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from compress.models.source import ModelSource
     from compress.progress import Progress
     from compress.recipe import Recipe
+    from compress.stages.plan.ends import End
     from compress.stages.workspace import Workspace
 
 
@@ -82,6 +84,11 @@ def run(
         source.raw_config,
         source.structure,
         walker.unused_tensors,
-        () if text is None else text.warnings,
+        [*_dense_ends(planned.ends), *(() if text is None else text.warnings)],
         {} if text is None else {"calibration": text.record},
     )
+
+
+def _dense_ends(chosen: Sequence[End]) -> list[str]:
+    """Returns a warning for each of embedding and head that was to be packed and stays dense."""
+    return [f"the {end.role} stays dense: {end.reason}" for end in chosen if end.reason]

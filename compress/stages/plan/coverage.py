@@ -123,7 +123,7 @@ def account(
     dense: Mapping[str, tuple[int, ...]],
     skipped: tuple[str, ...],
     floor: float,
-    ends: Iterable[End] = (),
+    ends: Sequence[End] = (),
 ) -> Coverage:
     """Returns the account.
 
@@ -142,6 +142,7 @@ def account(
     reasons = {matrix.name: matrix.reason for matrix in matrices}
     outside = {end.role: math.prod(end.shape) for end in ends if end.packed}
     packed = {end.parameter for end in ends if end.packed}
+    reasons |= {end.parameter: f"{end.role}, {end.reason}" for end in ends if end.reason}
     left: dict[str, int] = {}
     for name, shape in dense.items():
         if name in packed:
