@@ -106,7 +106,7 @@ def test_goes_on_at_the_block_where_it_stopped(step, tmp_path, token_file, monke
 
 def test_killed_while_the_shards_are_joined(tmp_path, monkeypatch):
     source = save_tiny(tmp_path / "model")
-    whole = compress.run(source, "rtn", output=tmp_path / "whole", max_shard_size="30kB", **DATA).checkpoint
+    whole = compress.run(source, "rtn", output=tmp_path / "whole", max_shard_size="14kB", **DATA).checkpoint
     files = [path.name for path in sorted(whole.glob("model-*"))]
     assert 1 < len(files) < 4 and files[-1] == f"model-0000{len(files)}-of-0000{len(files)}.safetensors"
     assert [shard["file"] for shard in open_checkpoint(whole).manifest["shards"]] == files
@@ -119,11 +119,11 @@ def test_killed_while_the_shards_are_joined(tmp_path, monkeypatch):
 
     monkeypatch.setattr(merge, "_write", killed)
     with pytest.raises(KilledError):
-        compress.run(source, "rtn", output=tmp_path / "out", max_shard_size="30kB", **DATA)
+        compress.run(source, "rtn", output=tmp_path / "out", max_shard_size="14kB", **DATA)
     assert (tmp_path / "out" / "model-00001-of-00004.safetensors").is_file()
     monkeypatch.undo()
     proofs.in_this_process(monkeypatch)
-    resumed = compress.run(source, "rtn", output=tmp_path / "out", max_shard_size="30kB", **DATA).checkpoint
+    resumed = compress.run(source, "rtn", output=tmp_path / "out", max_shard_size="14kB", **DATA).checkpoint
     assert digests(resumed) == digests(whole)
 
 
