@@ -39,7 +39,7 @@ def test_every_encoding_and_line_end_gives_the_same_text(tmp_path: Path, data: b
         ("a.txt", b"caf\xe9", r"not UTF-8 text \(.* at byte 3\)\. .*Save it as UTF-8"),
         ("a.txt", "Zoe".encode("utf-16-le"), "holds NUL characters"),
         ("a.txt.gz", b"plain", "cannot be read"),
-        ("a.txt.gz", gzip.compress(b"cut off" * 99)[:-9], "cannot be read"),
+        ("a.txt.gz", gzip.compress(b"cut off" * 99, mtime=0)[:-9], "cannot be read"),
         ("none.txt", None, "cannot be read"),
     ],
 )

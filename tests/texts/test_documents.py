@@ -39,7 +39,7 @@ def lines(rows: list[Any]) -> str:
     [
         ("a.jsonl", lines(ROWS)),
         ("a.jsonl", "\ufeff" + lines(ROWS[:2]) + "\r\n\n\ufeff" + lines(ROWS[2:])),
-        ("a.jsonl.gz", gzip.compress(lines(ROWS).encode())),
+        ("a.jsonl.gz", gzip.compress(lines(ROWS).encode(), mtime=0)),
         ("a.jsonl.bz2", bz2.compress(lines(ROWS).encode())),
         ("a.jsonl.xz", lzma.compress(lines(ROWS).encode())),
         ("a.ndjson", lines(WANTED)),
