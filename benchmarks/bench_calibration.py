@@ -37,8 +37,6 @@ from compress.progress import Silent
 from compress.recipe import CalibrationSpec
 from compress.texts.chat import by_turns, chat_text, has_template
 
-HELD_OUT_SAMPLES = 24
-ANSWER_TOKENS = 192
 BATCH = 8
 
 
@@ -81,8 +79,8 @@ class Bench:
         self.timed("text that the model writes", start)
         calibrations["wikitext + chat"] = half_each(calibrations["wikitext"], calibrations["chat"])
         return calibrations, {
-            "held-out text": self.tokens(paths[1], HELD_OUT_SAMPLES),
-            "chat": self.tokens(chat_paths[1], HELD_OUT_SAMPLES),
+            "held-out text": self.tokens(paths[1], self.options.held_out),
+            "chat": self.tokens(chat_paths[1], self.options.held_out),
         }
 
     def tokens(self, source: Path | str, samples: int) -> torch.Tensor:
@@ -116,6 +114,7 @@ class Bench:
         lines = Path(self.options.chats).read_text(encoding="utf-8").splitlines()
         turns = [json.loads(line)["turns"] for line in lines if line.strip()]
         random.Random(0).shuffle(turns)
+        turns = turns[: self.options.chats_used]
         talks: list[list[str]] = [[] for _ in turns]
         torch.manual_seed(0)
         self.tokenizer.padding_side = "left"
@@ -132,7 +131,8 @@ class Bench:
                 ).to(self.device)
                 output = self.model.generate(
                     input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], do_sample=True,
-                    temperature=0.7, max_new_tokens=ANSWER_TOKENS, pad_token_id=self.tokenizer.pad_token_id,
+                    temperature=0.7, max_new_tokens=self.options.answer_tokens,
+                    pad_token_id=self.tokenizer.pad_token_id,
                 )  # fmt: skip
                 new = output[:, inputs["input_ids"].shape[1] :]
                 for place, answer in zip(
@@ -142,8 +142,8 @@ class Bench:
         return [by_turns(talk) for talk in talks]
 
     def linears(self) -> dict[str, nn.Linear]:
-        """Returns the linears inside the decoder blocks, by their names."""
-        inside = tuple(f"{name}." for name in self.walker.block_names)
+        """Returns the linears inside every n-th decoder block, by their names."""
+        inside = tuple(f"{name}." for name in self.walker.block_names[:: self.options.every])
         named = self.model.named_modules()
         return {name: module for name, module in named if isinstance(module, nn.Linear) and name.startswith(inside)}
 
@@ -232,6 +232,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--seq-len", type=int, default=256)
+    parser.add_argument("--every", type=int, default=1, help="Pack every n-th block only.")
+    parser.add_argument("--held-out", type=int, default=24, help="Held-out sequences of each kind.")
+    parser.add_argument("--chats-used", type=int, help="Chats that are taken.  [default: all]")
+    parser.add_argument("--answer-tokens", type=int, default=192)
     parser.add_argument("--method", default="gptq")
     parser.add_argument("--bits", type=int, default=3)
     parser.add_argument("--output", help="File for the figures as JSON.")

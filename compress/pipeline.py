@@ -53,8 +53,8 @@ def run(
         fresh: start over, even if an interrupted run could go on.
         progress: receives progress reports; by default bars on a terminal and in a notebook, plain lines elsewhere.
         options: options of the method (`bits=3`), of the stage (`tune`, `target_bits`), of the calibration
-            (`calibration`, `samples`, `seq_len`, `seed`) and of the recipe (`skip`, `suite`, `data_dir`, `tier`,
-            `limit`, `device`, `max_memory`, `min_coverage`, `workers`, `revision`).
+            (`calibration`, `column`, `samples`, `seq_len`, `seed`) and of the recipe (`skip`, `suite`, `data_dir`,
+            `tier`, `limit`, `device`, `max_memory`, `min_coverage`, `workers`, `revision`).
 
     Raises:
         CompressError: the recipe, the model or the output folder is not usable. Finished work is kept, and the same
