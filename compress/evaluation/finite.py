@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,15 +20,31 @@ class NotFiniteError(EvaluationError):
 
 def not_finite(model: PreTrainedModel, tokens_BT: torch.Tensor, where: str) -> NotFiniteError:
     """Returns the error for a model whose scores on `tokens_BT` (without padding) are not finite numbers."""
+    return error_at(first_bad_layer(model, tokens_BT), where)
+
+
+def error_at(layer: str | None, where: str) -> NotFiniteError:
+    """Returns the error that names the first layer with a non-finite output, if one is known."""
     return NotFiniteError(
         f"{where} the model's scores are not finite numbers",
         do="Check the weights; `compress inspect` shows how each layer was packed",
-        layer=first_bad_layer(model, tokens_BT),
+        layer=layer,
     )
 
 
 def first_bad_layer(model: PreTrainedModel, tokens_BT: torch.Tensor) -> str | None:
     """Returns the path of the first module with a non-finite output, in order of execution; None if all are finite."""
+    with bad_outputs(model, "") as bad, torch.inference_mode():
+        model(tokens_BT.to(model.device), use_cache=False)
+    return bad[0] if bad else None
+
+
+@contextmanager
+def bad_outputs(root: torch.nn.Module, path: str) -> Iterator[list[str]]:
+    """While open, collects the path of the first module in `root` with a non-finite output; `path` is that of `root`.
+
+    A module comes before those that contain it.
+    """
     bad: list[str] = []
 
     def watch(name: str) -> Any:
@@ -37,14 +54,13 @@ def first_bad_layer(model: PreTrainedModel, tokens_BT: torch.Tensor) -> str | No
 
         return hook
 
-    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+    paths = {module: ".".join(part for part in (path, name) if part) for name, module in root.named_modules()}
+    handles = [module.register_forward_hook(watch(full)) for module, full in paths.items() if full]
     try:
-        with torch.inference_mode():
-            model(tokens_BT.to(model.device), use_cache=False)
+        yield bad
     finally:
         for handle in handles:
             handle.remove()
-    return bad[0] if bad else None
 
 
 def _tensors(output: Any) -> Iterable[torch.Tensor]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 WINDOW = 512
 _IGNORED = -100
+_POSITIONS = 64
 _SPANS = 32
 """Largest number of position spans for which the divergence is reported separately."""
 
@@ -114,7 +115,7 @@ def divergence(
         dense_nll += _nll(p_TV, target_T)
         compressed_nll += _nll(q_TV, target_T)
         counted_T = target_T != _IGNORED
-        kl_T = F.kl_div(q_TV, p_TV, reduction="none", log_target=True).sum(-1).clamp_min(0)
+        kl_T = _kl(p_TV, q_TV)
         per_window.append(kl_T[counted_T])
         sum_T += torch.where(counted_T, kl_T, 0).double()
         count_T += counted_T
@@ -133,6 +134,14 @@ def divergence(
     return _text_result(dense_nll, windows), _text_result(compressed_nll, windows), kl_summary
 
 
+def _kl(p_TV: torch.Tensor, q_TV: torch.Tensor) -> torch.Tensor:
+    """Returns KL(p ‖ q) [T] of log-probabilities, some positions at a time: the terms of all would be a third array."""
+    stretches = (slice(start, start + _POSITIONS) for start in range(0, len(p_TV), _POSITIONS))
+    return torch.cat(
+        [F.kl_div(q_TV[s], p_TV[s], reduction="none", log_target=True).sum(-1).clamp_min(0) for s in stretches]
+    )
+
+
 def _by_position(sum_T: torch.Tensor, count_T: torch.Tensor) -> tuple[PositionKL, ...]:
     """Returns the means over at most `_SPANS` spans of positions, without spans that have no predicted token."""
     width = -(-len(sum_T) // _SPANS)
@@ -148,8 +157,10 @@ def _log_probs(reader: Reader, windows: Windows, tick: Tick) -> Iterator[tuple[i
     """Yields (index of the window, its log-probabilities, fp32 [T, V], on the CPU), in the order of the windows."""
     rows = windows.rows()
     for batch in reader.read(rows, tick=tick):
-        for index, logits_TV in batch:
+        while batch:
+            index, logits_TV = batch.pop(0)
             log_prob_TV = torch.log_softmax(logits_TV, dim=-1)
+            del logits_TV  # with a large vocabulary it is the largest array there is
             if not torch.isfinite(log_prob_TV.amax(-1)).all():
                 raise reader.not_finite(rows[index].tokens, "On held-out text")
             yield index, log_prob_TV.cpu()

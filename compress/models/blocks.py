@@ -315,6 +315,11 @@ class BlockWalker:
             self._argument_bytes += size
         return recorded
 
+    def forget_arguments(self) -> None:
+        """Frees the kept arguments of blocks: masks and rotary embeddings, some for each shape of a micro-batch."""
+        self._arguments.clear()
+        self._argument_bytes = 0
+
     @cached_property
     def _listener(self) -> Listener:
         return Listener(self.model, self.block_names, self.rehearsal.forms)
