@@ -123,7 +123,7 @@ class Recipe:
     stages: tuple[StageSpec, ...] = ()
     calibration: CalibrationSpec = field(default_factory=CalibrationSpec)
     skip: tuple[str, ...] = ()
-    """Globs of linears to leave dense, e.g. `*.down_proj`. The head, embeddings and routers always stay dense."""
+    """Globs of linears to leave dense, e.g. `*.down_proj`. Routers always stay dense."""
     suite: str = "auto"
     """Evaluation suite, a file of questions, `auto` (by the model: `docs/EVAL.md`), or `none`."""
     chat: str = "auto"
