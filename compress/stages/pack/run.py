@@ -76,8 +76,8 @@ def run(
     logits_TV = pack_blocks(work, tokens_ST, progress)
     if stage.tune == "full":
         logits_TV = full_tuning.run(work, tokens_ST, FullSettings(), progress)
-    if stage.tune != "full" or walker.device.type == "cpu":
-        # a model tuned on another device rounds otherwise: the proof then makes its reference from the folder
+    if stage.tune is None or walker.device.type == "cpu":
+        # of a model tuned on another device, the proof makes its reference from the folder, tuned norms included
         finish.write_reference(workspace, tokens_ST, logits_TV)
     return StageOutput(
         planned.coverage.to_dict(),
