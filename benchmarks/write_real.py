@@ -65,7 +65,9 @@ def main() -> None:
     if options.speed:
         setting.add_speed(results)
     (options.output / "real.json").write_text(json.dumps(results, indent=1))
-    document = write(results, setting.description())
+    known = {(result["project"], result["name"]) for result in results}
+    missing = [f"{row.project} {row.name}" for row in ROWS if (row.project, row.name) not in known]
+    document = write(results, missing, setting.description())
     (options.output / "REAL.md").write_text(document)
     if options.document:
         DOCUMENT.write_text(document)

@@ -30,8 +30,8 @@ COLUMNS = "| project | method | MB | bits | KL [95 %] | perplexity [95 %] | same
 RULE = "| :-- | :-- | --: | --: | --: | --: | --: | --: | --: | --: |\n"
 
 
-def write(results: Sequence[dict[str, Any]], setting: dict[str, Any]) -> str:
-    """Returns the document."""
+def write(results: Sequence[dict[str, Any]], missing: Sequence[str], setting: dict[str, Any]) -> str:
+    """Returns the document; `missing` are the names of the rows that no run has made yet."""
     done = sorted((row for row in results if "failed" not in row), key=lambda row: -row["file_bytes"])
     failed = [row for row in results if "failed" in row]
     text = HEAD.format(**setting, dense=done[0]["dense_perplexity"]) if done else "# A real language model\n"
@@ -39,6 +39,8 @@ def write(results: Sequence[dict[str, Any]], setting: dict[str, Any]) -> str:
     text += "\nBold: no other row is as small and as near to the dense model.\n"
     if failed:
         text += "\nNot made:\n\n" + "".join(f"- {row['project']} {row['name']}: {row['failed']}\n" for row in failed)
+    if missing:
+        text += f"\nNot made yet: {'; '.join(missing)}.\n"
     return text
 
 
