@@ -8,7 +8,7 @@ from typing import Any
 PARAMETERS = 134_515_008
 HEAD = """# A real language model
 
-SmolLM2-135M-Instruct (134.5 M parameters, 30 blocks, tied head, vocabulary 49,152), compressed by every method of this
+SmolLM2-135M-Instruct (134.5 M parameters, 30 blocks, tied head, vocabulary 49,152), compressed by the methods of this
 project and by its peers. Written by `python benchmarks/write_real.py`; whoever has pip can rerun it.
 
 - **Same weights, same calibration**: the dense bfloat16 model of `--model smollm2`, {samples} × {seq_len} tokens of
