@@ -1,6 +1,6 @@
 """Proves that a folder loads: a fresh process loads it and must reproduce reference logits.
 
-    python -m compress.runtime.proof FOLDER --reference FILE [--tolerance 1e-5]
+    python -m compress.runtime.proof FOLDER --reference FILE [--tolerance 1e-5] [--by-block]
 
 prints one line of JSON and exits with 0 when the proof holds, 1 when it does not, 2 when the folder cannot be loaded.
 
@@ -61,6 +61,8 @@ class Proof:
     It may lie above the tolerance where the model's own code gives other logits with a cache than without: then our
     kernels and our attention have been left out in a second run, which gave the same logits within the tolerance.
     """
+    by_block: bool = False
+    """Whether the folder was read with one block in memory at a time, which leaves the KV cache out."""
 
     def require(self, folder: str | Path) -> None:
         """Raises FormatError unless the proof holds."""
@@ -120,17 +122,28 @@ def prove(folder: str | Path, reference: str | Path, tolerance: float = TOLERANC
                 own = Text(longest.tokens, longest.positions, own_PV)
                 same = _error(own, cached_PV) <= tolerance
     holds = same and all(error <= tolerance for error in errors)  # NaN is not within any tolerance
-    worst = next((error for error in errors if error != error), max(errors))
-    return Proof(worst, tolerance, holds, len(longest.tokens), cached_error)
+    return Proof(_worst(errors), tolerance, holds, len(longest.tokens), cached_error)
 
 
-def prove_in_fresh_process(folder: str | Path, reference: str | Path, tolerance: float = TOLERANCE) -> Proof:
-    """Returns the proof made by a fresh interpreter, whether it holds or not.
+def prove_by_block(folder: str | Path, reference: str | Path, tolerance: float = TOLERANCE) -> Proof:
+    """Returns the proof for a folder whose model does not fit into memory; see `block_proof`."""
+    from compress.runtime import block_proof
+
+    texts = read_reference(reference)
+    made = block_proof.logits(Path(folder), [(text.tokens, text.positions) for text in texts])
+    errors = [_error(text, logits_PV) for text, logits_PV in zip(texts, made, strict=True)]
+    return Proof(_worst(errors), tolerance, all(error <= tolerance for error in errors), _longest(texts), by_block=True)
+
+
+def prove_in_fresh_process(
+    folder: str | Path, reference: str | Path, tolerance: float = TOLERANCE, *, by_block: bool = False
+) -> Proof:
+    """Returns the proof made by a fresh interpreter, whether it holds or not: `prove`, or `prove_by_block`.
 
     Raises FormatError when the interpreter cannot load the folder.
     """
     command = [sys.executable, "-m", "compress.runtime.proof", str(folder)]
-    command += ["--reference", str(reference), "--tolerance", str(tolerance)]
+    command += ["--reference", str(reference), "--tolerance", str(tolerance), *(["--by-block"] if by_block else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     # an interpreter that stops on an error of its own also ends with 1, but prints no JSON
     if done.returncode not in (0, 1) or not done.stdout.strip():
@@ -190,6 +203,15 @@ def _error(text: Text, logits_PV: torch.Tensor) -> float:
     return float((logits_PV - text.logits).abs().amax() / text.logits.abs().amax())
 
 
+def _worst(errors: Sequence[float]) -> float:
+    """Returns the largest error, or NaN where one is."""
+    return next((error for error in errors if error != error), max(errors))
+
+
+def _longest(texts: Sequence[Text]) -> int:
+    return max(len(text.tokens) for text in texts)
+
+
 @contextmanager
 def _transformers_alone(model: Any) -> Iterator[None]:
     """Disables our attention and all kernels except the reference inside the context."""
@@ -214,9 +236,10 @@ def main() -> int:
     parser.add_argument("folder")
     parser.add_argument("--reference", required=True, help="safetensors file that write_reference wrote")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE)
+    parser.add_argument("--by-block", action="store_true", help="hold one decoder block in memory at a time")
     options = parser.parse_args()
     try:
-        proof = prove(options.folder, options.reference, options.tolerance)
+        proof = (prove_by_block if options.by_block else prove)(options.folder, options.reference, options.tolerance)
     except CompressError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -10,6 +10,7 @@ import torch
 
 from compress.errors import FormatError
 from compress.runtime import proof
+from compress.runtime.linear import PackedLinear
 from tests.support import packed_checkpoints
 from tests.support.packed_checkpoints import Packed
 from tests.support.proofs import texts
@@ -99,3 +100,41 @@ def test_a_model_without_a_cache_is_proven_in_full(
         proof.write_reference(path, texts(tokens, packed.dense(tokens).logits))
     found = proof.prove(packed.folder, path)
     assert found.holds and found.cached_error is None
+
+
+@pytest.mark.parametrize("architecture", ["llama-tied", "gpt2", "mixtral", "qwen3-moe"])
+def test_a_folder_can_be_proven_block_by_block(
+    architecture: str, make: Callable[..., Packed], tokens: torch.Tensor, tmp_path: Path
+) -> None:
+    """Every packed linear computes with its kernel; a wrong logit, plane or byte is seen."""
+    packed, path = make(architecture), tmp_path / "reference.safetensors"
+    with torch.no_grad():
+        logits = packed.dense(tokens).logits
+    proof.write_reference(path, texts(tokens, logits))
+    held = proof.prove_by_block(packed.folder, path)
+    assert held.holds and held.by_block and held.cached_error is None
+    assert held.relative_error <= 1e-5
+    proof.write_reference(path, texts(tokens, logits + logits.abs().max() * 1e-4))
+    assert not proof.prove_by_block(packed.folder, path).holds
+
+
+def test_a_block_proof_calls_the_packed_layers_and_verifies_the_shards(
+    reference: tuple[Packed, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed, path = reference
+    called: list[tuple[int, int]] = []
+    original = PackedLinear.forward
+
+    def forward(self: PackedLinear, x: torch.Tensor) -> torch.Tensor:
+        called.append((self.out_features, self.in_features))
+        return original(self, x)
+
+    monkeypatch.setattr(PackedLinear, "forward", forward)
+    proof.prove_by_block(packed.folder, path)
+    assert len(called) == len(packed.linears) * len(proof.read_reference(path))
+    shard = packed.folder / "model-00002-of-00003.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(FormatError, match="damaged"):
+        proof.prove_by_block(packed.folder, path)
