@@ -12,8 +12,9 @@ from compress.errors import EvaluationError
 from compress.evaluation import suites
 from compress.evaluation.asking import chat_form, default_suite, tiers
 from compress.evaluation.lm_eval_suite import extra_tasks
-from compress.evaluation.open_model import open_subject, tokenizer_of
+from compress.evaluation.open_model import open_on_disk, open_subject, source_of, tokenizer_of
 from compress.evaluation.pairing import check_suites, compare
+from compress.evaluation.reading import residence
 from compress.evaluation.result import EvalResult
 from compress.evaluation.session import Session, of_suite
 from compress.evaluation.suites.base import Suite
@@ -23,7 +24,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from compress.evaluation.judge import Judge
-    from compress.evaluation.open_model import Model
+    from compress.evaluation.open_model import Model, Subject
+
+BY_BLOCK = "by_block"
+"""Setting of eval.json: whether the models were read block by block, without the families that they write."""
+
+
+def residence_of(model: Model, dense: Model | None, max_memory: int | None) -> residence.Residence:
+    """Returns where the models lie while they are evaluated; models that are loaded already stay in memory.
+
+    Raises MemoryLimitError if not even one block of each fits below `max_memory`.
+    """
+    import psutil
+
+    sources = [source_of(each) for each in (model, dense) if each is not None]
+    sizes = [residence.Size.of(source) for source in sources if source is not None]
+    return residence.choose(sizes, max_memory, psutil.Process().memory_info().rss)
 
 
 def evaluate(
@@ -43,6 +59,7 @@ def evaluate(
     cache: str | Path | None = None,
     unfinished: str | Path | None = None,
     judge: Judge | None = None,
+    max_memory: int | None = None,
     progress: Progress | None = None,
 ) -> EvalResult:
     """Evaluates a model on a suite and returns the outcome of every item.
@@ -68,11 +85,14 @@ def evaluate(
         unfinished: folder for the replies of an evaluation that is interrupted; the same call goes on from them. None:
             an evaluation that is interrupted starts over.
         judge: another model that compares the answers to instructions with the baseline's.
+        max_memory: largest resident memory in bytes. Models that do not fit below it, or without it into the memory
+            that is free, are read block by block, and families whose answers a model writes are left out.
         progress: receives the progress reports.
 
     Raises:
         EvaluationError: non-finite scores (the layer is named), prompts longer than the context, missing or malformed
             data, a baseline with other items, a judge whose reply has no verdict.
+        MemoryLimitError: not even one block of each model fits below `max_memory`.
     """
     tiers.resolve(tier, limit)
     chosen_device = devices.resolve(device)
@@ -89,20 +109,42 @@ def evaluate(
     if judge is not None and baseline is None:
         raise EvaluationError("a judge without a baseline", do="Give the dense model with --baseline")
     dense_model = reference if known is not None else baseline
-    subject = open_subject(model, tokenizer, chosen_device)
+    assert not isinstance(dense_model, EvalResult)
+    where = residence_of(model, dense_model, max_memory)
+    if where.on_disk and judge is not None:
+        raise EvaluationError(
+            "a judge compares answers that models write, and they do not fit into memory", do="Raise --max-memory"
+        )
+
+    def opened(each: Model) -> Subject:
+        source = source_of(each) if where.on_disk else None
+        return (
+            open_subject(each, tokenizer, chosen_device)
+            if source is None
+            else open_on_disk(source, tokenizer, chosen_device)
+        )
+
+    subject = opened(model)
     if known is not None and chat == "auto":
         chat = str(known.settings.get("chat", "never"))
     chat = chat_form.resolve(chat, subject.tokenizer, subject.ends)
     settings = {"limit": bounds.items, "chat": chat, **({"tier": tier} if tier else {}),
-                **({"tasks": list(tasks)} if tasks else {})}  # fmt: skip
+                **({"tasks": list(tasks)} if tasks else {}), **({BY_BLOCK: True} if where.on_disk else {})}  # fmt: skip
     session = Session(
         chosen, extra_tasks.load(tasks, progress), bounds, settings, batch_size, progress,
         cache=None if cache is None else Path(cache), unfinished=None if unfinished is None else Path(unfinished),
+        residence=where, max_memory=max_memory,
     )  # fmt: skip
-    dense = open_subject(dense_model, tokenizer, chosen_device) if dense_model is not None else None
+    if where.on_disk:
+        extra_tasks.refuse_written(session.tasks)
+    dense = opened(dense_model) if dense_model is not None else None
     result, known, divergence = session.run(subject, dense, known)
     for warning in result.warnings:
         progress.note(f"warning: {warning}")
+    if known is not None and where.on_disk:
+        known = replace(
+            known, families={name: known.families[name] for name in known.families if name in result.families}
+        )
     comparison = compare(known, result) if known is not None else None
     judgement = judge.compare(chosen, known, result, progress) if judge is not None and known is not None else None
     return replace(result, divergence=divergence, comparison=comparison, baseline=known, judgement=judgement)

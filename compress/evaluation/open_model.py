@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from compress.errors import EvaluationError
+from compress.errors import EvaluationError, ModelError
 from compress.evaluation.asking.fitting import room_of
 from compress.format.manifest import MANIFEST, fingerprint
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from compress.models.blocks import BlockWalker
     from compress.models.source import ModelSource
 
     Model: TypeAlias = str | Path | ModelSource | PreTrainedModel
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """A loaded model with its tokenizer and its name in eval.json."""
+    """A model with its tokenizer and its name in eval.json."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -31,6 +32,13 @@ class Subject:
     """`dense` or `compressed`."""
     fingerprint: str | None
     """None for a model in memory, and for a folder that `save_pretrained` wrote from a packed model."""
+    walker: BlockWalker | None = None
+    """Reads the model from disk; `model` then has no weights. None for a loaded model."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is computed."""
+        return self.model.device if self.walker is None else self.walker.device
 
     @property
     def room(self) -> int:
@@ -77,6 +85,37 @@ def open_subject(
     return Subject(model.eval(), tokenizer, Path(name).name, _kind(model), None)
 
 
+def source_of(model: Model) -> ModelSource | None:
+    """Returns the model on disk, opened; None for a loaded model and for what `save_pretrained` wrote from one."""
+    from compress.models.source import ModelSource
+    from compress.runtime.loading import saved_by_transformers
+
+    if isinstance(model, ModelSource):
+        return model
+    if not isinstance(model, str | Path):
+        return None
+    ours = (Path(model) / MANIFEST).is_file()
+    return None if saved_by_transformers(Path(model)) and not ours else ModelSource.open(model)
+
+
+def open_on_disk(
+    source: ModelSource, tokenizer: PreTrainedTokenizerBase | None = None, device: torch.device | None = None
+) -> Subject:
+    """Returns the model without its weights, which are read block by block, in fp32 on `device`."""
+    from transformers import GenerationConfig
+
+    from compress.models.blocks import BlockWalker
+    from compress.models.folder import generation
+
+    walker = BlockWalker(source, device=device or "cpu")
+    generation.check_generation_config(source.path, error=ModelError)
+    if (source.path / generation.FILE).is_file():
+        walker.model.generation_config = GenerationConfig.from_pretrained(source.path)
+    stock = not source.unpacked and source.structure is None
+    kind, name = ("dense", _name(source)) if stock else ("compressed", source.path.resolve().name)
+    return Subject(walker.model, tokenizer or source.tokenizer(), name, kind, source.fingerprint, walker)
+
+
 def tokenizer_of(model: Model, tokenizer: PreTrainedTokenizerBase | None = None) -> PreTrainedTokenizerBase:
     """Returns the tokenizer of a model without loading its weights; `tokenizer` itself if it is given."""
     from compress.models.folder.tokenizer import load_tokenizer
@@ -117,8 +156,11 @@ def _dense(source: ModelSource, tokenizer: PreTrainedTokenizerBase | None, devic
     from compress.models.load_dense import load_dense
 
     model = load_dense(source.path, torch.float32).to(device or "cpu")
-    name = Path(source.name).resolve().name if Path(source.name).is_dir() else source.name
-    return Subject(model, tokenizer or source.tokenizer(), name, "dense", source.fingerprint)
+    return Subject(model, tokenizer or source.tokenizer(), _name(source), "dense", source.fingerprint)
+
+
+def _name(source: ModelSource) -> str:
+    return Path(source.name).resolve().name if Path(source.name).is_dir() else source.name
 
 
 def _kind(model: PreTrainedModel) -> str:

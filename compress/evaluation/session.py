@@ -17,7 +17,10 @@ from compress.evaluation.heldout import Windows
 from compress.evaluation.journal import Journal
 from compress.evaluation.lm_eval_suite import extra_tasks, harness
 from compress.evaluation.open_model import Subject
+from compress.evaluation.reading import residence
 from compress.evaluation.reading.in_memory import InMemoryReader
+from compress.evaluation.reading.rows import Reader
+from compress.evaluation.reading.streamed import StreamedReader
 from compress.evaluation.result import Divergence, EvalResult, FamilyResult, TextResult
 from compress.evaluation.suites.base import Family, Suite
 from compress.progress import Progress, Task
@@ -40,6 +43,10 @@ class Session:
     """Folder for whole evaluations of dense models."""
     unfinished: Path | None = None
     """Folder for the replies of evaluations that are not complete."""
+    residence: residence.Residence | None = None
+    """Where models that were opened here lie; None for models in memory."""
+    max_memory: int | None = None
+    """Largest resident memory in bytes."""
 
     def run(
         self, subject: Subject, dense: Subject | None, known: EvalResult | None
@@ -58,7 +65,7 @@ class Session:
         costs = [of_subject.text_cost, of_dense.text_cost if of_dense else 0,
                  of_dense.cost(None) if of_dense and ask_dense else 0, of_subject.cost(references)]  # fmt: skip
         with self.progress.stage("Evaluation", sum(costs)) as task:
-            bar = _Bar(task)
+            bar = _Bar(task, self.max_memory)
             bar.begin(costs[0] + costs[1], "held-out text")
             text, dense_text, divergence = _read(of_subject, of_dense, bar)
             bar.finish()
@@ -92,11 +99,22 @@ class _Part:
 
     def __init__(self, session: Session, subject: Subject) -> None:
         self.session, self.subject = session, subject
-        self.reader = InMemoryReader(subject.model, session.batch_size)
+        self.reader = self._reader()
+        families = session.suite.families
+        self.unasked = [family.name for family in families if subject.walker is not None and family.is_written]
         self.families: Sequence[Family] = chat_form.dressed(
-            session.suite.families, subject.tokenizer, session.settings["chat"]
+            [family for family in families if family.name not in self.unasked],
+            subject.tokenizer,
+            session.settings["chat"],
         )
         self.chosen = fitting.select(self.families, subject.tokenizer, subject.room, session.bounds.items)
+
+    def _reader(self) -> Reader:
+        session, walker = self.session, self.subject.walker
+        if walker is None:
+            return InMemoryReader(self.subject.model, session.batch_size)
+        assert session.residence is not None, "whoever opens a model on disk knows why"
+        return StreamedReader(walker, session.batch_size, session.residence.waiting_bytes)
 
     @cached_property
     def windows(self) -> Windows:
@@ -117,7 +135,7 @@ class _Part:
         subject = self.subject
         return harness.count_tokens(
             subject.model, subject.tokenizer, self.families, self.chosen, references=references,
-            batch_size=self.session.batch_size, journal=self.journal,
+            batch_size=self.session.batch_size, journal=self.journal, reader=self.reader,
         )  # fmt: skip
 
     @cached_property
@@ -130,7 +148,7 @@ class _Part:
             "settings": {
                 **session.settings,
                 "batch_size": session.batch_size,
-                "device": self.subject.model.device.type,
+                "device": self.subject.device.type,
                 "seeds": dict(harness.SEEDS),
             },
             "libraries": {"compress": __version__, **{name: importlib.metadata.version(name) for name in _LIBRARIES}},
@@ -172,22 +190,24 @@ class _Part:
         if self.families:
             results = harness.run(
                 subject.model, subject.tokenizer, self.families, chosen=self.chosen, references=references,
-                batch_size=session.batch_size, tick=bar.tick, journal=self.journal,
+                batch_size=session.batch_size, tick=bar.tick, journal=self.journal, reader=self.reader,
             )  # fmt: skip
         if session.tasks:
             results |= extra_tasks.run(
                 subject.model, subject.tokenizer, session.tasks, limit=session.bounds.items,
-                batch_size=session.batch_size, progress=session.progress, journal=self.journal,
+                batch_size=session.batch_size, progress=session.progress, journal=self.journal, reader=self.reader,
             )  # fmt: skip
         left_out = fitting.warnings(self.families, self.chosen, subject.room)
+        if self.unasked and session.residence is not None:
+            left_out = [session.residence.why_left_out(self.unasked), *left_out]
         return EvalResult(**self.about, families=results, text=text, warnings=(*session.suite.warnings, *left_out))
 
 
 class _Bar:
     """The progress bar of a session, in tokens; a part that took fewer than estimated moves it on to its end."""
 
-    def __init__(self, task: Task) -> None:
-        self._task = task
+    def __init__(self, task: Task, max_memory: int | None) -> None:
+        self._task, self._max_memory = task, max_memory
         self._left, self._note = 0, ""
 
     def begin(self, tokens: int, note: str) -> None:
@@ -196,6 +216,7 @@ class _Bar:
     def tick(self, tokens: int) -> None:
         step = min(tokens, self._left)  # estimates of answers that do not exist yet may be too low
         self._left -= step
+        residence.enforce(self._max_memory)
         self._task.advance(step, self._note)
 
     def finish(self) -> None:

@@ -20,7 +20,7 @@ from compress.evaluation.finite import not_finite
 from compress.evaluation.journal import Journal, key
 from compress.evaluation.reading import answers, scoring
 from compress.evaluation.reading.in_memory import InMemoryReader
-from compress.evaluation.reading.rows import Tick
+from compress.evaluation.reading.rows import Reader, Tick
 from compress.evaluation.suites.base import Followed
 from compress.texts.special_tokens import text_encoder
 
@@ -43,9 +43,11 @@ class CheckedLM(HFLM):  # type: ignore[misc]
         batch_size: int,
         tick: Tick = lambda tokens: None,
         journal: Journal | None = None,
+        reader: Reader | None = None,
     ) -> None:
+        """`reader` reads the model where it is not loaded; it then writes no answers."""
         self.encoder = text_encoder(tokenizer)
-        self.reader = InMemoryReader(model, batch_size)
+        self.reader: Reader = reader or InMemoryReader(model, batch_size)
         self.journal = journal or Journal()
         self.tick = tick
         self._rolling = False
@@ -69,6 +71,8 @@ class CheckedLM(HFLM):  # type: ignore[misc]
         return result
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+        if not isinstance(self.reader, InMemoryReader):
+            raise EvaluationError("a model that is read block by block writes no answers", do="Raise --max-memory")
         if any(set(how) - _GREEDY or how.get("do_sample") or how.get("temperature") for _, how in _args(requests)):
             result: list[str] = super().generate_until(requests, disable_tqdm=True)
             return result
@@ -176,6 +180,7 @@ class CheckedLM(HFLM):  # type: ignore[misc]
 
     def _written(self, prompts: list[answers.Prompt], most: int, stops: Sequence[str]) -> list[list[int]]:
         """Returns the tokens of the answers to one batch."""
+        assert isinstance(self.reader, InMemoryReader)
         if answers.can_write(self.reader):
             long, ends = [text for text in stops if len(text) > 1], self._ends(stops)
 

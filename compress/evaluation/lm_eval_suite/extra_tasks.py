@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from compress.errors import EvaluationError, unknown
 from compress.evaluation.journal import Journal
 from compress.evaluation.lm_eval_suite import harness
+from compress.evaluation.reading.rows import Reader
 from compress.evaluation.result import FamilyResult, ItemOutcome
 from compress.progress import Progress, without_library_bars
 
@@ -49,6 +50,16 @@ def load(names: Sequence[str], progress: Progress) -> list[Loaded]:
     return loaded
 
 
+def refuse_written(loaded: Sequence[Loaded]) -> None:
+    """Raises EvaluationError for a task whose answers a model writes, which one that stays on disk cannot."""
+    for entry in loaded:
+        if any(task.OUTPUT_TYPE == "generate_until" for task in entry.tasks["tasks"].values()):
+            raise EvaluationError(
+                f"the answers to lm-eval's task {entry.name} are written, and the models do not fit into memory",
+                do="Raise --max-memory, or leave the task out",
+            )
+
+
 def run(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -58,6 +69,7 @@ def run(
     batch_size: int,
     progress: Progress,
     journal: Journal | None = None,
+    reader: Reader | None = None,
 ) -> dict[str, FamilyResult]:
     """Returns one family per name; a group becomes one family with the items of all its tasks.
 
@@ -70,7 +82,7 @@ def run(
     families = {}
     for entry in loaded:
         with progress.stage(f"lm-eval {entry.name}", 1) as task:
-            families[_family_name(entry.name)] = _run(model, tokenizer, entry, limit, batch_size, journal)
+            families[_family_name(entry.name)] = _run(model, tokenizer, entry, limit, batch_size, journal, reader)
             task.advance()
     return families
 
@@ -90,6 +102,7 @@ def _run(
     limit: int | None,
     batch_size: int,
     journal: Journal | None,
+    reader: Reader | None,
 ) -> FamilyResult:
     name, tasks = loaded.name, loaded.tasks["tasks"]
     with harness.calm():
@@ -98,7 +111,7 @@ def _run(
         from compress.evaluation.lm_eval_suite.checked_lm import CheckedLM
 
         drawn = _draw(tasks, limit)
-        lm = CheckedLM(model, tokenizer, batch_size=batch_size, journal=journal)
+        lm = CheckedLM(model, tokenizer, batch_size=batch_size, journal=journal, reader=reader)
         results = evaluate(lm, loaded.tasks, samples=drawn, bootstrap_iters=0, log_samples=True)
     items: list[ItemOutcome] = []
     primary = ""

@@ -18,7 +18,7 @@ from compress.evaluation.asking import fitting
 from compress.evaluation.asking.fitting import Selection
 from compress.evaluation.journal import Journal
 from compress.evaluation.lm_eval_suite import cost, tasks
-from compress.evaluation.reading.rows import Tick
+from compress.evaluation.reading.rows import Reader, Tick
 from compress.evaluation.result import FamilyResult, ItemOutcome
 from compress.evaluation.suites.base import Ask, Chat, Family, Item
 from compress.progress import without_library_bars
@@ -40,12 +40,13 @@ def count_tokens(
     references: Mapping[str, FamilyResult] | None = None,
     batch_size: int = 32,
     journal: Journal | None = None,
+    reader: Reader | None = None,
 ) -> int:
     """Returns the number of tokens that `run` with the same arguments will tell to `tick`."""
     with calm():
         from compress.evaluation.lm_eval_suite.checked_lm import CheckedLM
 
-        lm = CheckedLM(model, tokenizer, batch_size=batch_size, journal=journal)
+        lm = CheckedLM(model, tokenizer, batch_size=batch_size, journal=journal, reader=reader)
         known = {family.name: _answers(family, references) or {} for family in families}
         return cost.tokens(lm, families, chosen, known)
 
@@ -61,6 +62,7 @@ def run(
     batch_size: int = 32,
     tick: Tick = lambda tokens: None,
     journal: Journal | None = None,
+    reader: Reader | None = None,
 ) -> dict[str, FamilyResult]:
     """Returns the outcomes by family.
 
@@ -70,6 +72,7 @@ def run(
             the model's own answers.
         tick: receives the numbers of tokens read and written.
         journal: replies that are known already; new ones are added.
+        reader: what reads the model; by default the loaded model itself.
 
     Raises EvaluationError for non-finite scores and for prompts longer than the model's context.
     """
@@ -81,7 +84,7 @@ def run(
     with calm():
         from compress.evaluation.lm_eval_suite.checked_lm import CheckedLM
 
-        lm = CheckedLM(model, tokenizer, batch_size=batch_size, tick=tick, journal=journal)
+        lm = CheckedLM(model, tokenizer, batch_size=batch_size, tick=tick, journal=journal, reader=reader)
         while any(state.waiting for state in asked):
             _round(lm, asked, chat)
     return {state.family.name: state.result() for state in asked}

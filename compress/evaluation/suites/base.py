@@ -84,6 +84,11 @@ class Family:
     derive: Callable[[Item, Mapping[str, str | int], Mapping[str, float]], dict[str, float]] | None = None
     """Function from item, answers, and the metrics of all questions to the final metrics of the item."""
 
+    @property
+    def is_written(self) -> bool:
+        """Whether the model writes answers to some of its questions."""
+        return any(ask.kind == "answer" for ask in self.asks)
+
     def subset(self, limit: int | None, seed: int = 0) -> list[Item]:
         """Returns at most `limit` items in suite order, sampled in proportion to the strata.
 
