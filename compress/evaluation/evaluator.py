@@ -137,6 +137,7 @@ def evaluate(
     )  # fmt: skip
     if where.on_disk:
         extra_tasks.refuse_written(session.tasks)
+        progress.note(f"evaluation: {where.described()}")
     dense = opened(dense_model) if dense_model is not None else None
     result, known, divergence = session.run(subject, dense, known)
     for warning in result.warnings:

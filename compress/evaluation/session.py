@@ -100,8 +100,9 @@ class _Part:
     def __init__(self, session: Session, subject: Subject) -> None:
         self.session, self.subject = session, subject
         self.reader = self._reader()
-        families = session.suite.families
-        self.unasked = [family.name for family in families if subject.walker is not None and family.is_written]
+        families, where = session.suite.families, session.residence
+        # of both models, though one of them may be loaded: they are paired family by family
+        self.unasked = [family.name for family in families if where and where.on_disk and family.is_written]
         self.families: Sequence[Family] = chat_form.dressed(
             [family for family in families if family.name not in self.unasked],
             subject.tokenizer,

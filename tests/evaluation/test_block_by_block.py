@@ -11,10 +11,21 @@ import pytest
 from compress.errors import EvaluationError, MemoryLimitError
 from compress.evaluation import EvalResult, evaluate
 from compress.evaluation.reading.residence import Size, choose, enforce
+from compress.progress import Silent
 from tests.support import packed_checkpoints
 from tests.support import tiny_suite as tiny
 
 GB = 10**9
+
+
+class Noted(Silent):
+    """Keeps the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +78,22 @@ def test_a_known_evaluation_with_more_families_is_paired(folders: tuple[Path, Pa
     streamed = measure(folders, max_memory=below(), baseline=in_memory.baseline, reference=folders[0])
     assert streamed.comparison is not None and list(streamed.comparison.families) == ["chosen"]
     assert streamed.divergence is not None
+
+
+def test_a_loaded_model_is_paired_with_one_on_disk(folders: tuple[Path, Path], in_memory: EvalResult) -> None:
+    noted = Noted()
+    loaded, dense = tiny.model(), folders[0]
+    result = evaluate(
+        loaded, tokenizer=tiny.tokenizer(), suite=tiny.suite(), baseline=dense, max_memory=below(), progress=noted
+    )
+    assert list(result.families) == ["chosen"] and result.comparison is not None
+    assert result.divergence is not None and result.divergence.mean < 1e-6
+    assert any("one decoder block at a time" in note for note in noted.notes)
+
+
+def test_without_a_limit_models_that_fit_stay_in_memory(in_memory: EvalResult) -> None:
+    assert "by_block" not in in_memory.settings
+    assert list(in_memory.families) == ["said", "chosen", "recalled"]
 
 
 def test_an_evaluation_from_disk_is_kept_apart_in_the_cache(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections import Counter
 
@@ -46,6 +48,13 @@ def test_the_hash_of_the_items_sees_every_item() -> None:
     assert one.items_sha256 == other.items_sha256
     other.families[0].items[3]["prompt"] += " "
     assert one.items_sha256 != other.items_sha256
+
+
+def test_the_hash_is_that_of_all_items_as_json() -> None:
+    suite = tiny.suite()
+    content = {family.name: list(family.items) for family in suite.families}
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    assert suite.items_sha256 == hashlib.sha256(text.encode()).hexdigest()
 
 
 def right_reply(kind: str, item: dict[str, object], name: str) -> object:
