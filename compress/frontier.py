@@ -158,7 +158,7 @@ def _outcome(base: Recipe, dense: EvalResult, rows: list[dict[str, Any]]) -> dic
         "schema_version": SCHEMA_VERSION,
         "model": base.model_name,
         "suite": dict(dense.suite),
-        "limit": base.limit,
+        "limit": dense.settings.get("limit", base.limit),
         "dense": {"perplexity": dense.text.perplexity, "scores": _scores(dense)},
         "points": rows,
     }

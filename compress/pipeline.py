@@ -17,6 +17,7 @@ from compress import devices
 from compress.methods import registry
 from compress.progress import Progress
 from compress.recipe import Recipe, folders
+from compress.report import evaluation_suite
 from compress.report.progress_bars import watch
 from compress.result import Result
 from compress.stages import distributed, finish, train
@@ -70,6 +71,10 @@ def run(
     devices.resolve(recipe.device)
     evaluation = None
     source = model_source = ModelSource.open(recipe.model, revision=recipe.revision)
+    # questions that cannot be read are an error before the work, not after it
+    suite = finish.suite_of(recipe, source) if distributed.is_main() else None
+    if suite is not None:
+        progress.note(f"Evaluation: {evaluation_suite.described(suite.record(recipe.limit))}")
     for number, folder in enumerate(folders(recipe)):
         distributed.barrier()  # the checkpoint that the stage reads is complete
         if number:
@@ -85,7 +90,7 @@ def run(
                 make_checkpoint(step, source, model_source, teacher, workspace, progress)
             finish.prove(workspace, progress)
             if number == len(recipe.stages) - 1:
-                evaluation = finish.evaluate(recipe, model_source, workspace, progress, baseline)
+                evaluation = finish.evaluate(recipe, model_source, workspace, progress, suite, baseline)
                 Result.read(folder, evaluation).write_report()
             workspace.close()
     distributed.barrier()
@@ -103,7 +108,9 @@ def plan(recipe: Recipe) -> Plan:
     devices.resolve(recipe.device)
     step = recipe.step(0, recipe.model, str(folders(recipe)[0]))
     source = ModelSource.open(recipe.model, revision=recipe.revision)
-    return planning.make(step, source, then=tuple(stage.method for stage in recipe.stages[1:]))
+    suite = finish.suite_of(recipe, source)
+    made = planning.make(step, source, then=tuple(stage.method for stage in recipe.stages[1:]))
+    return dataclasses.replace(made, evaluation=None if suite is None else suite.record(recipe.limit))
 
 
 def make_checkpoint(

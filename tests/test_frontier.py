@@ -5,6 +5,7 @@ import json
 import pytest
 
 from compress import frontier, pipeline
+from compress.cli import invoke
 from compress.errors import CompressError, RecipeError
 from compress.evaluation import session
 from tests.support.models import save_tiny, save_tokens
@@ -58,9 +59,10 @@ def test_mistakes_in_points(arguments, message):
 
 def test_it_measures_all_points_and_says_what_was_refused(options):
     asked = frontier.points(["rtn", "gptq"], [4], [1.0], ["rtn bits=4 group_size=7"])
-    found = frontier.run(asked, **options)
+    found = frontier.run(asked, tier="pr", **options)
     data = json.loads((options["folder"] / "frontier.json").read_text())
     assert data == found.data and data["schema_version"] == 1
+    assert data["limit"] == 400, "the items that the tier asks"
     rtn, rtn_to_one, gptq, gptq_to_one, wrong = data["points"]
     for point in (rtn, gptq):
         assert 4 < point["bits_per_weight"] < 6 and point["kl"]["low"] <= point["kl"]["mean"] <= point["kl"]["high"]
@@ -107,3 +109,16 @@ def test_what_ends_a_frontier(options):
         frontier.run(frontier.points(["rtn"], [4]), **(options | {"model": "no/such/folder"}))
     with pytest.raises(RecipeError, match="without an evaluation"):
         frontier.run(frontier.points(["rtn"], [4]), **(options | {"suite": "none"}))
+
+
+def test_the_form_of_the_questions_can_be_given_on_the_command_line(options, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(frontier, "run", lambda points, *, base, **_: asked.append(base) or _ends())
+    arguments = ["--model", options["model"], "--chat", "never", "--tier", "pr", "--suite", options["suite"]]
+    invoke(["frontier", *arguments])
+    assert [(base.chat, base.tier, base.limit) for base in asked] == [("never", "pr", None)]
+    assert "here it ends" in capsys.readouterr().err
+
+
+def _ends():
+    raise RecipeError("here it ends")

@@ -33,7 +33,9 @@ METHODS = "rtn,gptq,easyquant,finequant,spqr,aqlm"
 @click.option(
     "--suite", metavar="NAME", default=recipe_defaults["suite"], help="Evaluation suite, or a .jsonl of questions."
 )
+@click.option("--chat", metavar="MODE", help="Ask through the chat template: always, never, or auto.  [default: auto]")
 @click.option("--data-dir", metavar="FOLDER", help="Data of the suite kick.  [default: the hub]")
+@click.option("--tier", metavar="TIER", help="Part of the suite: pr (400 items per family) or release (all).")
 @click.option("--limit", type=int, help="Items per family of the suite.  [default: all]")
 @click.option("--calibration", metavar="SOURCE", help="Calibration text, as in `compress run`.  [default: auto]")
 @click.option("--samples", type=int, default=recipe_defaults["samples"], help="Calibration sequences.")

@@ -22,6 +22,7 @@ from compress.stages.plan import coverage
 if TYPE_CHECKING:
     import torch
 
+    from compress.evaluation.asking.default_suite import Chosen
     from compress.evaluation.result import EvalResult
     from compress.models.source import ModelSource
     from compress.progress import Progress
@@ -194,22 +195,38 @@ def prove(workspace: Workspace, progress: Progress) -> None:
     merge.remove_parts(workspace.folder, shards.records(workspace), kept)
 
 
+def suite_of(recipe: Recipe, source: ModelSource) -> Chosen | None:
+    """Returns the suite that the recipe's evaluation asks; None for a recipe without evaluation.
+
+    Raises EvaluationError for questions that cannot be read.
+    """
+    from compress.evaluation.asking import default_suite
+
+    if recipe.suite == "none":
+        return None
+    return default_suite.choose(recipe.suite, recipe.data_dir, source.tokenizer, tier=recipe.tier, limit=recipe.limit)
+
+
 def evaluate(
-    recipe: Recipe, source: ModelSource, workspace: Workspace, progress: Progress, known: EvalResult | None = None
+    recipe: Recipe,
+    source: ModelSource,
+    workspace: Workspace,
+    progress: Progress,
+    choice: Chosen | None,
+    known: EvalResult | None = None,
 ) -> EvalResult | None:
     """Returns the evaluation of the packed folder, read back from disk, paired with that of the dense model.
 
     An `eval.json` in the folder, and `known` for the dense model, are used instead of a new evaluation if they are of
-    the same model, suite and limit. None for a recipe without evaluation.
+    the same model, suite and limit. `choice` is the suite (`suite_of`); without one, None is returned.
     """
     from compress import evaluation
     from compress.evaluation import cache
-    from compress.evaluation.asking import default_suite, tiers
+    from compress.evaluation.asking import tiers
     from compress.evaluation.result import EvalResult
 
-    if recipe.suite == "none":
+    if choice is None:
         return None
-    choice = default_suite.choose(recipe.suite, recipe.data_dir, source.tokenizer, tier=recipe.tier, limit=recipe.limit)
     items = choice.suite.items_sha256
     limit = tiers.resolve(choice.tier, recipe.limit).items
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compress.atlas.origin import is_of_atlas
 from compress.evaluation import suites
+from compress.evaluation.asking import tiers
 from compress.evaluation.kick_data.hub import NotDownloadedError
 from compress.evaluation.suites.base import Suite
 
@@ -21,10 +22,26 @@ _TIER = "pr"
 
 @dataclass(frozen=True)
 class Chosen:
-    """A suite, and how much of it is asked."""
+    """A suite, how much of it is asked, and why it was chosen."""
 
     suite: Suite
     tier: str | None
+    why: str
+
+    def record(self, limit: int | None) -> dict[str, Any]:
+        """Returns plain data for the plan: suite, tier, items by family, most windows of text, reason, warnings.
+
+        Items that turn out too long for the model's context are counted here.
+        """
+        bounds = tiers.resolve(self.tier, limit)
+        return {
+            "suite": self.suite.name,
+            "tier": self.tier,
+            "reason": self.why,
+            "families": {each.name: len(each.items[: bounds.items]) for each in self.suite.families},
+            "windows": bounds.windows,
+            "warnings": list(self.suite.warnings),
+        }
 
 
 def choose(
@@ -54,14 +71,16 @@ def choose(
     if name != suites.AUTO:
         suite = suites.load(name, data_dir)
         foreign = name == _ATLAS and not is_of_atlas(tokenizer())
-        return Chosen(_warned(suite, _OF_ATLAS) if foreign else suite, tier)
+        return Chosen(_warned(suite, _OF_ATLAS) if foreign else suite, tier, f"--suite {name}")
     if data_dir is None and is_of_atlas(tokenizer()):
-        return Chosen(suites.load(_ATLAS), tier)
+        return Chosen(suites.load(_ATLAS), tier, "the model is atlas, or was made from it")
     tier = _TIER if tier is None and limit is None else tier
+    why = "the model is not made from atlas" if data_dir is None else "the data of --data-dir"
     try:
-        return Chosen(suites.load(_PUBLIC, data_dir), tier)
+        return Chosen(suites.load(_PUBLIC, data_dir), tier, why)
     except NotDownloadedError as error:
-        return Chosen(_warned(suites.load(_TEXT), f"{_NO_DATA} ({error.given})"), tier)
+        why += ", and the hub with the questions of kick cannot be reached"
+        return Chosen(_warned(suites.load(_TEXT), f"{_NO_DATA} ({error.given})"), tier, why)
 
 
 _OF_ATLAS = (

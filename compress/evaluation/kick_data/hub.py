@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.errors import EvaluationError
+from compress.errors import EvaluationError, translated
 
+_ANSWER_SECONDS = 15
+"""How long the hub may take to answer before it counts as out of reach."""
 Row = dict[str, Any]
 
 
@@ -59,16 +61,21 @@ def rows(place: Place) -> list[Row]:
 
 def _fetched(place: Place) -> Path:
     """Returns the path of the file in the hub's cache, downloaded on first use."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError
 
+    kept = try_to_load_from_cache(place.dataset, place.file, repo_type="dataset", revision=place.revision)
+    if isinstance(kept, str):  # the revision is a commit, so that it cannot be outdated
+        return Path(kept)
+    what = f"{place.file} of {place} could not be downloaded from the hub"
+    cure = "Check the connection and HF_HUB_OFFLINE, or give the data with --data-dir"
+    if not constants.HF_HUB_OFFLINE:  # a download tries for half a minute to reach a hub that is out of reach
+        with translated(what, kind=NotDownloadedError, do=cure):
+            HfApi().dataset_info(place.dataset, revision=place.revision, timeout=_ANSWER_SECONDS)
     try:
         return Path(hf_hub_download(place.dataset, place.file, repo_type="dataset", revision=place.revision))
     except (OSError, ValueError, EntryNotFoundError) as error:  # no connection, no such dataset, no such file
-        raise NotDownloadedError(
-            f"{place.file} of {place} could not be downloaded from the hub: {error}",
-            do="Check the connection and HF_HUB_OFFLINE, or give the data with --data-dir",
-        ) from error
+        raise NotDownloadedError(f"{what}: {error}", do=cure) from error
 
 
 def _read(place: Place, path: Path) -> Iterator[Row]:

@@ -8,6 +8,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from compress.texts.chat import Message
@@ -126,7 +127,7 @@ class Suite:
     warnings: tuple[str, ...] = ()
     """Messages about missing datasets."""
 
-    @property
+    @cached_property
     def items_sha256(self) -> str:
         """SHA-256 of all items, as JSON by families. Results with the same hash have the same items."""
         items = {family.name: family.items for family in self.families}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from compress.report import calibration_text
+from compress.report import calibration_text, evaluation_suite
 from compress.report import coverage as covered
 from compress.report.formatting import clock, size
 
@@ -13,9 +13,10 @@ from compress.report.formatting import clock, size
 def render(plan: Mapping[str, Any]) -> str:
     """Returns the fields of a plan (`dataclasses.asdict` of it) as aligned lines."""
     options = ", ".join(f"{name}={value}" for name, value in plan["options"].items()) or "defaults"
-    data, coverage = plan["calibration"], plan["coverage"]
+    data, coverage, asked = plan["calibration"], plan["coverage"], plan["evaluation"]
     smaller = f", {plan['source_bytes'] / plan['output_bytes']:.1f}× smaller" if plan["output_bytes"] else ""
     batches = f" (micro-batches of {plan['micro_batch']})" if data else ""
+    warnings = [*(data or {}).get("warnings", ()), *(asked or {}).get("warnings", ())]
     facts = {
         "model": f"{plan['model']}, {plan['blocks']} blocks, {size(plan['source_bytes'])}",
         "method": f"{plan['method']} ({options})",
@@ -23,11 +24,12 @@ def render(plan: Mapping[str, Any]) -> str:
         "outside": None if coverage is None else covered.outside(coverage),
         "left dense": _left_dense(coverage),
         "calibration": calibration_text.described(data) if data else "none needed",
-        "warning": "; ".join(data.get("warnings", ())) or None if data else None,
         "bits/weight": _bits(plan),
         "output": f"{plan['output']}, about {size(plan['output_bytes'])}{smaller}",
         "peak memory": f"about {size(plan['peak_memory_bytes'])}{batches}",
         "then": ", then ".join(plan["then"]) or None,
+        "evaluation": "none" if asked is None else evaluation_suite.described(asked),
+        "warning": "; ".join(warnings) or None,
         "time": None if plan["seconds"] is None else f"about {clock(plan['seconds'])}, without the evaluation",
     }
     return "\n".join(f"{name:<13}{value}" for name, value in facts.items() if value is not None)

@@ -51,6 +51,9 @@ class Plan:
     """Methods of the stages that follow. They are not planned: their input does not exist yet."""
     seconds: float | None
     """Estimated time without the evaluation; None where it depends on the run itself."""
+    evaluation: dict[str, Any] | None = None
+    """Suite, why it was chosen, and how many items are asked (`default_suite.Chosen.record`); None for a recipe without
+    evaluation."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,34 @@ def test_what_the_hub_does_not_give_is_an_error(refusal: type[Exception], monkey
         suites.load("kick")
 
 
+def test_a_hub_out_of_reach_is_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: Any, timeout: float, **__: Any) -> None:
+        assert timeout < 30
+        raise ConnectionError("no route")
+
+    def download(*_: Any, **__: Any) -> None:
+        raise AssertionError("a download would try again and again")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(hub.NotDownloadedError, match="no route"):
+        suites.load("kick")
+
+
+def test_a_file_that_was_downloaded_before_needs_no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    place = hub.PLACES["mt_bench"]
+    kept = tmp_path / "question.jsonl"
+    kept.write_text(json.dumps(THERE[place.dataset][0]), encoding="utf-8")
+
+    def of_cache(dataset: str, file: str, *, repo_type: str, revision: str) -> str:
+        assert (dataset, file, repo_type, revision) == (place.dataset, place.file, "dataset", place.revision)
+        return str(kept)
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", of_cache)
+    assert hub.rows(place) == [{"id": "81", "category": "writing", "turns": ["Write.", "Shorter."]}]
+
+
 def test_a_damaged_file_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "test.parquet"
     path.write_bytes(b"PAR1 and then nothing")
