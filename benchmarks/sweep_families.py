@@ -48,6 +48,8 @@ from compress.errors import CompressError, FormatError, ModelError
 from compress.models.blocks import BlockWalker
 from compress.models.linears import from_parameter, set_weight
 from compress.models.source import ModelSource
+from compress.models.walking.embedding import embedding_name
+from compress.models.walking.head import head_name
 
 ATLAS = Path(compress.__file__).parent / "atlas" / "model"
 VOCABULARY = json.loads((ATLAS / "config.json").read_text())["vocab_size"]
@@ -250,6 +252,10 @@ def put_decoded(dense: torch.nn.Module, packed: Path) -> None:
         for ref in walker.linears(index):
             if ref.name in entries:
                 set_weight(dense, ref, from_parameter(ref, walker.read_dense(ref.parameter)).float())
+    for name in (embedding_name(dense), head_name(dense)):
+        if name.removesuffix(".weight") in entries:
+            with torch.no_grad():
+                dense.get_parameter(name).copy_(walker.read_dense(name))
 
 
 def proof_in_this_process() -> None:

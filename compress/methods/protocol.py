@@ -146,7 +146,7 @@ class RewriteMethod(Loaded, Protocol):
 
     KIND: Literal["rewrite"]
     REWRITER: str = ""
-    """Module whose function `rewrite` does the work, for a file that does not define it itself.
+    """Module whose functions `rewrite` and `check_model` do the work, for a file that does not define them itself.
 
     Files of this package see tensors only, so code that walks a model belongs in a package above this one.
     """
@@ -171,6 +171,14 @@ class RewriteMethod(Loaded, Protocol):
             walker, tokens_ST, config, memory_limit, progress
         )
         return rewritten
+
+    def check_model(self, walker: Any, config: Any) -> None:
+        """Raises a CompressError for a model or options with which `rewrite` would fail, before any text is read.
+
+        `walker` is as in `rewrite`. Default: nothing is checked, but by the module that REWRITER names.
+        """
+        if self.REWRITER:
+            importlib.import_module(self.REWRITER).check_model(walker, config)
 
     def kept_share(self, config: Any) -> float:
         """Returns the share of the parameters that stays, for the estimated size of `--dry-run`. Default: all."""

@@ -16,6 +16,7 @@ _BASE: dict[str, Any] = dict(
 )  # fmt: skip
 _SMALL_VISION = dict(hidden_size=16, intermediate_size=24, num_attention_heads=2, image_size=16, patch_size=8)
 FAMILIES: dict[str, dict[str, Any]] = {
+    "arcee": _BASE | dict(num_key_value_heads=2, head_dim=8),
     "bert": _BASE | dict(is_decoder=True),
     "falcon_h1": _BASE
     | dict(

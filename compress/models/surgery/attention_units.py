@@ -53,7 +53,12 @@ def attention_units(model: PreTrainedModel, block_name: str, number: int, kind: 
     """
     attentions = list(find_attentions(model.get_submodule(block_name), block_name))
     if not attentions:
-        raise ModelError("no attention with known projections", allowed="q_proj, qkv_proj, c_attn …", layer=block_name)
+        raise ModelError(
+            "no attention with known projections",
+            allowed="q_proj, qkv_proj, c_attn …",
+            do="Prune other units: attention=none",
+            layer=block_name,
+        )
     config: Any = model.config
     for attention in attentions:
         if getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt"):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _MLPS = (
     (("gate_proj", "up_proj"), "down_proj"), (("w1", "w3"), "w2"), (("gate_up_proj",), "down_proj"),
     (("c_fc",), "c_proj"), (("dense_h_to_4h",), "dense_4h_to_h"), (("fc1",), "fc2"), (("fc_in",), "fc_out"),
+    (("up_proj",), "down_proj"),
 )  # fmt: skip
 _WIDTH_KEYS = ("n_inner", "ffn_dim", "ffn_hidden_size", "intermediate_size")
 
@@ -41,13 +42,23 @@ def mlp_units(model: PreTrainedModel, block_name: str, number: int) -> Iterator[
             any_known = True
             yield _mlp(model, module, name, number, *projections)
     if not any_known:
-        raise ModelError("no MLP with known projections", allowed="gate_proj, c_fc, fc1, experts …", layer=block_name)
+        raise ModelError(
+            "no MLP with known projections",
+            allowed="gate_proj, up_proj, c_fc, fc1, experts …",
+            do="Prune other units: mlp=false",
+            layer=block_name,
+        )
 
 
 def _projections(module: nn.Module) -> tuple[tuple[str, ...], str] | None:
     """Returns the names of the linears into and out of the channels; None for a module that is no MLP."""
     children = dict(module.named_children())
-    return next((pair for pair in _MLPS if all(name in children for name in (*pair[0], pair[1]))), None)
+    for inputs, output in _MLPS:
+        if all(name in children for name in (*inputs, output)):
+            # an MLP without a gate has no other linear, which could be a gate of another name
+            linears = {name for name, child in children.items() if isinstance(child, nn.Linear)}
+            return (inputs, output) if inputs != ("up_proj",) or linears <= {*inputs, output} else None
+    return None
 
 
 def _mlp(

@@ -149,6 +149,8 @@ def _plan_dense(
     """Returns the plan of a stage that rewrites or trains."""
     blocks, output_bytes, micro_batch = _linears(walker), float(source.size_bytes), 1
     teacher = train.teacher_of(recipe, source)
+    if method.KIND == "rewrite":
+        method.check_model(walker, config)
     text = _text(recipe, walker, teacher) if method.KIND == "train" or method.NEEDS else None
     if method.KIND == "train":
         train.check(recipe, walker)

@@ -82,6 +82,18 @@ def rewrite(
     return Rewritten(pruned.config, pruned.structure, {"pruning": pruned.report}, pruned.blocks, pruned.shards)
 
 
+def check_model(walker: BlockWalker, config: Config) -> None:
+    """Raises MethodError or ModelError where the options leave nothing to prune, or the units are not known."""
+    depth = len(walker.block_names)
+    if config.protect_first + config.protect_last >= depth:
+        raise MethodError(
+            f"protect_first={config.protect_first} and protect_last={config.protect_last} leave no block to prune",
+            allowed=f"together less than the {depth} blocks of the model",
+        )
+    if config.units == "width":
+        _sets(walker, config)
+
+
 def prune(
     walker: BlockWalker,
     source: ModelSource,
@@ -101,16 +113,12 @@ def prune(
         progress: where the steps are reported to.
 
     Raises:
-        MethodError: the ratio would empty a layer, all blocks are protected, or a score is not finite.
+        MethodError: the ratio would empty a layer, or a score is not finite.
         MemoryLimitError: scoring would not fit below `memory_limit` bytes.
         ModelError: the heads or channels of the architecture are not known.
+
+    What `check_model` refuses is not checked again.
     """
-    depth = len(walker.block_names)
-    if config.protect_first + config.protect_last >= depth:
-        raise MethodError(
-            f"protect_first={config.protect_first} and protect_last={config.protect_last} leave no block to prune",
-            allowed=f"together less than the {depth} blocks of the model",
-        )
     work = scoring.Scoring(
         walker, [], config, tokens_ST, _plan(walker, config, tokens_ST, memory_limit, progress), progress
     )

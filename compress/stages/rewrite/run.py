@@ -33,6 +33,7 @@ def run(
     stage = recipe.stages[0]
     method, config = registry.load_rewrite(stage.method), registry.configure(stage.method, stage.options)
     walker = BlockWalker(source, device=devices.resolve(recipe.device))
+    method.check_model(walker, config)
     text, tokens_ST = None, None
     if method.NEEDS:
         data, limit = recipe.calibration, recipe.max_memory

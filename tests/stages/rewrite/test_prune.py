@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import compress
-from compress.errors import MemoryLimitError, MethodError
+from compress import pipeline
+from compress.errors import MemoryLimitError, MethodError, ModelError
 from compress.format.writer import CheckpointWriter
 from compress.methods.llm_pruner import Config
 from compress.models import structure
@@ -21,9 +22,11 @@ from compress.models.source import ModelSource
 from compress.models.surgery import remove_units
 from compress.models.surgery.coupled import coupled
 from compress.progress import Silent
+from compress.recipe import Recipe
 from compress.stages.rewrite import gradients, scoring
 from compress.stages.rewrite import prune as pruning
 from compress.stages.rewrite.prune import Pruned
+from tests.support.families import save_family
 from tests.support.models import save_tiny, tiny_tokens
 
 
@@ -36,7 +39,9 @@ def prune(folder: Path, kind: str = "llama", *, given: dict[str, Any] | None = N
     if not (folder / "config.json").is_file():
         save_tiny(folder, kind, **(given or {}))
     source = ModelSource.open(folder)
-    return pruning.prune(BlockWalker(source), source, Config(**options), tiny_tokens(6, 16), None, Silent())
+    walker, config = BlockWalker(source), Config(**options)
+    pruning.check_model(walker, config)
+    return pruning.prune(walker, source, config, tiny_tokens(6, 16), None, Silent())
 
 
 def write(pruned: Pruned, folder: Path) -> Path:
@@ -242,6 +247,24 @@ def test_a_pruned_checkpoint_keeps_the_dtype_of_its_source(tmp_path: Path) -> No
 def test_what_cannot_be_done_is_said(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(MethodError, match=message):
         prune(tmp_path, **options)
+
+
+def test_an_mlp_without_a_gate_loses_channels(tmp_path: Path) -> None:
+    save_family("arcee", tmp_path / "dense")
+    pruned = prune(tmp_path / "dense", ratio=0.1, multiple=4)
+    assert any(entry["kind"] == "mlp" and entry["after"] < entry["before"] for entry in pruned.report["units"].values())
+    found = logits(stock(write(pruned, tmp_path / "out")))
+    torch.testing.assert_close(found, logits(zeroed(stock(tmp_path / "dense"), pruned)), rtol=1e-4, atol=1e-4)
+
+
+def test_units_that_are_not_known_are_refused_before_text_is_read(tmp_path: Path) -> None:
+    save_family("mamba", tmp_path / "dense")
+    recipe = Recipe.from_options(str(tmp_path / "dense"), "llm_pruner", {"output": str(tmp_path / "out")})
+    with pytest.raises(ModelError, match=r"no attention with known projections.*attention=none"):
+        compress.run(recipe)
+    assert not [path for path in (tmp_path / "out").rglob("*.safetensors")]
+    with pytest.raises(ModelError, match="no attention with known projections"):
+        pipeline.plan(recipe)
 
 
 @pytest.mark.parametrize(("kind", "attention"), [("falcon-7b", "kv"), ("gpt2", "query")])
