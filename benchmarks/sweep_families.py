@@ -144,9 +144,9 @@ def attempt(family: str, folder: Path, methods: list[str], length: int) -> None:
         if not logits(model, tokens_ST).isfinite().all():
             raise ValueError("the dense model's logits are not finite")
     except BaseException as error:  # an error in the dense model is no fault of compress
-        trace = traceback.format_exc()
-        rows |= {method: {"outcome": "no model", "detail": first_line(error), "traceback": trace} for method in methods}
-        (folder / "rows.json").write_text(json.dumps(rows))
+        none = {"outcome": "no model", "detail": first_line(error), "traceback": traceback.format_exc()}
+        answer = none if "class" not in rows else without_logits(folder, none)
+        (folder / "rows.json").write_text(json.dumps(rows | dict.fromkeys(methods, answer)))
         return
     proof_in_this_process()
     for method in methods:
@@ -157,6 +157,18 @@ def attempt(family: str, folder: Path, methods: list[str], length: int) -> None:
             rows |= {other: rows[method] for other in methods}
             (folder / "rows.json").write_text(json.dumps(rows))
             return
+
+
+def without_logits(folder: Path, none: dict[str, Any]) -> dict[str, Any]:
+    """Returns the outcome for a model that transformers does not run on text alone: it must be refused."""
+    out = folder / "rtn"
+    try:
+        compress.run(str(folder / "model"), method="rtn", output=str(out), fresh=True, suite="none", min_coverage=0.0)
+    except CompressError as error:
+        return failure(stage_of(out), error, f"{type(error).__name__}: {error}")
+    except BaseException as error:
+        return failure("crashed", error, first_line(error))
+    return none
 
 
 def compress_with(method: str, dense: Any, folder: Path, tokens_ST: torch.Tensor) -> dict[str, Any]:
@@ -172,13 +184,17 @@ def compress_with(method: str, dense: Any, folder: Path, tokens_ST: torch.Tensor
             put_decoded(dense, out)
             wanted_STV = logits(dense, tokens_ST)
     except CompressError as error:
-        outcome = "late" if any(out.rglob("*.safetensors")) else "refused"
-        return failure(outcome, error, f"{type(error).__name__}: {error}")
+        return failure(stage_of(out), error, f"{type(error).__name__}: {error}")
     except BaseException as error:
         return failure("crashed", error, first_line(error))
     difference = distance(found_STV, wanted_STV)
     return {"outcome": "ok" if difference <= TOLERANCE else "wrong", "detail": f"logits differ by {difference:.1e}",
             "coverage": coverage(out)}  # fmt: skip
+
+
+def stage_of(out: Path) -> str:
+    """Returns whether a refusal came in time or after something was written: weights or calibration text."""
+    return "late" if any(out.rglob("*.safetensors")) else "refused"
 
 
 def failure(outcome: str, error: BaseException, detail: str) -> dict[str, Any]:
