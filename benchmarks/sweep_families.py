@@ -27,6 +27,8 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +46,17 @@ from transformers.models.auto.modeling_auto import (
 import compress
 from benchmarks._family_sizes import shrink
 from benchmarks._models_page import page
+from compress.calibration.opening import open_text
 from compress.errors import CompressError, FormatError, ModelError
+from compress.methods import llm_pruner
 from compress.models.blocks import BlockWalker
 from compress.models.linears import from_parameter, set_weight
 from compress.models.source import ModelSource
 from compress.models.walking.embedding import embedding_name
 from compress.models.walking.head import head_name
+from compress.progress import Silent
+from compress.recipe import Recipe
+from compress.stages.rewrite import prune
 
 ATLAS = Path(compress.__file__).parent / "atlas" / "model"
 VOCABULARY = json.loads((ATLAS / "config.json").read_text())["vocab_size"]
@@ -63,6 +70,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "llm_pruner": dict(ratio=0.05, multiple=4),
 }
 """Method -> its options here: the shortest that use all of its code."""
+SETTINGS: dict[str, Any] = dict(
+    suite="none", min_coverage=0.0, calibration="bundled", samples=4, seq_len=32, device="cpu"
+)
 TOLERANCE = 1e-4
 """Relative difference of the logits, in float32; summation orders differ between fused and single kernels."""
 
@@ -174,15 +184,16 @@ def without_logits(folder: Path, none: dict[str, Any]) -> dict[str, Any]:
 def compress_with(method: str, dense: Any, folder: Path, tokens_ST: torch.Tensor) -> dict[str, Any]:
     """Returns the outcome of one method: `outcome`, `detail`, the error's `kind` and `traceback`."""
     out = folder / method
-    settings = dict(suite="none", min_coverage=0.0, calibration="bundled", samples=4, seq_len=32, device="cpu")
+    recipe = Recipe.from_options(str(folder / "model"), method, SETTINGS | METHODS[method] | {"output": str(out)})
     try:
-        compress.run(str(folder / "model"), method=method, output=str(out), fresh=True, **settings, **METHODS[method])
+        compress.run(recipe, fresh=True)
         if method == "llm_pruner":
-            found_STV, wanted_STV = logits(load_pruned(out, dense), tokens_ST), walked(out, tokens_ST)
+            found_STV, wanted_STV = logits(load_pruned(out, dense), tokens_ST), without_units(recipe, dense, tokens_ST)
         else:
             found_STV = logits(compress.load(out, dtype=torch.float32), tokens_ST)
-            put_decoded(dense, out)
-            wanted_STV = logits(dense, tokens_ST)
+            with unchanged(dense):
+                put_decoded(dense, out)
+                wanted_STV = logits(dense, tokens_ST)
     except CompressError as error:
         return failure(stage_of(out), error, f"{type(error).__name__}: {error}")
     except BaseException as error:
@@ -249,15 +260,28 @@ def load_pruned(folder: Path, dense: Any) -> Any:
     return type(dense).from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def walked(folder: Path, tokens_ST: torch.Tensor) -> torch.Tensor:
-    """Returns the logits of a folder, computed block by block."""
-    walker = BlockWalker(ModelSource.open(folder))
-    hidden_STH = walker.embed(tokens_ST)
-    for index in range(len(walker.block_names)):
-        block = walker.load_block(index)
-        hidden_STH = walker.forward(block, hidden_STH, micro_batch=1)
-        walker.free_block(block)
-    return walker.logits(hidden_STH)
+def without_units(recipe: Recipe, dense: Any, tokens_ST: torch.Tensor) -> torch.Tensor:
+    """Returns the logits of the dense model with zeros in place of the rows and columns that the recipe removes."""
+    walker = BlockWalker(ModelSource.open(recipe.model))
+    with tempfile.TemporaryDirectory() as work:
+        text = open_text(recipe.calibration, walker, work=Path(work))
+        read_ST = text.tokens(Path(work), Silent())
+    config = llm_pruner.Config(**recipe.stages[0].options)
+    cut = prune.prune(walker, walker.source, config, read_ST, None, Silent()).cut
+    with unchanged(dense), torch.no_grad():
+        for name, parameter in dense.named_parameters():
+            parameter.copy_(cut.zeroed(name, parameter))
+        return logits(dense, tokens_ST)
+
+
+@contextmanager
+def unchanged(dense: torch.nn.Module) -> Iterator[None]:
+    """While open, the parameters may be written to; afterwards they are what they were."""
+    kept = {name: parameter.detach().clone() for name, parameter in dense.named_parameters()}
+    yield
+    with torch.no_grad():
+        for name, parameter in dense.named_parameters():
+            parameter.copy_(kept[name])
 
 
 def put_decoded(dense: torch.nn.Module, packed: Path) -> None:

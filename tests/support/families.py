@@ -17,7 +17,11 @@ _BASE: dict[str, Any] = dict(
 _SMALL_VISION = dict(hidden_size=16, intermediate_size=24, num_attention_heads=2, image_size=16, patch_size=8)
 FAMILIES: dict[str, dict[str, Any]] = {
     "arcee": _BASE | dict(num_key_value_heads=2, head_dim=8),
+    "afmoe": _BASE
+    | dict(num_key_value_heads=2, head_dim=8, moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2),
     "bert": _BASE | dict(is_decoder=True),
+    "codegen": dict(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64, rotary_dim=4),
+    "diffllama": _BASE | dict(num_key_value_heads=2, head_dim=8),
     "falcon_h1": _BASE
     | dict(
         num_key_value_heads=2, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_n_groups=1,

@@ -151,6 +151,7 @@ def find_attentions(block: nn.Module, block_name: str) -> Iterator[Attention]:
 
 def _attention(name: str, module: nn.Module, inputs: tuple[str, ...], output: str) -> Attention:
     """Returns the attention `module`, with its heads counted from the widths of its projections."""
+    _refuse_other_parts(name, module, {*inputs, output})
     head_dim = getattr(module, "head_dim", None) or getattr(module, "head_size", None)
     rows = [size_of(module.get_submodule(projection))[0] for projection in inputs]
     width = size_of(module.get_submodule(output))[1]
@@ -169,6 +170,21 @@ def _attention(name: str, module: nn.Module, inputs: tuple[str, ...], output: st
                 layer=name,
             )
     return Attention(name, module, inputs, output, head_dim, heads, groups)
+
+
+def _refuse_other_parts(name: str, module: nn.Module, projections: set[str]) -> None:
+    """Raises ModelError for an attention with parts that may belong to its heads: gates, sinks, mixing weights."""
+    others = [key for key, child in module.named_children() if key not in projections and "norm" not in key]
+    parts = [key for key in others if any(True for _ in module.get_submodule(key).parameters())]
+    parts += [key for key, parameter in module._parameters.items() if parameter is not None]
+    if "qkv_proj" in projections and not hasattr(module, "config"):  # Phi-3 splits its rows by the configuration
+        parts.append("qkv_proj in an unknown order")
+    if parts:
+        raise ModelError(
+            f"its heads have parts that are not known ({', '.join(parts)}), so none can be removed",
+            do="Prune other units: attention=none",
+            layer=name,
+        )
 
 
 def _rows(attention: Attention) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[str, str, str]]:

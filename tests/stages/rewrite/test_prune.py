@@ -257,6 +257,15 @@ def test_an_mlp_without_a_gate_loses_channels(tmp_path: Path) -> None:
     torch.testing.assert_close(found, logits(zeroed(stock(tmp_path / "dense"), pruned)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("family", "part"), [("afmoe", "gate_proj"), ("codegen", "unknown order"), ("diffllama", "lambda_q1")]
+)
+def test_heads_with_parts_that_are_not_known_are_refused(tmp_path: Path, family: str, part: str) -> None:
+    save_family(family, tmp_path)
+    with pytest.raises(ModelError, match=rf"{part}.*attention=none"):
+        prune(tmp_path, ratio=0.1)
+
+
 def test_units_that_are_not_known_are_refused_before_text_is_read(tmp_path: Path) -> None:
     save_family("mamba", tmp_path / "dense")
     recipe = Recipe.from_options(str(tmp_path / "dense"), "llm_pruner", {"output": str(tmp_path / "out")})
