@@ -135,7 +135,7 @@ def shrink(config_class: Any, family: str, vocabulary: int) -> Any:
         if getattr(inner, "model_type", ""):
             values[name] = shrink(inner, f"{family}.{name}", vocabulary).to_dict()
     values |= OVERRIDES.get(family, {})
-    kinds = getattr(config_class(**values), "layer_types", None)
+    kinds = getattr(config_class(**values), "layer_types", None) if "layer_types" in names else None
     # a model without any attention layer keeps no cache that transformers can read
     if isinstance(kinds, list) and "linear_attention" in kinds and not {"full_attention", "attention"} & {*kinds}:
         values["layer_types"] = [*kinds[:-1], "full_attention"]

@@ -11,7 +11,7 @@ Outcomes:
 * `ok`: the loaded checkpoint gives the logits of a model of transformers that holds the decoded weights;
 * `refused`: a CompressError before any weight was written (its text is kept);
 * `late`: a CompressError after that (a fault: it must come before);
-* `crashed`: another exception; `wrong`: other logits; `slow`: the time limit;
+* `crashed`: another exception; `wrong`: other logits; `slow`: the limit of CPU time;
 * `no model`: this script cannot make the tiny model, or transformers itself cannot save, load or run it.
 """
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import signal
@@ -84,7 +85,8 @@ def main() -> None:
     parser.add_argument("--shard", default="0/1", help="NUMBER/OF: only every OF-th family, from NUMBER on")
     parser.add_argument("--methods", default=",".join(METHODS), help="methods to run")
     parser.add_argument("--again", action="store_true", help="run families that the file already holds, too")
-    parser.add_argument("--seconds", type=int, default=120, help="limit per family")
+    parser.add_argument("--seconds", type=int, default=120, help="limit per family, in CPU seconds")
+    parser.add_argument("--stop-after", type=float, default=math.inf, help="begin no family after so many seconds")
     parser.add_argument("--tokens", type=int, default=24, help="length of the compared text")
     parser.add_argument("--traceback", action="store_true", help="print the traceback of what crashed")
     parser.add_argument("--write", type=Path, help="write the page from the files and run nothing")
@@ -97,9 +99,12 @@ def main() -> None:
     methods = options.methods.split(",")
     families = (options.families or all_families())[number::step]
     missing = [name for name in families if options.again or not set(methods) <= known.get(name, {}).keys()]
+    started = time.monotonic()
     if missing:
         warm_up()
     for family in missing:
+        if time.monotonic() - started > options.stop_after:
+            return
         known[family] = known.get(family, {}) | in_child(family, methods, options)
         if options.json:
             options.json.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
@@ -118,7 +123,7 @@ def in_child(family: str, methods: list[str], options: argparse.Namespace) -> di
     started = time.monotonic()
     child = os.fork()
     if child == 0:
-        signal.alarm(options.seconds)  # its default action ends the process
+        signal.setitimer(signal.ITIMER_PROF, options.seconds)  # of CPU; its default action ends the process
         log = os.open(folder / "log", os.O_CREAT | os.O_WRONLY)
         os.dup2(log, 1)
         os.dup2(log, 2)
