@@ -76,8 +76,9 @@ class BlockWalker:
         compute_buffers(self.model, self._computed, self.device)
         skeleton.to_meta(self.model, self._computed - outside)
         text = self.model.config.get_text_config()
-        self.hidden_size: int = text.hidden_size
-        self.vocab_size: int = self.model.get_input_embeddings().weight.shape[0]
+        self.vocab_size, width = self.model.get_input_embeddings().weight.shape
+        # BLT has one for each of its stacks
+        self.hidden_size: int = getattr(text, "hidden_size", width)
         self.max_seq_len: int | None = getattr(text, "max_position_embeddings", None)
         # two tokens to run the skeleton with; padding would make models warn
         self._probes = [token for token in range(3) if token != getattr(text, "pad_token_id", None)][:2]
