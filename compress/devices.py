@@ -50,6 +50,14 @@ def resolve(name: str = "auto") -> torch.device:
     return device
 
 
+def synchronise(device: torch.device) -> None:
+    """Waits until the device has computed everything that it was given; the CPU has, when a call returns."""
+    import torch
+
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def _count(kind: str) -> int:
     """Returns how many devices of a kind torch can use."""
     import torch

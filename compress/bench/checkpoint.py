@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from compress import devices
 from compress.bench import machine, models
 from compress.bench.models import Entrant, Settings
 from compress.bench.speed import Speed
@@ -34,20 +35,23 @@ def measure(
         progress: receives a line before each step.
 
     Raises:
-        CompressError: an unknown dtype, or a model that cannot be run or does not fit into memory.
+        CompressError: an unknown dtype, a device that is not there, or a model that cannot be run or does not fit into
+            memory.
         FormatError: the folder is not a checkpoint.
         ModelError: the dense model that `dense` names was not found.
     """
     for name in dtypes:
         if name not in models.DTYPES:
             raise CompressError(unknown("dtype", name, models.DTYPES), allowed=", ".join(models.DTYPES))
+    device = devices.resolve(settings.device)
     manifest = read_manifest(folder)
     original = _dense_folder(manifest, dense, progress) if with_dense else None
     ours = [Entrant("compressed", Path(folder), dtype) for dtype in dtypes]
     theirs = [] if original is None else [Entrant("dense", original, dtype) for dtype in dtypes]
     models.measure([*ours, *theirs], settings, progress)
     return Speed(
-        machine=machine.processor(),
+        machine=machine.device_name(device),
+        device=str(device),
         threads=settings.threads,
         prompt_tokens=settings.prompt_tokens,
         new_tokens=settings.new_tokens,

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 
 from compress.bench import planes
-from compress.bench.timing import Contender
+from compress.bench.timing import CPU, Contender
 from compress.errors import CompressError
 from compress.format.packed import PackedTensor
 from compress.kernels import select
@@ -32,12 +33,14 @@ class Case:
     """Type of inputs and outputs."""
     cache_bytes: int
     """Size of the last-level cache."""
+    device: torch.device = CPU
+    """Where the product is computed."""
 
     def inputs(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Returns normally distributed inputs [T, K], always the same."""
         generator = torch.Generator().manual_seed(self.tokens)
         x_TK = torch.randn(self.tokens, self.shape[1], generator=generator)
-        return x_TK.to(self.dtype if dtype is None else dtype)
+        return x_TK.to(self.device, self.dtype if dtype is None else dtype)
 
     def copies(self, weight_bytes: int) -> int:
         """Returns the number of copies of a weight that take turns, so that none is cached when its turn comes."""
@@ -50,24 +53,30 @@ def ours(case: Case, name: str, packed: PackedTensor, kernel: str | None) -> Con
     Raises:
         CompressError: the kernel cannot run this layout.
     """
-    answer = select.ask(kernel, packed.scheme, packed.shape, torch.device("cpu")) if kernel else select.select(
-        packed.scheme, packed.shape, "cpu"
+    answer = select.ask(kernel, packed.scheme, packed.shape, case.device) if kernel else select.select(
+        packed.scheme, packed.shape, case.device
     )  # fmt: skip
     if isinstance(answer, select.Rejected):
         raise CompressError(f"{name} cannot run: {answer.reason}", allowed=", ".join(select.KERNELS))
     module, x = select.load(answer.kernel), case.inputs()
-    operands = module.prepare(packed, case.dtype)
-    size = sum(operand.numel() * operand.element_size() for operand in operands)
-    copies = [operands, *(tuple(map(torch.clone, operands)) for _ in range(case.copies(size) - 1))]
+    operands = module.prepare(packed.to(case.device), case.dtype)
+    planes = [operand for operand in operands if isinstance(operand, torch.Tensor)]  # the Triton kernel's first is text
+    size = sum(plane.numel() * plane.element_size() for plane in planes)
+    copies = [operands, *(_copy(operands) for _ in range(case.copies(size) - 1))]
     return Contender(
         name,
         [_product(module, x, copy) for copy in copies],
         packed.size_bytes,
         {"kernel": answer.kernel, "prepared_bytes": size, "bits_per_weight": packed.bits_per_weight},
+        case.device,
     )
 
 
-def _product(module: ModuleType, x: torch.Tensor, operands: tuple[torch.Tensor, ...]) -> Callable[[], object]:
+def _copy(operands: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(operand.clone() if isinstance(operand, torch.Tensor) else operand for operand in operands)
+
+
+def _product(module: ModuleType, x: torch.Tensor, operands: tuple[Any, ...]) -> Callable[[], object]:
     return lambda: module.linear(x, operands, None)
 
 
@@ -75,8 +84,8 @@ def dense(case: Case, name: str) -> Contender:
     """Returns torch's dense product, with weight and inputs in the dtype `name`."""
     dtype = DTYPES[name]
     generator, x = torch.Generator().manual_seed(0), case.inputs(dtype)
-    weight = (torch.randn(case.shape, generator=generator) * planes.SIZE).to(dtype)
+    weight = (torch.randn(case.shape, generator=generator) * planes.SIZE).to(case.device, dtype)
     size = weight.numel() * weight.element_size()
     copies = [weight, *(weight.clone() for _ in range(case.copies(size) - 1))]
     calls: list[Callable[[], object]] = [lambda w=copy: torch.nn.functional.linear(x, w) for copy in copies]  # type: ignore[misc]
-    return Contender(f"torch-{name}", calls, size, {"kernel": "torch"})
+    return Contender(f"torch-{name}", calls, size, {"kernel": "torch"}, case.device)

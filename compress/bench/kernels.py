@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from compress import devices
 from compress.bench import contenders, machine, peers, planes
 from compress.bench.contenders import DTYPES, Case
 from compress.bench.timing import Contender, interleave
@@ -36,13 +37,16 @@ class Settings:
     kernel: str | None = None
     """Name of the kernel to measure; None: the one that would be selected."""
     peers: bool = True
+    device: str = "cpu"
+    """Name of the device, as `devices.resolve` takes it."""
     seconds: float = 20.0
     """Seconds of timing per case."""
     rounds: int | None = None
     """Number of turns of every contender, instead of `seconds`."""
 
     def check(self) -> None:
-        """Raises CompressError for an unknown layout, dtype or kernel."""
+        """Raises CompressError for an unknown layout, dtype, device or kernel."""
+        devices.resolve(self.device)
         for name in self.layouts:
             planes.layout(name)
         if self.dtype not in DTYPES:
@@ -99,7 +103,7 @@ def run(settings: Settings, progress: Callable[[str], None] = lambda text: None)
         results.append(measure(settings, shape, tokens))
     return {
         "format": FORMAT,
-        "machine": machine.description(),
+        "machine": machine.description(devices.resolve(settings.device)),
         "versions": machine.versions("torchao", "aqlm", "numba", "llama_cpp_python"),
         "settings": asdict(settings),
         "cases": [asdict(case) for case in results],
@@ -111,12 +115,14 @@ def measure(settings: Settings, shape: tuple[int, int], tokens: int) -> Measured
 
     A layout that the shape does not fit is left out; a kernel that cannot run a layout is a CompressError.
     """
-    case = Case(shape, tokens, DTYPES[settings.dtype], machine.last_level_cache())
+    device = devices.resolve(settings.device)
+    case = Case(shape, tokens, DTYPES[settings.dtype], machine.last_level_cache(device), device)
     left_out: dict[str, str] = {}
     dense = {name: contenders.dense(case, name) for name in ("float32", "bfloat16")}
     ours = _ours(case, settings, left_out)
     others = _peers(case, left_out) if settings.peers else []
-    readers = [Contender(_READER, [call], _READ_BYTES) for call in machine.readers(_READ_BYTES)]
+    calls = machine.readers(_READ_BYTES, device)
+    readers = [Contender(_READER, [call], _READ_BYTES, device=device) for call in calls]
     with torch.inference_mode():
         rounds = interleave(
             [*dense.values(), *ours, *others, *readers], seconds=settings.seconds, rounds=settings.rounds
@@ -144,7 +150,7 @@ def _ours(case: Case, settings: Settings, left_out: dict[str, str]) -> list[Cont
 def _peers(case: Case, left_out: dict[str, str]) -> list[Contender]:
     others = []
     for name, make in peers.PEERS.items():
-        peer = make(case)
+        peer = make(case) if case.device.type == "cpu" else f"it is measured on the CPU only, not on {case.device}"
         if isinstance(peer, str):
             left_out[f"peer-{name}"] = peer
         else:

@@ -26,13 +26,15 @@ _SPARE = 1.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Lengths of prompt and answer, number of rounds and threads."""
+    """Lengths of prompt and answer, number of rounds and threads, device."""
 
     prompt_tokens: int = 128
     new_tokens: int = 33
     """Generated tokens, 2 or more; all but the first count as decoded."""
     rounds: int = 5
     threads: int
+    device: str = "cpu"
+    """Name of the device, as `devices.resolve` takes it."""
 
     def check(self) -> None:
         """Raises CompressError for numbers that are too small to measure with."""
@@ -62,6 +64,7 @@ class Entrant:
             load_seconds=self.loaded["load_seconds"],
             resident_bytes=self.loaded["resident_bytes"],
             peak_bytes=self.loaded["peak_bytes"],
+            device_bytes=self.loaded["device_bytes"],
         )
 
 
@@ -129,6 +132,7 @@ def _worker(entrant: Entrant, settings: Settings) -> Iterator[_Worker]:
         "prompt_tokens": settings.prompt_tokens,
         "new_tokens": settings.new_tokens,
         "threads": settings.threads,
+        "device": settings.device,
     }
     command = [sys.executable, "-m", "compress.bench.worker", json.dumps(options)]
     with (

@@ -1,9 +1,9 @@
 """Reads and writes speed.json: the speed of a checkpoint and its dense model on one machine. No torch.
 
-    {"format": 1, "compress_version": "0.1.0", "machine": "<CPU>", "threads": 2,
+    {"format": 1, "compress_version": "0.1.0", "machine": "<CPU>", "device": "cpu", "threads": 2,
      "prompt_tokens": 128, "new_tokens": 32, "rounds": 5, "versions": {"torch": "…"}, "fingerprint": "<checkpoint>",
      "dense":      {"<dtype>": {"prefill_tokens_per_s", "decode_tokens_per_s", "load_seconds", "resident_bytes",
-                                "peak_bytes"}},
+                                "peak_bytes", "device_bytes"}},
      "compressed": {"<dtype>": {the same}}}
 
 dtypes are those of the arithmetic, `float32` or `bfloat16`. Rates are medians over the rounds, in which all models took
@@ -40,6 +40,8 @@ class Figures:
     """Resident memory after the first `generate`, mapped files included."""
     peak_bytes: int | None = None
     """Peak of the resident memory until then; None if the system does not report it."""
+    device_bytes: int | None = None
+    """Peak of the accelerator's memory until then; None on the CPU, and if torch does not report it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,7 @@ class Speed:
     """The content of speed.json."""
 
     machine: str
-    """Name of the processor."""
+    """Name of the processor, or of the accelerator if the models ran on one."""
     threads: int
     prompt_tokens: int
     new_tokens: int
@@ -56,6 +58,8 @@ class Speed:
     """Measurements by dtype, at least one."""
     dense: dict[str, Figures] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+    """`cpu`, `cuda:N`, …; files of versions that knew no other have none."""
     fingerprint: str | None = None
     """Fingerprint of the checkpoint (`format.manifest.fingerprint`); None in files of versions that wrote none."""
 
@@ -115,6 +119,7 @@ def _speed(content: Mapping[str, Any]) -> Speed:
         compressed=compressed,
         dense={str(dtype): _figures(entry) for dtype, entry in content["dense"].items()},
         versions={str(name): str(version) for name, version in content.get("versions", {}).items()},
+        device=str(content.get("device", "cpu")),
         fingerprint=None if content.get("fingerprint") is None else str(content["fingerprint"]),
     )
 
@@ -126,6 +131,7 @@ def _figures(entry: Mapping[str, Any]) -> Figures:
         load_seconds=float(entry["load_seconds"]),
         resident_bytes=int(entry["resident_bytes"]),
         peak_bytes=None if entry.get("peak_bytes") is None else int(entry["peak_bytes"]),
+        device_bytes=None if entry.get("device_bytes") is None else int(entry["device_bytes"]),
     )
     if not min(figures.prefill_tokens_per_s, figures.decode_tokens_per_s) > 0:
         raise ValueError("a rate that is not positive")

@@ -8,6 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
+import torch
+
+from compress import devices
+
+CPU = torch.device("cpu")
 _TURN_SECONDS = 0.004
 """A turn ends when this long has been timed, after at least one call."""
 _MOST_CALLS = 16
@@ -25,8 +30,10 @@ class Contender:
     """Bytes of the weights as they are stored."""
     facts: dict[str, object] = field(default_factory=dict)
     """Further properties for the result: kernel, bits per weight."""
+    device: torch.device = CPU
+    """Device of the product; calls on an accelerator only start it."""
     seconds: list[float] = field(default_factory=list)
-    """One entry per timed call."""
+    """One entry per timed call; on an accelerator the mean over the calls of a turn."""
     _next: int = 0
 
     @property
@@ -35,14 +42,29 @@ class Contender:
         return median(self.seconds)
 
     def turn(self) -> None:
-        """Runs one untimed call, which wakes threads and reloads code, and then timed ones."""
+        """Runs one untimed call, which wakes threads and reloads code, and then timed ones.
+
+        An accelerator is given all calls of the turn before it is waited for, as a model gives them to it.
+        """
         self._call()
+        if self.device.type != "cpu":
+            self.seconds.append(self._queue())
+            return
         spent, calls = 0.0, 0
         while calls < _MOST_CALLS and (not calls or spent < _TURN_SECONDS):
             start = time.perf_counter()
             self._call()
             self.seconds.append(time.perf_counter() - start)
             spent, calls = spent + self.seconds[-1], calls + 1
+
+    def _queue(self) -> float:
+        """Returns the mean seconds of a call, from the start of the first to the end of the last."""
+        devices.synchronise(self.device)
+        start = time.perf_counter()
+        for _ in range(_MOST_CALLS):
+            self._call()
+        devices.synchronise(self.device)
+        return (time.perf_counter() - start) / _MOST_CALLS
 
     def _call(self) -> None:
         self.calls[self._next % len(self.calls)]()

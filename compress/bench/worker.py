@@ -1,6 +1,7 @@
 """Runs one model in a process of its own, one round of generation per line of input.
 
-    python -m compress.bench.worker '{"folder": …, "dtype": …, "prompt_tokens": …, "new_tokens": …, "threads": …}'
+    python -m compress.bench.worker '{"folder": …, "dtype": …, "prompt_tokens": …, "new_tokens": …, "threads": …,
+                                     "device": …}'
 
 prints a line of JSON when the model is ready, and one for every line that it reads. It sleeps in between, so it does
 not disturb the models in other processes.
@@ -17,6 +18,7 @@ from typing import Any
 import psutil
 import torch
 
+from compress import devices
 from compress.errors import CompressError
 from compress.format.manifest import MANIFEST
 
@@ -37,17 +39,20 @@ class _Clock:
 class Runner:
     """A loaded model and a random prompt."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, prompt_tokens: int, new_tokens: int):
+    def __init__(
+        self, folder: Path, dtype: torch.dtype, prompt_tokens: int, new_tokens: int, device: torch.device
+    ) -> None:
         """Loads a folder of ours or of transformers, and generates two tokens, so that kernels and caches are ready."""
         start = time.perf_counter()
-        self.model = _load(folder, dtype)
+        self.model = _load(folder, dtype, device)
         self.model.generation_config.eos_token_id = None  # so that generation never stops early
         size = self.model.config.get_text_config().vocab_size
         generator = torch.Generator().manual_seed(0)
-        self.prompt_1T = torch.randint(0, size, (1, prompt_tokens), generator=generator)
+        self.prompt_1T = torch.randint(0, size, (1, prompt_tokens), generator=generator).to(device)
         self.new_tokens = new_tokens
         with torch.inference_mode():
             self.model(self.prompt_1T[:, :1], use_cache=False)
+        devices.synchronise(device)
         self.load_seconds = time.perf_counter() - start
         self.generate(2)
 
@@ -72,23 +77,24 @@ class Runner:
         return times
 
 
-def _load(folder: Path, dtype: torch.dtype) -> Any:
+def _load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     if (folder / MANIFEST).is_file():
         from compress.runtime import load
 
-        return load(folder, dtype=dtype, verify=False)
+        return load(folder, dtype=dtype, device=device, verify=False)
     from compress.models.load_dense import load_dense
 
-    return load_dense(folder, dtype)
+    return load_dense(folder, dtype).to(device)
 
 
-def memory() -> dict[str, int]:
-    """Returns the resident bytes of this process, now and at their peak."""
+def memory(device: torch.device) -> dict[str, int | None]:
+    """Returns the resident bytes of this process, now and at their peak, and the peak on an accelerator."""
     info = psutil.Process().memory_info()
     status = Path("/proc/self/status")
     lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
     peak = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), info.rss)
-    return {"resident_bytes": info.rss, "peak_bytes": peak}
+    there = 0 if device.type == "cpu" else torch.accelerator.max_memory_allocated(device)
+    return {"resident_bytes": info.rss, "peak_bytes": peak, "device_bytes": there or None}
 
 
 def main() -> int:
@@ -99,10 +105,10 @@ def main() -> int:
     options = json.loads(sys.argv[1])
     torch.set_num_threads(options["threads"])
     try:
-        runner = Runner(
-            Path(options["folder"]), getattr(torch, options["dtype"]), options["prompt_tokens"], options["new_tokens"]
-        )
-        _print({"load_seconds": runner.load_seconds, **memory()})
+        device = devices.resolve(options["device"])
+        lengths = options["prompt_tokens"], options["new_tokens"]
+        runner = Runner(Path(options["folder"]), getattr(torch, options["dtype"]), *lengths, device)
+        _print({"load_seconds": runner.load_seconds, **memory(device)})
         for _ in sys.stdin:
             prefill, decode = runner.round()
             _print({"prefill_seconds": prefill, "decode_seconds": decode})

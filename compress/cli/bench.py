@@ -17,6 +17,7 @@ _FOLDER_ONLY = ("dense", "no_dense", "prompt_tokens", "new_tokens", "no_save")
 @click.command("bench")
 @click.argument("folder", required=False)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of torch and of the kernels.  [default: torch's]")
+@click.option("--device", default="auto", help="auto, cpu, cuda[:N], xpu or mps.")
 @click.option("--rounds", type=click.IntRange(min=1), help="Measurements of each candidate.  [default: 5 for a FOLDER]")
 @click.option("--dtype", help="float32, bfloat16 or float16.  [default: float32; with FOLDER: bfloat16,float32]")
 @click.option(
@@ -80,7 +81,7 @@ def _kernels(flags: dict[str, Any]) -> None:
     for name, parse in (("layouts", kernels.names), ("shapes", kernels.shapes), ("tokens", kernels.counts)):
         if name in flags:
             chosen[name] = parse(flags[name])
-    chosen |= {name: flags[name] for name in ("dtype", "seconds", "rounds", "kernel") if name in flags}
+    chosen |= {name: flags[name] for name in ("dtype", "seconds", "rounds", "kernel", "device") if name in flags}
     errors, on = console(stderr=True), console()
     settings = kernels.Settings(**chosen, peers=not flags["no_peers"])
     result = kernels.run(settings, lambda text: errors.print(text, style="dim"))
@@ -102,7 +103,7 @@ def _checkpoint(folder: str, flags: dict[str, Any]) -> None:
     from compress.report import bench as shown
     from compress.report.console import console
 
-    chosen = {name: flags[name] for name in ("prompt_tokens", "new_tokens", "rounds") if name in flags}
+    chosen = {name: flags[name] for name in ("prompt_tokens", "new_tokens", "rounds", "device") if name in flags}
     settings = models.Settings(**chosen, threads=flags.get("threads", torch.get_num_threads()))
     errors, on = console(stderr=True), console()
     speed = checkpoint.measure(

@@ -37,13 +37,16 @@ def speed_table(speed: Speed) -> Table:
         f"{speed.machine}, {speed.threads} threads, batch 1, prompt of {speed.prompt_tokens} tokens, "
         f"{speed.new_tokens} new; medians of {speed.rounds} rounds"
     )
-    table = _empty_table(title, "dtype", ("prefill tokens/s", "decode tokens/s", "load s", "resident", "peak"))
+    names = ("prefill tokens/s", "decode tokens/s", "load s", "resident", "peak")
+    remote = speed.device != "cpu"
+    table = _empty_table(title, "dtype", (*names, f"peak on {speed.device}") if remote else names)
     for kind, entries in (("compressed", speed.compressed), ("dense", speed.dense)):
         for dtype, figures in entries.items():
             rates = f"{figures.prefill_tokens_per_s:.4g}", f"{figures.decode_tokens_per_s:.3g}"
             peak = "" if figures.peak_bytes is None else size(figures.peak_bytes)
             load = f"{figures.load_seconds:.2f}"
-            table.add_row(kind, dtype, *rates, load, size(figures.resident_bytes), peak)
+            there = "" if figures.device_bytes is None else size(figures.device_bytes)
+            table.add_row(kind, dtype, *rates, load, size(figures.resident_bytes), peak, *([there] if remote else []))
     best = speed.fastest()[0]
     ratios = [f"{speed.times_faster(dtype, best):.2f}× dense {dtype}" for dtype in speed.dense]
     if ratios:
@@ -86,7 +89,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
         panel.axis("off")
     machine = result["machine"]
     figure.suptitle(
-        f"Times faster than torch's dense float32 product · {machine['processor']}, {machine['threads']} threads",
+        f"Times faster than torch's dense float32 product · {machine['device_name']}, {machine['threads']} threads",
         fontsize=10,
     )
     figure.legend(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from compress import devices
 from compress.errors import FormatError, translated
 from compress.format.manifest import CONFIG, MANIFEST, QUANT_METHOD
 from compress.format.reader import open_checkpoint
@@ -36,14 +37,17 @@ def load(
     Args:
         folder: output folder of `compress run`, or of `save_pretrained` of a loaded model.
         dtype: dtype of the dense tensors and the arithmetic; None takes the config's. The planes keep their dtypes.
-        device: device of the model.
+        device: device of the model, also as a text: `auto`, `cpu`, `cuda[:N]`, `xpu` or `mps`.
         verify: read every shard once and compare its sha256 with the manifest; `save_pretrained` writes no manifest.
         keep_prepared: True keeps each weight in the kernel's form after its first use (with the reference kernel: the
             memory of the dense model beside the packed one); False makes it at every call; None keeps what is about
             as small as the planes, a dense head of 64 MiB or more, and up to 1 GiB of decoded weights.
 
-    Raises FormatError for a folder that is damaged, incomplete, newer than this package or not one of ours.
+    Raises:
+        FormatError: the folder is damaged, incomplete, newer than this package or not one of ours.
+        RecipeError: torch cannot use the device that the text names.
     """
+    target = devices.resolve(device) if isinstance(device, str) else device
     folder = Path(folder)
     if (folder / MANIFEST).is_file() or not saved_by_transformers(folder):
         checkpoint = open_checkpoint(folder)
@@ -61,7 +65,7 @@ def load(
                 f"{folder}: {kind.replace('_', ' ')}: {shown}", do="Copy the folder again, or compress again"
             )
     dense_tensors.check_dense(model, stored)
-    model = model.to(device).eval()
+    model = model.to(target).eval()
     skeleton.keep_prepared(model, keep_prepared)
     head.keep_tiles(model, keep_prepared is not False)
     return model

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from compress import devices
 from compress.bench import contenders, kernels, machine, peers, planes
 from compress.bench.timing import Contender, interleave
 from compress.cli import invoke
 from compress.errors import CompressError
 from compress.format import layouts
 from compress.kernels.native import loader
+from tests.support.fake_device import DEVICE, fake_device
 
 
 @pytest.mark.parametrize("name", planes.LAYOUTS)
@@ -100,6 +103,7 @@ def test_a_layout_that_a_shape_does_not_fit_is_left_out_with_the_reason() -> Non
     ("args", "words"),
     [
         (["--layout", "int4-g129"], "did you mean 'int4-g128'?"),
+        (["--device", "gpu"], "auto, cpu, cuda, cuda:N, xpu or mps"),
         (["--kernel", "natve"], "did you mean 'native'?"),
         (["--dtype", "bf16"], "float32, bfloat16, float16"),
         (["--shape", "4096"], "4096x14336"),
@@ -117,6 +121,28 @@ def test_a_kernel_that_cannot_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(loader, "unavailable", lambda: "they were not built")
     with pytest.raises(CompressError, match="int4-g128 cannot run: they were not built"):
         kernels.measure(kernels.Settings(layouts=("int4-g128",), kernel="native", peers=False), (16, 128), 1)
+
+
+def test_kernels_are_timed_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(devices, "_count", lambda kind: int(kind == "cuda"))
+    monkeypatch.setattr(devices, "synchronise", waited.append)
+    monkeypatch.setattr(machine, "_properties", lambda device: SimpleNamespace(name="a card", L2_cache_size=1 << 10))
+    monkeypatch.setattr(kernels, "_READ_BYTES", 1 << 12)
+    settings = kernels.Settings(layouts=("int4-g128",), kernel="reference", shapes=((32, 256),), tokens=(2,), rounds=1,
+                                device="cuda")  # fmt: skip
+    with fake_device():
+        result = kernels.run(settings)
+        case = contenders.Case((32, 256), 2, torch.float32, cache_bytes=1, device=DEVICE)
+        product = contenders.ours(case, "int4-g128", planes.random_weight("int4-g128", (32, 256)), None).calls[0]()
+    assert isinstance(product, torch.Tensor) and product.device == DEVICE
+    assert (result["machine"]["device"], result["machine"]["device_name"]) == ("cuda", "a card")
+    assert result["machine"]["last_level_cache_bytes"] == 1 << 10
+    (measured,) = result["cases"]
+    assert [row["name"] for row in measured["rows"]] == ["torch-float32", "torch-bfloat16", "int4-g128"]
+    assert len(measured["left_out"]) == len(peers.PEERS) and "not on cuda" in measured["left_out"]["peer-aqlm"]
+    contenders_timed = 3 + 2  # and the two readers of memory
+    assert len(waited) == 2 * 2 * contenders_timed, "before and after each turn, and the turn that compiles"
 
 
 def test_the_machine_is_named() -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from compress.bench import checkpoint, models, speed
 from compress.cli import invoke
@@ -31,6 +32,7 @@ def test_the_command_measures_both_and_writes_speed_json(
 ) -> None:
     packed, dense = folders
     args = ["bench", str(packed), "--dense", str(dense), "--dtype", "float32", "--threads", "1", "--rounds", "2"]
+    args += ["--device", "cpu"]
     args += ["--prompt-tokens", "8", "--new-tokens", "4", "--json", str(tmp_path / "s.json")]
     assert invoke(args) == 0
     shown = capsys.readouterr()
@@ -41,15 +43,17 @@ def test_the_command_measures_both_and_writes_speed_json(
     assert (found.threads, found.prompt_tokens, found.new_tokens, found.rounds) == (1, 8, 4, 2)
     for figures in (found.compressed["float32"], found.dense["float32"]):
         values = dataclasses.asdict(figures)
+        assert values.pop("device_bytes") is None, "the CPU has no memory of its own"
         assert min(values.values()) > 0 and values["peak_bytes"] >= values["resident_bytes"] > 1 << 26
 
 
 def test_figures_are_medians_of_rates() -> None:
     settings = models.Settings(prompt_tokens=10, new_tokens=5, threads=1)
-    loaded = {"load_seconds": 1.0, "resident_bytes": 2, "peak_bytes": 3}
+    loaded = {"load_seconds": 1.0, "resident_bytes": 2, "peak_bytes": 3, "device_bytes": 4}
     entrant = models.Entrant("x", Path(), "float32", loaded, [0.5, 0.1, 9.0], [2.0, 8.0, 1.0])
     found = entrant.figures(settings)
     assert (found.prefill_tokens_per_s, found.decode_tokens_per_s) == (20.0, 2.0)
+    assert (found.resident_bytes, found.peak_bytes, found.device_bytes) == (2, 3, 4)
 
 
 def test_a_model_that_cannot_be_loaded_is_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -73,6 +77,7 @@ def test_without_the_dense_model_the_checkpoint_is_measured_alone(folders: tuple
     [
         (["FOLDER", "--dtype", "bf16"], "bfloat16, float32"),
         (["FOLDER", "--plot", "x.png"], "--plot is about kernels"),
+        (["FOLDER", "--device", "cuda:99"], "or use --device cpu" if not torch.cuda.is_available() else "cuda:0"),
         (["--dense", "atlas"], "compress bench FOLDER"),
         (["FOLDER", "--dense", "nowhere/at/all"], "there is no folder nowhere/at/all"),
         (["no-folder"], "no-folder"),

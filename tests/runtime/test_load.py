@@ -15,7 +15,8 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 import compress
 import compress.hf
-from compress.errors import FormatError
+from compress import devices
+from compress.errors import FormatError, RecipeError
 from compress.format import layouts, manifest, naming
 from compress.format.layouts import spqr
 from compress.format.packed import PackedTensor
@@ -23,6 +24,7 @@ from compress.kernels import select
 from compress.runtime import skeleton
 from compress.runtime.skeleton import packed_layers
 from tests.support import packed_checkpoints
+from tests.support.fake_device import DEVICE, fake_device, here
 from tests.support.packed_checkpoints import Packed
 
 Make = Callable[..., Packed]
@@ -186,6 +188,20 @@ def test_a_device_map_loads_alike(make: Make, tokens: torch.Tensor) -> None:
     packed = make("llama")
     model = AutoModelForCausalLM.from_pretrained(packed.folder, device_map="cpu")
     assert relative(logits(model, tokens), logits(packed.dense, tokens)) <= 1e-5
+
+
+def test_the_device_may_be_a_name(make: Make, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = make("llama")
+    monkeypatch.setattr(devices, "_count", lambda kind: 0)
+    assert compress.load(packed.folder, device="auto").device.type == "cpu"
+    with pytest.raises(RecipeError, match="use --device cpu"):
+        compress.load("no/such/folder", device="cuda:1")  # refused before anything is read
+    monkeypatch.setattr(devices, "_count", lambda kind: int(kind == "cuda"))
+    with fake_device():
+        model = compress.load(packed.folder, device="auto", keep_prepared=False)
+        assert {tensor.device for tensor in model.state_dict().values()} == {DEVICE}
+        found = here(logits(model, tokens.to(DEVICE)))
+    assert relative(found, logits(packed.dense, tokens)) <= 1e-5
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:

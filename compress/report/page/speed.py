@@ -24,11 +24,11 @@ def cards(speed: Content) -> list[tuple[str, str, str]]:
     else:
         before = rate(dense["decode_tokens_per_s"])
         decoded = f"{speed['times_faster']:.2g}× dense ({before} in {speed['dense_dtype']})"
-        loaded, held = f"dense {seconds(dense['load_seconds'])}", f"dense {size(dense['resident_bytes'])}"
+        loaded, held = f"dense {seconds(dense['load_seconds'])}", f"dense {_memory(dense)}"
     return [
         ("Tokens per second", per_s, decoded),
         ("Time to load", seconds(ours["load_seconds"]), loaded),
-        ("Memory in use", size(ours["resident_bytes"]), held),
+        ("Memory in use", _memory(ours), held),
     ]
 
 
@@ -50,7 +50,7 @@ def rows(speed: Content) -> list[tuple[str, ...]]:
             rate(figures["decode_tokens_per_s"]),
             rate(figures["prefill_tokens_per_s"]),
             f"{figures['load_seconds']:.2f}",
-            size(figures["resident_bytes"]),
+            _memory(figures),
         )
         for kind, dtype, figures in _each(speed)
     ]
@@ -82,6 +82,11 @@ def rate(tokens_per_s: float) -> str:
 def seconds(value: float) -> str:
     """Returns a load time: `0.25 s`."""
     return f"{value:.2f} s" if value < 10 else f"{value:,.0f} s"
+
+
+def _memory(figures: Mapping[str, Any]) -> str:
+    """Returns the memory that the model takes: of the accelerator where it ran on one, else of the process."""
+    return size(figures["device_bytes"] or figures["resident_bytes"])
 
 
 def _each(speed: Content) -> list[tuple[str, str, Mapping[str, Any]]]:
