@@ -109,21 +109,23 @@ class Setting:
         """Returns the row's figures: those kept, or made now; None if there are none and none are to be made."""
         folder = self.output / row.slug
         kept = folder / "result.json"
-        if kept.exists():
-            figures: dict[str, Any] = json.loads(kept.read_text())
-            return figures
         if not make:
-            return None
+            return json.loads(kept.read_text()) if kept.exists() else None
         print(row.slug, flush=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        made = self._make(row, folder)
-        if "failed" not in made:
-            readable = folder / ("stored" if row.script is None else "dense")
-            made |= _stored_size(folder / "stored", row) | self._measured(readable)
-            shutil.rmtree(folder / "dense", ignore_errors=True)
-        kept.write_text(json.dumps(made, indent=1))
-        return made
+        readable = folder / ("stored" if row.script is None else "dense")
+        if not kept.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            made = self._make(row, folder)
+            if "failed" not in made:
+                made |= _stored_size(folder / "stored") | self._measured(readable)
+            kept.write_text(json.dumps(made, indent=1))
+        figures: dict[str, Any] = json.loads(kept.read_text())
+        if self.data_dir is not None and "knowledge" not in figures and readable.is_dir():
+            figures["knowledge"] = self._known(readable)
+            kept.write_text(json.dumps(figures, indent=1))
+        shutil.rmtree(folder / "dense", ignore_errors=True)
+        return figures
 
     def _make(self, row: Row, folder: Path) -> dict[str, Any]:
         """Runs the row's maker in its own process; returns its CPU seconds and peak memory, or why it failed."""
@@ -153,8 +155,12 @@ class Setting:
     def _measured(self, folder: Path) -> dict[str, Any]:
         command = [sys.executable, str(HERE / "measure.py"), str(self.model), str(folder), str(self.text),
                    str(self.output / "reference"), "--windows", str(self.windows)]  # fmt: skip
-        measured: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-        return measured
+        return _printed(command)
+
+    def _known(self, folder: Path) -> dict[str, Any]:
+        command = [sys.executable, str(HERE / "knowledge.py"), str(self.model), str(folder), str(self.data_dir),
+                   str(self.output / "reference"), "--limit", str(self.limit)]  # fmt: skip
+        return _printed(command)
 
     def add_speed(self, results: list[dict[str, Any]]) -> None:
         """Measures tokens per second of every row with kernels for the CPU, and keeps them with its figures."""
@@ -227,7 +233,14 @@ def _environment(folder: Path, name: str) -> Path:
     return python
 
 
-def _stored_size(folder: Path, row: Row) -> dict[str, Any]:
+def _printed(command: list[str]) -> dict[str, Any]:
+    """Runs a command; returns the JSON of the last line that it prints."""
+    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    printed: dict[str, Any] = json.loads(lines[-1])
+    return printed
+
+
+def _stored_size(folder: Path) -> dict[str, Any]:
     """Returns the size of the files with weights, and a digest of them."""
     files = sorted(path for suffix in ("*.safetensors", "*.gguf") for path in folder.glob(suffix))
     digest = hashlib.sha256()

@@ -26,6 +26,13 @@ project and by its peers. Written by `python benchmarks/write_real.py`; whoever 
 - **CPU seconds and peak memory** are those of the process that made the checkpoint, loading and saving included.
 
 """
+KNOWLEDGE = """
+## What the models still know
+
+Questions of the suite `kick`, asked through the chat template, of the families where the dense model is above chance:
+{dense}. In brackets: items that were right before and are wrong now, and the reverse.
+
+"""
 COLUMNS = "| project | method | MB | bits | KL [95 %] | perplexity [95 %] | same top-1 | CPU s | peak GB | tokens/s |\n"
 RULE = "| :-- | :-- | --: | --: | --: | --: | --: | --: | --: | --: |\n"
 
@@ -37,11 +44,32 @@ def write(results: Sequence[dict[str, Any]], missing: Sequence[str], setting: di
     text = HEAD.format(**setting, dense=done[0]["dense_perplexity"]) if done else "# A real language model\n"
     text += COLUMNS + RULE + "".join(_line(row, done) for row in done)
     text += "\nBold: no other row is as small and as near to the dense model.\n"
+    if any("knowledge" in row for row in done):
+        text += _knowledge(done)
     if failed:
         text += "\nNot made:\n\n" + "".join(f"- {row['project']} {row['name']}: {row['failed']}\n" for row in failed)
     if missing:
         text += f"\nNot made yet: {'; '.join(missing)}.\n"
     return text
+
+
+def _knowledge(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns the table of the questions of kick, with the families that every row was asked."""
+    asked = [row for row in rows if "knowledge" in row]
+    families = list(dict.fromkeys(name for row in asked for name in row["knowledge"]))
+    first = {name: row["knowledge"][name] for row in asked for name in row["knowledge"]}
+    dense = ", ".join(f"{name} {100 * first[name]['dense']:.1f} % of {first[name]['n']}" for name in families)
+    text = KNOWLEDGE.format(dense=dense)
+    text += "| project | method | MB | " + " | ".join(families) + " |\n"
+    text += "| :-- | :-- | --: |" + " --: |" * len(families) + "\n"
+    for row in asked:
+        cells = [_answers(row["knowledge"][name]) for name in families]
+        text += f"| {row['project']} | {row['name']} | {row['file_bytes'] / 1e6:.1f} | {' | '.join(cells)} |\n"
+    return text
+
+
+def _answers(family: dict[str, Any]) -> str:
+    return f"{100 * family['compressed']:.1f} % (−{family['lost']} +{family['gained']})"
 
 
 def _line(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
