@@ -11,6 +11,7 @@ from torch import nn
 from compress.errors import RecipeError
 from compress.format import layouts
 from compress.format.scheme import Scheme
+from compress.models.linears import is_linear
 from compress.models.walking.embedding import embedding_name
 from compress.models.walking.head import head_name
 from compress.recipe import AUTO, DEFAULT_END_BITS
@@ -120,7 +121,7 @@ def _unpackable(walker: BlockWalker, role: str, parameter: str) -> str | None:
     head = model.get_output_embeddings()
     if role != HEAD and not can_pack(model.get_input_embeddings()):
         return "an embedding with a forward of its own"
-    if role != EMBEDDING and type(head).forward is not nn.Linear.forward:
+    if role != EMBEDDING and not (isinstance(head, nn.Linear) and is_linear(head)):
         return "a head with a forward of its own"
     if walker.dense_shape(parameter)[1] < 2:
         return "one column wide"
