@@ -172,13 +172,14 @@ def test_what_cannot_be_packed_stays_dense_and_is_named(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("body", "packed"), [("return torch.nn.functional.linear(x, self.weight, self.bias)", True), ("return x @ x.mT", False)]
+    ("body", "packed"),
+    [("return torch.nn.functional.linear(x, self.weight, self.bias)", True), ("return x @ x.mT", False)],
 )
 def test_a_head_with_another_class_is_judged_by_what_it_computes(body: str, packed: bool, tmp_path: Path) -> None:
     walker = BlockWalker(ModelSource.open(str(save_tiny(tmp_path / "model"))))
     scope: dict[str, Any] = {"torch": torch}
     exec(f"def forward(self, x):\n    {body}", scope)
     walker.model.lm_head.__class__ = type("Head", (nn.Linear,), {"forward": scope["forward"]})
-    head = planned.choose(StageSpec("rtn"), walker)[1]
+    head = planned.choose(StageSpec(method="rtn"), walker)[1]
     assert head.packed is packed
     assert head.reason == (None if packed else "a head with a forward of its own")
