@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import compress
-from compress import devices
+from compress import devices, pipeline
+from compress.errors import RecipeError
 from compress.format import layouts
 from compress.format.reader import open_checkpoint
+from compress.methods.protocol import PackMethod
+from compress.models.linears import LinearRef
 from compress.recipe import Recipe, StageSpec
+from compress.stages.pack import solve_linear
+from tests.support.digests import digests
 from tests.support.fake_device import DEVICE, fake_device
 from tests.support.models import save_tiny
 
@@ -45,6 +51,31 @@ def test_a_run_on_a_device_gives_what_it_gives_on_the_cpu(
     expected = weights(local.checkpoint)
     for name, value in weights(remote.checkpoint).items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=2e-3)  # last bits of float16 may differ
+
+
+@pytest.mark.usefixtures("on_device")
+@pytest.mark.parametrize("method", ["rtn", "easyquant"])
+def test_linears_that_need_no_data_are_solved_on_the_device(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save_tiny(tmp_path / "model", num_hidden_layers=2)
+    solved: list[torch.device] = []
+    solve = solve_linear.solve
+
+    def recorded(method: PackMethod, ref: LinearRef, w_NK: torch.Tensor, *others: Any) -> Any:
+        solved.append(w_NK.device)
+        return solve(method, ref, w_NK, *others)
+
+    monkeypatch.setattr(solve_linear, "solve", recorded)
+    with fake_device():
+        remote = compress.run(model, method, device="cuda", output=tmp_path / "remote", suite="none")
+    assert solved == [DEVICE] * 14
+    local = compress.run(model, method, device="cpu", output=tmp_path / "local", suite="none")
+    shards = digests(remote.checkpoint, "*.safetensors")
+    assert shards and shards == digests(local.checkpoint, "*.safetensors")
+    recipe = Recipe.from_options(str(model), method, {"device": "cuda", "workers": 2})
+    with fake_device(), pytest.raises(RecipeError, match="Leave --workers out, or use --device cpu"):
+        pipeline.plan(recipe)
 
 
 @pytest.mark.usefixtures("on_device")

@@ -69,14 +69,14 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def solve(job: Job, reader: WeightReader) -> dict[str, Any]:
-    """Writes the planes of the job's linears and returns their manifest entries by name.
+def solve(job: Job, reader: WeightReader, device: torch.device) -> dict[str, Any]:
+    """Writes the planes of the job's linears, solved on `device`, and returns their manifest entries by name.
 
-    It computes with one thread: then the order of the sums, and with it every bit of the result, is the same on every
-    machine.
+    On the CPU it computes with one thread: then the order of the sums, and with it every bit of the result, is the same
+    on every machine.
     """
     method = from_module.of_kind_pack(from_module.method_of(importlib.import_module(job.method)))
-    weights = {stored.ref.name: partial(reader.read, stored) for stored in job.linears}
+    weights = {stored.ref.name: partial(_read, reader, stored, device) for stored in job.linears}
     job_configs = dict(zip(weights, job.configs, strict=True))
     packed: dict[str, PackedTensor] = {}
     entries: dict[str, Any] = {}
@@ -89,6 +89,10 @@ def solve(job: Job, reader: WeightReader) -> dict[str, Any]:
             )
     files.write_tensors(job.planes, naming.plane_tensors(packed))
     return entries
+
+
+def _read(reader: WeightReader, stored: StoredWeight, device: torch.device) -> torch.Tensor:
+    return reader.read(stored).to(device)
 
 
 @contextmanager

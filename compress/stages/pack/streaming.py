@@ -1,4 +1,4 @@
-"""Packs the linears one by one in worker processes, for methods that need no data.
+"""Packs the linears one by one, for methods that need no data: on an accelerator, or on the CPU in worker processes.
 
 Each weight is read straight from the source's shards: no decoder block is loaded to pack it. Afterwards the packed
 blocks are read back from disk, and a forward pass through them gives the logits for the proof of load.
@@ -23,6 +23,7 @@ from compress.stages import memory, proof_reference
 from compress.stages.pack import shards
 from compress.stages.pack.jobs import Job
 from compress.stages.pack.workers import Workers, start_workers
+from compress.stages.plan.needs import solving_device
 
 if TYPE_CHECKING:
     from compress.models.linears import LinearRef
@@ -52,10 +53,10 @@ def run(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torc
 
 
 def _solve(stage: LinearStage, jobs: dict[int, list[Job]], task: Task) -> None:
-    """Solves the jobs of every step in worker processes, and finishes each step once all its jobs are done."""
+    """Solves the jobs of all steps, and finishes each step once all its jobs are done."""
     walker = stage.walker
     reader = WeightReader(walker.source, walker.read_dense)
-    with start_workers(stage.workers, reader, walker.source.path) as workers:
+    with start_workers(stage.workers, reader, walker.source.path, solving_device(walker.device)) as workers:
         for step, entries in _solved_steps(stage, workers, jobs, task):
             tensors = shards.dense_tensors(stage, step - 1)
             for job in jobs[step]:

@@ -27,6 +27,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import torch
+
 from compress import errors
 from compress.errors import CompressError, MemoryLimitError, MethodError
 from compress.models.folder.tensor_files import TensorFiles
@@ -36,8 +38,6 @@ from compress.stages.pack import jobs
 from compress.stages.pack.jobs import Job
 
 if TYPE_CHECKING:
-    import torch
-
     from compress.models.blocks import BlockWalker
 
 Answer = tuple[Job, dict[str, Any]]
@@ -47,8 +47,8 @@ Answer = tuple[Job, dict[str, Any]]
 class Workers:
     """Worker processes that wait for jobs. Make them with `start_workers`."""
 
-    def __init__(self, reader: WeightReader, processes: list[_Worker]) -> None:
-        self._reader, self._processes = reader, processes
+    def __init__(self, reader: WeightReader, processes: list[_Worker], device: torch.device) -> None:
+        self._reader, self._processes, self._device = reader, processes, device
 
     @property
     def process_ids(self) -> list[int]:
@@ -71,7 +71,7 @@ class Workers:
         try:
             while unanswered:
                 if answers.empty() and (job := _take(waiting)):
-                    yield job, jobs.solve(job, self._reader)
+                    yield job, jobs.solve(job, self._reader, self._device)
                     unanswered -= 1
                 elif (answer := answers.get()) is not None:
                     job, content = answer
@@ -86,19 +86,21 @@ class Workers:
 
 
 @contextmanager
-def start_workers(count: int, reader: WeightReader, folder: Path) -> Iterator[Workers]:
+def start_workers(count: int, reader: WeightReader, folder: Path, device: torch.device) -> Iterator[Workers]:
     """Starts `count` - 1 worker processes and yields them; they are ended when the context is left, in any way.
 
     Args:
         count: processes that solve, this one among them.
         reader: reads the weights for this process.
         folder: the model's folder, from which workers read weights.
+        device: where this process solves; workers solve on the CPU, so there are none beside another device.
     """
+    assert count == 1 or device.type == "cpu"
     processes: list[_Worker] = []
     try:
         for _ in range(count - 1):
             processes.append(_Worker(folder))
-        yield Workers(reader, processes)
+        yield Workers(reader, processes, device)
     finally:
         for worker in processes:
             worker.end()
@@ -205,10 +207,11 @@ def main(descriptor: int, folder: Path) -> None:
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, lines), daemon=True).start()
     reader = WeightReader(TensorFiles(folder, folder.name, list_tensors(folder)), _read_converted(folder))
+    cpu = torch.device("cpu")
     while True:
         job = Job.from_json(lines.get())
         try:
-            answer = {"entries": jobs.solve(job, reader)}
+            answer = {"entries": jobs.solve(job, reader, cpu)}
         except CompressError as error:
             answer = {"error": _error(error)}
         send(answer)

@@ -19,7 +19,7 @@ from compress.format import layouts
 from compress.stages import memory
 from compress.stages.budget.sensitivity import PROBE_BYTES
 from compress.stages.pack.jobs import one_thread
-from compress.stages.plan.needs import needs_data, streams
+from compress.stages.plan.needs import needs_data, solving_device, streams
 
 if TYPE_CHECKING:
     from compress.methods.protocol import PackMethod
@@ -96,10 +96,11 @@ def plan_memory(
     return max(plans, key=lambda plan: plan.peak_bytes)
 
 
-def sample(method: PackMethod, config: Any, shape: tuple[int, int]) -> tuple[float, float]:
+def sample(method: PackMethod, config: Any, shape: tuple[int, int], device: torch.device) -> tuple[float, float]:
     """Packs a random weight of `shape` (N, K; fewer rows) and returns its bits per weight and seconds per weight.
 
-    The seconds are those of one thread; 0 for a method that needs data, whose time depends on more than the weights.
+    The seconds are those of `device`, on the CPU of one thread; 0 for a method that needs data, whose time depends on
+    more than the weights.
     """
     generator = torch.Generator().manual_seed(0)
     weight_NK = torch.randn(min(_SAMPLE_ROWS, shape[0]), shape[1], generator=generator)
@@ -107,9 +108,12 @@ def sample(method: PackMethod, config: Any, shape: tuple[int, int]) -> tuple[flo
     bits = float(method.solve(weight_NK, stats, config).bits_per_weight)
     if method.NEEDS:
         return bits, 0.0
+    weight_NK = weight_NK.to(solving_device(device))
+    if weight_NK.device.type != "cpu":
+        method.solve(weight_NK, None, config)  # the first on a device loads its kernels
     with one_thread():
         start = time.perf_counter()
-        layouts.unpack(method.solve(weight_NK, None, config))
+        layouts.unpack(method.solve(weight_NK, None, config)).cpu()
         return bits, (time.perf_counter() - start) / weight_NK.numel()
 
 

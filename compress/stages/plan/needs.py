@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
+from compress.errors import RecipeError
+
 if TYPE_CHECKING:
     from compress.methods.protocol import PackMethod
     from compress.models.source import ModelSource
@@ -16,9 +20,27 @@ def needs_data(stage: StageSpec, method: PackMethod) -> bool:
 
 
 def streams(stage: StageSpec, method: PackMethod, source: ModelSource) -> bool:
-    """Returns whether each linear is read and solved by itself, in worker processes if asked.
+    """Returns whether each linear is read and solved by itself, on the CPU in worker processes if asked.
 
     This holds where neither the method nor fine-tuning needs the inputs of a linear. The linears of a source that is
     packed already are excepted: their parts are packed, which are not read like dense weights.
     """
     return not method.NEEDS and stage.tune is None and not source.unpacked
+
+
+def solving_device(device: torch.device) -> torch.device:
+    """Returns where the linears of a stage that streams are solved, on a run's `device`: there, except on mps.
+
+    Errors are summed in float64, which mps does not have.
+    """
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def check_workers(workers: int, device: torch.device) -> None:
+    """Raises RecipeError for worker processes beside an accelerator: they solve on the CPU, which rounds otherwise."""
+    if workers > 1 and solving_device(device).type != "cpu":
+        raise RecipeError(
+            f"workers={workers} with device={str(device)!r}: one process solves all linears there",
+            allowed="workers=1",
+            do="Leave --workers out, or use --device cpu",
+        )

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress import devices
 from compress.calibration.opening import CalibrationText, open_text
 from compress.methods import registry
 from compress.models.blocks import BlockWalker
 from compress.stages import memory, train
 from compress.stages.plan import coverage, ends, estimates, refusals
-from compress.stages.plan.needs import needs_data
+from compress.stages.plan.needs import check_workers, needs_data, streams
 from compress.stages.workspace import work_folder
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def make(recipe: Recipe, source: ModelSource, then: tuple[str, ...] = ()) -> Pla
         CompressError: the stage cannot run: see `refusals`, `estimates.plan_memory`, `coverage.account` and
             `calibration.opening`.
     """
-    stage, walker = recipe.stages[0], BlockWalker(source)
+    stage, walker = recipe.stages[0], BlockWalker(source, device=devices.resolve(recipe.device))
     method, config = registry.load(stage.method), registry.configure(stage.method, stage.options)
     if method.KIND == "pack":
         return plan_pack(recipe, source, walker, method, config, then).plan
@@ -99,6 +100,8 @@ def plan_pack(
     `original` writes the calibration text where a model does; by default the source.
     """
     stage, blocks = recipe.stages[0], _linears(walker)
+    if streams(stage, method, source):
+        check_workers(recipe.workers, walker.device)
     chosen = ends.choose(stage, walker)
     account = _coverage(recipe, walker, blocks, chosen)
     shapes = {ref.name: ref.shape for refs in blocks for ref in refs if ref.name not in account.skipped}
@@ -107,7 +110,7 @@ def plan_pack(
     allotted = refusals.check_target_bits(stage, method, config, source, shapes.values())
     memory_plan = estimates.plan_memory(recipe, source, walker, method, largest)
     narrowest = min(shapes.values(), key=lambda shape: shape[1], default=None)
-    bits, seconds_per_weight = estimates.sample(method, config, narrowest) if narrowest else (0.0, 0.0)
+    bits, seconds_per_weight = estimates.sample(method, config, narrowest, walker.device) if narrowest else (0.0, 0.0)
     if stage.target_bits is not None:
         bits = stage.target_bits
     text = _text(recipe, walker, original) if needs_data(stage, method) else None

@@ -111,7 +111,7 @@ def test_goes_on_where_it_stopped(step, tmp_path, monkeypatch):
     with killed_before_record(step):
         run(source, tmp_path / "out", workers=2)
     solved, solve = [], workers.jobs.solve
-    monkeypatch.setattr(workers.jobs, "solve", lambda job, reader: solved.extend(job.linears) or solve(job, reader))
+    monkeypatch.setattr(workers.jobs, "solve", lambda job, *given: solved.extend(job.linears) or solve(job, *given))
     assert digests(run(source, tmp_path / "out").checkpoint) == whole
     assert len(solved) == LINEARS * (BLOCKS - max(step - 1, 0)), "the unfinished blocks alone"
 
