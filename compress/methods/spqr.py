@@ -32,8 +32,11 @@ from compress.numerics import grid, sweep
 
 KIND = "pack"
 NEEDS: frozenset[str] = frozenset({"gram_KK"})
-_THRESHOLDS, _START = (1e-4, 64.0), 0.2
-"""Range of the search for a threshold, and its start where the given one lies outside."""
+_THRESHOLD = 0.2
+"""Outlier threshold at 3 bits and more. Below, squared errors are four times as large for each bit, and so is it: else
+outliers would take more bits than the codes save."""
+_THRESHOLDS = (1e-4, 64.0)
+"""Range of the search for a threshold."""
 _SHIFT = 12
 """Octaves by which the unit of scales and deltas is lowered below the greatest weight where small scales need it;
 float16 still holds eight times that weight."""
@@ -53,8 +56,9 @@ class Config:
     """Bits of the codes of scales and zeros, 1 to 8."""
     stats_group: int = 16
     """Output features whose scales and zeros share one second-level range; 1 or more."""
-    threshold: float = 0.2
-    """Outlier threshold τ relative to the layer's mean sensitivity; smaller keeps more outliers, inf none."""
+    threshold: float | None = None
+    """Outlier threshold τ relative to the layer's mean sensitivity; smaller keeps more outliers, inf none. None: 0.2,
+    and 0.8 at 2 bits."""
     layer_bits: float | None = None
     """Greatest stored bits per weight; the threshold is searched to meet it, starting from the given one."""
     damping: float = 0.01
@@ -70,10 +74,15 @@ class Config:
                 raise MethodError(f"{name}={getattr(self, name)}", allowed=f"{low} to {high}")
         if self.stats_group < 1:
             raise MethodError(f"stats_group={self.stats_group}", allowed="1 or more rows")
-        if not self.threshold > 0:
+        if not self.used_threshold > 0:
             raise MethodError(f"threshold={self.threshold}", allowed="more than 0, or inf for no outliers")
         if not 0 <= self.damping < math.inf:
             raise MethodError(f"damping={self.damping}", allowed="0 or more")
+
+    @property
+    def used_threshold(self) -> float:
+        """The threshold that is given, or the one that suits the bits."""
+        return _THRESHOLD * 4.0 ** max(0, 3 - self.bits) if self.threshold is None else self.threshold
 
 
 def check(shape: tuple[int, int], config: Config) -> None:
@@ -83,7 +92,7 @@ def check(shape: tuple[int, int], config: Config) -> None:
 
 def candidates(config: Config) -> list[dict[str, Any]]:
     """Returns widths without outliers and with some, coarse to fine."""
-    some = config.threshold
+    some = _THRESHOLD if config.threshold is None else config.threshold
     pairs = ((2, math.inf), (2, 5 * some), (3, math.inf), (3, some), (4, math.inf), (4, some), (5, some), (6, some))
     return [{"bits": bits, "threshold": threshold, "layer_bits": None} for bits, threshold in pairs]
 
@@ -152,7 +161,7 @@ class _Rounder:
         # of Var_rows(w) / d², the cost of setting a weight to the mean, so that one value suits all layers.
         variance_K = w_KN.var(1, unbiased=rows > 1)
         mean_sensitivity = float((variance_K / upper_KK.diagonal().square()).mean())
-        self.price = config.threshold * mean_sensitivity if mean_sensitivity > 0 else math.inf
+        self.price = config.used_threshold * mean_sensitivity if mean_sensitivity > 0 else math.inf
         self.exponent, self.flat = self._unit_of(w_KN)
         self.unit = 2.0**self.exponent
         self.codes_KN = torch.empty(width, rows, dtype=torch.uint8, device=w_KN.device)
@@ -300,7 +309,7 @@ def _search_threshold(w_KN: torch.Tensor, upper_KK: torch.Tensor, config: Config
 
     least, most = _THRESHOLDS
     low, high = 0.0, math.inf  # too many bits at low, few enough at high
-    tried, step = config.threshold if least <= config.threshold <= most else _START, 1.1
+    tried, step = config.used_threshold if least <= config.used_threshold <= most else _THRESHOLD, 1.1
     while low < most and high > least and high > low * 1.001:
         bits = bits_at(tried)
         low, high = (tried, high) if bits > limit else (low, tried)

@@ -56,6 +56,12 @@ def test_layer_bits_is_kept_and_used():
         spqr.solve(w_NK, statistics(x_TK), spqr.Config(layer_bits=2))
 
 
+def test_fewer_bits_of_the_codes_are_fewer_bits_stored():
+    w_NK, x_TK = correlated_layer()
+    stored = [spqr.solve(w_NK, statistics(x_TK), spqr.Config(bits=bits)).bits_per_weight for bits in (2, 3, 4)]
+    assert stored == sorted(stored) and stored[1] - stored[0] > 0.5
+
+
 @pytest.mark.parametrize("bits", range(2, 9))
 @pytest.mark.parametrize(
     "rows,width,group", [(1, 8, 8), (7, 24, 3), (33, 40, 40), (16, 144, 144), (5, 6, 1), (3, 300, 150)]
