@@ -51,9 +51,10 @@ def make_model(folder: Path, blocks: int) -> int:
         num_key_value_heads=kv_heads, vocab_size=vocabulary, tie_word_embeddings=True, max_position_embeddings=2048,
         architectures=["LlamaForCausalLM"], dtype="bfloat16",
     ).save_pretrained(folder)  # fmt: skip
-    tokenizer = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1, "[END]": 2}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(folder)
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", eos_token="[END]")
+    made.save_pretrained(folder)
     generator = torch.Generator().manual_seed(0)
 
     def matrix(rows: int, columns: int) -> torch.Tensor:

@@ -307,7 +307,7 @@ def proof_in_this_process() -> None:
     """Spares the start of an interpreter for each family."""
     from compress.runtime import proof
 
-    def prove(folder: Path, reference: Path) -> Any:
+    def prove(folder: Path, reference: Path, **_: Any) -> Any:
         result = proof.prove(folder, reference)
         if not result.holds:
             raise FormatError(f"does not reproduce its reference logits: relative error {result.relative_error:.3g}")

@@ -22,6 +22,7 @@ from compress.report.progress_bars import watch
 from compress.result import Result
 from compress.stages import distributed, finish, train
 from compress.stages.pack import run as pack
+from compress.stages.plan import phases
 from compress.stages.plan import plan as planning
 from compress.stages.plan.early_refusals import check_recipe
 from compress.stages.rewrite import run as rewrite
@@ -75,6 +76,7 @@ def run(
     suite = finish.suite_of(recipe, source) if distributed.is_main() else None
     if suite is not None:
         progress.note(f"Evaluation: {evaluation_suite.described(suite.record(recipe.limit))}")
+    phases.check_ahead(recipe, source, suite)
     for number, folder in enumerate(folders(recipe)):
         distributed.barrier()  # the checkpoint that the stage reads is complete
         if number:
@@ -88,7 +90,7 @@ def run(
         with open_workspace(folder, finish.identity(step, source, teacher), fresh=fresh) as workspace:
             if not workspace.finished:
                 make_checkpoint(step, source, model_source, teacher, workspace, progress)
-            finish.prove(workspace, progress)
+            finish.prove(step, workspace, progress)
             if number == len(recipe.stages) - 1:
                 evaluation = finish.evaluate(recipe, model_source, workspace, progress, suite, baseline)
                 Result.read(folder, evaluation).write_report()
@@ -109,8 +111,22 @@ def plan(recipe: Recipe) -> Plan:
     step = recipe.step(0, recipe.model, str(folders(recipe)[0]))
     source = ModelSource.open(recipe.model, revision=recipe.revision)
     suite = finish.suite_of(recipe, source)
+    phases.check_ahead(recipe, source, suite)
     made = planning.make(step, source, then=tuple(stage.method for stage in recipe.stages[1:]))
-    return dataclasses.replace(made, evaluation=None if suite is None else suite.record(recipe.limit))
+    parts = phases.of_run(
+        recipe,
+        source,
+        suite,
+        peak_bytes=made.peak_memory_bytes,
+        packed=made.packed_parameters,
+        stored_bytes=made.output_bytes,
+    )
+    return dataclasses.replace(
+        made,
+        evaluation=None if suite is None else suite.record(recipe.limit),
+        phases=parts,
+        peak_memory_bytes=max(part.peak_bytes for part in parts),
+    )
 
 
 def make_checkpoint(

@@ -19,7 +19,7 @@ NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 # need not be made first, and the proof of load in the kernel's own process.
 SMALL = f"""
 from compress.runtime import proof
-proof.prove_in_fresh_process = lambda folder, reference: proof.prove(folder, reference)
+proof.prove_in_fresh_process = lambda folder, reference, **_: proof.prove(folder, reference)
 LIMIT, SIZE = 2, {{"samples": 2, "seq_len": 32, "calibration": {str(ROOT / "docs/EVAL.md")!r}}}
 """
 PARAMETERS = {

@@ -7,8 +7,6 @@ first word is drawn from whole words of the vocabulary, and no token after it is
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
 import time
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from compress import kept_files
 from compress.calibration import kept_tokens, writing
 from compress.calibration.chat_parts import chat_parts
 from compress.errors import CalibrationError, MemoryLimitError, TextError
+from compress.models import free_memory
 from compress.models.load_dense import load_dense
 from compress.sizes import format_size
 from compress.texts.chat import has_template
@@ -126,7 +125,7 @@ class SelfText:
                 if path is not None:
                     kept_tokens.keep(path, key, batch_ST, {})
         del model
-        _give_memory_back()
+        free_memory.give_back()
         return batches_ST
 
     @property
@@ -254,12 +253,3 @@ def _row_bytes(source: ModelSource, length: int, dtype: torch.dtype) -> int:
 def _bfloat16_is_fast() -> bool:
     """Whether the processor multiplies bfloat16 in hardware."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def _give_memory_back() -> None:
-    """Returns the model's memory to the operating system, so that it does not count for the blocks that follow."""
-    gc.collect()
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):  # another C library returns memory by itself
-        return

@@ -15,7 +15,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 TOLERANCE = 1e-5
+_WATCHED_SECONDS = 0.2
 CACHED_STEPS = 4
 """Number of tokens at the end of the last text that are read one by one with a KV cache."""
 _FEW_LOGITS = 256
@@ -136,19 +137,39 @@ def prove_by_block(folder: str | Path, reference: str | Path, tolerance: float =
 
 
 def prove_in_fresh_process(
-    folder: str | Path, reference: str | Path, tolerance: float = TOLERANCE, *, by_block: bool = False
+    folder: str | Path,
+    reference: str | Path,
+    tolerance: float = TOLERANCE,
+    *,
+    by_block: bool = False,
+    watch: Callable[[int], object] = lambda process: None,
 ) -> Proof:
     """Returns the proof made by a fresh interpreter, whether it holds or not: `prove`, or `prove_by_block`.
 
-    Raises FormatError when the interpreter cannot load the folder.
+    While it runs, `watch` is called several times a second with the id of its process; an error that it raises ends the
+    process. Raises FormatError when the interpreter cannot load the folder.
     """
     command = [sys.executable, "-m", "compress.runtime.proof", str(folder)]
     command += ["--reference", str(reference), "--tolerance", str(tolerance), *(["--by-block"] if by_block else [])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        printed, errors = _finished(process, watch)
     # an interpreter that stops on an error of its own also ends with 1, but prints no JSON
-    if done.returncode not in (0, 1) or not done.stdout.strip():
-        raise FormatError(f"a fresh process cannot load {folder}: {done.stderr.strip()[-2000:]}")
-    return Proof(**json.loads(done.stdout.splitlines()[-1]))
+    if process.returncode not in (0, 1) or not printed.strip():
+        raise FormatError(f"a fresh process cannot load {folder}: {errors.strip()[-2000:]}")
+    return Proof(**json.loads(printed.splitlines()[-1]))
+
+
+def _finished(process: subprocess.Popen[str], watch: Callable[[int], object]) -> tuple[str, str]:
+    """Returns what the process wrote to stdout and stderr when it has ended."""
+    try:
+        while True:
+            try:
+                return process.communicate(timeout=_WATCHED_SECONDS)
+            except subprocess.TimeoutExpired:
+                watch(process.pid)
+    except BaseException:
+        process.kill()
+        raise
 
 
 def _logits(model: Any, text: Text) -> torch.Tensor:

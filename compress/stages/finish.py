@@ -8,16 +8,19 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compress import __version__
-from compress.errors import CompressError
+from compress.errors import CompressError, MemoryLimitError
+from compress.evaluation.reading import residence
 from compress.format import merge
 from compress.format.files import write_json
 from compress.format.manifest import MANIFEST, fingerprint, read_manifest
 from compress.format.writer import CheckpointWriter
 from compress.methods import registry
+from compress.models import free_memory
 from compress.recipe import AUTO, DEFAULT_END_BITS, digest
+from compress.stages import memory
 from compress.stages.budget import allocation
 from compress.stages.pack import shards
-from compress.stages.plan import coverage
+from compress.stages.plan import coverage, phases
 
 if TYPE_CHECKING:
     import torch
@@ -168,29 +171,46 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
 
 
-def prove(workspace: Workspace, progress: Progress) -> None:
+def prove(recipe: Recipe, workspace: Workspace, progress: Progress) -> None:
     """Has a fresh process load the folder and reproduce the reference logits, then removes what only a resume needs.
 
-    Raises FormatError where it cannot or they differ; the folder then loses its manifest.
+    It reads the folder block by block where the whole model does not fit below the recipe's `max_memory` beside this
+    process.
+
+    Raises:
+        FormatError: it cannot load the folder, or the logits differ; the folder then loses its manifest.
+        MemoryLimitError: both processes together take more than the limit.
     """
+    from compress.models.source import ModelSource
     from compress.runtime import proof
     from compress.stages import proof_reference
 
-    reference = workspace.work / _REFERENCE
+    reference, limit = workspace.work / _REFERENCE, recipe.max_memory
     if not workspace.records():
         return  # a finished run asked for again: proven when it was finished
+    free_memory.give_back()
+    size = residence.Size.of(ModelSource.open(workspace.folder))
+    room = None if limit is None else limit - memory.resident_bytes() - phases.proof_bytes(size, by_block=True)
     texts = proof.read_reference(reference) if reference.is_file() else []
-    complete = proof_reference.complete(texts, workspace.folder, progress)
+    complete = proof_reference.complete(texts, workspace.folder, progress, room)
     if len(complete) > len(texts):
         proof.write_reference(reference, complete)
+    planned = phases.proof(size, limit, memory.resident_bytes(), proof_reference.bytes_of(complete, workspace.folder))
     with progress.stage("Proof of load", 1) as task:
         try:
-            proven = proof.prove_in_fresh_process(workspace.folder, reference)
+            proven = proof.prove_in_fresh_process(
+                workspace.folder,
+                reference,
+                by_block=planned.by_block,
+                watch=lambda process: memory.enforce(limit, "the proof of load", [process]),
+            )
             proven.require(workspace.folder)
+        except MemoryLimitError:
+            raise  # says nothing about the folder
         except CompressError:
             (workspace.folder / MANIFEST).rename(workspace.folder / f"{MANIFEST}.unproven")
             raise
-        task.advance(1, f"relative error {proven.relative_error:.1e}")
+        task.advance(1, f"relative error {proven.relative_error:.1e}{', block by block' if proven.by_block else ''}")
     kept = [shard["file"] for shard in read_manifest(workspace.folder)["shards"]]
     merge.remove_parts(workspace.folder, shards.records(workspace), kept)
 
@@ -218,10 +238,14 @@ def evaluate(
     """Returns the evaluation of the packed folder, read back from disk, paired with that of the dense model.
 
     An `eval.json` in the folder, and `known` for the dense model, are used instead of a new evaluation if they are of
-    the same model, suite and limit. `choice` is the suite (`suite_of`); without one, None is returned.
+    the same model, suite and limit. One that was made block by block, without the families that models write, does not
+    stand for one with the models in memory, where they fit now. `choice` is the suite (`suite_of`); without one, None
+    is returned.
+
+    Raises MemoryLimitError where not even one block of each model fits below the recipe's `max_memory`.
     """
     from compress import evaluation
-    from compress.evaluation import cache
+    from compress.evaluation import cache, evaluator
     from compress.evaluation.asking import tiers
     from compress.evaluation.result import EvalResult
 
@@ -240,8 +264,16 @@ def evaluate(
             result.model.get("fingerprint"),
         )
         same_form = recipe.chat == "auto" or settings.get("chat") == recipe.chat
-        return same_form and evaluated == (choice.suite.name, items, limit, choice.tier, model)
+        same = same_form and evaluated == (choice.suite.name, items, limit, choice.tier, model)
+        return same and not (lacks_families(result) and fits())
 
+    def lacks_families(result: EvalResult) -> bool:
+        return bool(result.settings.get(evaluator.BY_BLOCK)) and any(f.is_written for f in choice.suite.families)
+
+    def fits() -> bool:
+        return not evaluator.residence_of(workspace.folder, source, recipe.max_memory).on_disk
+
+    free_memory.give_back()
     path = workspace.folder / EVALUATION
     if path.is_file() and matches(stored := EvalResult.read(path), fingerprint(workspace.folder)):
         return stored
@@ -256,6 +288,7 @@ def evaluate(
         device=recipe.device,
         cache=cache.default_folder(),
         unfinished=workspace.work,
+        max_memory=recipe.max_memory,
         progress=progress,
     )
     write_json(path, result.to_dict())

@@ -52,7 +52,7 @@ def text_length(walker: BlockWalker, available: int | None = None) -> tuple[int,
     free when not given). Windows longer than the context are never reached by the model and do not count.
     """
     if available is None:
-        available = psutil.virtual_memory().available // _SHARE_OF_MEMORY
+        available = _free_share()
     context = walker.max_seq_len
     reached = [
         reach for reach in reaches(walker.source.config.get_text_config().to_dict()) if not context or reach < context
@@ -65,6 +65,10 @@ def text_length(walker: BlockWalker, available: int | None = None) -> tuple[int,
         length, reach = PROOF_TOKENS, 0
     unread = max((other for other in reached if other > reach and 2 * other > PROOF_TOKENS), default=0)
     return length, unread
+
+
+def _free_share() -> int:
+    return int(psutil.virtual_memory().available) // _SHARE_OF_MEMORY
 
 
 def reaches(config: Mapping[str, Any]) -> set[int]:
@@ -141,21 +145,28 @@ def logits(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> t
     return walker.logits(hidden_STH)[0]
 
 
-def complete(texts: Sequence[Text], folder: Path, progress: Progress) -> list[Text]:
+def complete(texts: Sequence[Text], folder: Path, progress: Progress, room: int | None = None) -> list[Text]:
     """Returns the texts of a reference with one more where they are too short or none: see `text_length`.
 
-    Its logits are those of the finished folder, walked block by block.
+    Its logits are those of the finished folder, walked block by block. `room` is the memory in bytes that is left for
+    the activations of a text below a limit.
     """
     walker = BlockWalker(ModelSource.open(folder))
-    length, unread = text_length(walker)
+    length, unread = text_length(walker, None if room is None else min(room, _free_share()))
     if unread:
         progress.note(
             f"Warning: the proof of load reads {length} tokens. A text longer than the attention window of {unread} "
-            "does not fit into the memory that is free."
+            "does not fit into the memory that it may take."
         )
     if texts and length <= max(PROOF_TOKENS, *(len(text.tokens) for text in texts)):
         return list(texts)
     return [*texts, _of_folder(walker, tokens(walker, length), progress)]
+
+
+def bytes_of(texts: Sequence[Text], folder: Path) -> int:
+    """Returns the activations of the longest text of a reference in bytes; 0 for short ones, which hardly count."""
+    longest = max(len(text.tokens) for text in texts)
+    return _text_bytes(BlockWalker(ModelSource.open(folder)), longest) if longest > PROOF_TOKENS else 0
 
 
 def _of_folder(walker: BlockWalker, tokens_ST: torch.Tensor, progress: Progress) -> Text:

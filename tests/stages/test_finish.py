@@ -32,7 +32,7 @@ def test_a_wrong_logit_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_proof_that_a_fresh_process_denies_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever makes the proof, `finish.prove` looks at what it says."""
-    monkeypatch.setattr(proof, "prove_in_fresh_process", lambda folder, reference: proof.Proof(0.5, 1e-5, holds=False))
+    monkeypatch.setattr(proof, "prove_in_fresh_process", lambda *_, **__: proof.Proof(0.5, 1e-5, holds=False))
     with pytest.raises(FormatError, match=r"relative error 0\.5"):
         compress.run(str(save_tiny(tmp_path / "model")), "rtn", output=tmp_path / "out", suite="none")
 
@@ -41,7 +41,7 @@ def test_a_proof_that_a_fresh_process_denies_fails_the_run(tmp_path: Path, monke
 def test_the_proof_reads_beyond_the_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     read = []
 
-    def prove(folder: Path, reference: Path) -> proof.Proof:
+    def prove(folder: Path, reference: Path, **_: object) -> proof.Proof:
         read.extend(proof.read_reference(reference))
         return proof.prove(folder, reference)
 

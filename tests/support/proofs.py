@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -10,7 +12,11 @@ from compress.runtime import proof
 
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has runs prove their folder here; `finish.prove` checks the result as it does that of a fresh process."""
-    monkeypatch.setattr(proof, "prove_in_fresh_process", lambda folder, reference: proof.prove(folder, reference))
+
+    def prove(folder: str | Path, reference: str | Path, *, by_block: bool, watch: object) -> proof.Proof:
+        return (proof.prove_by_block if by_block else proof.prove)(folder, reference)
+
+    monkeypatch.setattr(proof, "prove_in_fresh_process", prove)
 
 
 def texts(tokens_ST: torch.Tensor, logits_STV: torch.Tensor) -> list[proof.Text]:

@@ -115,6 +115,18 @@ class Residence:
 
 
 def choose(models: Sequence[Size], limit: int | None, base_bytes: int, available: int | None = None) -> Residence:
+    """Returns what `fit` does; raises MemoryLimitError if not even one block of each model fits."""
+    where = fit(models, limit, base_bytes, available)
+    if models and limit is not None and where.peak_bytes > limit:
+        raise MemoryLimitError(
+            f"the evaluation needs about {format_size(where.peak_bytes)} even when the models are read block by block, "
+            f"more than the limit of {format_size(limit)}",
+            do="Raise --max-memory",
+        )
+    return where
+
+
+def fit(models: Sequence[Size], limit: int | None, base_bytes: int, available: int | None = None) -> Residence:
     """Returns where the models lie: in memory if all fit below the limit, or into what is free without a limit.
 
     Args:
@@ -122,9 +134,6 @@ def choose(models: Sequence[Size], limit: int | None, base_bytes: int, available
         limit: largest resident memory in bytes, or None.
         base_bytes: resident memory before the models are opened, of all processes.
         available: free memory; asked of the system when not given.
-
-    Raises:
-        MemoryLimitError: not even one block of each model fits.
     """
     if not models:
         return Residence(False, base_bytes, 0, 0)
@@ -132,20 +141,15 @@ def choose(models: Sequence[Size], limit: int | None, base_bytes: int, available
     together = sum(size.in_memory for size in models)
     in_memory = base_bytes + int(_MARGIN * (LIBRARIES + together + max(window, 3 * _BATCH)))
     free = psutil.virtual_memory().available if available is None else available
-    if in_memory <= (limit if limit is not None else base_bytes + free):
+    most = limit if limit is not None else base_bytes + free
+    if in_memory <= most:
         return Residence(False, in_memory, 0, in_memory)
     # models are read in turns, so that one block is in memory, but the hidden states of all
     fixed = LIBRARIES + int(_LOADED * max(size.block_bytes for size in models)) + _HEAD + window
     least = _FLOAT * _LEAST_TOKENS * max(size.hidden for size in models)
-    room = int(((limit if limit is not None else base_bytes + free) - base_bytes) / _MARGIN) - fixed
+    room = int((most - base_bytes) / _MARGIN) - fixed
     waiting = max(least, min(_MOST_TOKENS_BYTES, room // (2 * len(models))))
     peak = base_bytes + int(_MARGIN * (fixed + 2 * len(models) * waiting))
-    if limit is not None and peak > limit:
-        raise MemoryLimitError(
-            f"the evaluation needs about {format_size(peak)} even when the models are read block by block, "
-            f"more than the limit of {format_size(limit)}",
-            do="Raise --max-memory, or leave the evaluation out with --no-eval",
-        )
     return Residence(True, peak, waiting, in_memory)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from compress.report import calibration_text, evaluation_suite
 from compress.report import coverage as covered
-from compress.report.formatting import clock, size
+from compress.report.formatting import clock, label, size
 
 
 def render(plan: Mapping[str, Any]) -> str:
@@ -15,7 +15,6 @@ def render(plan: Mapping[str, Any]) -> str:
     options = ", ".join(f"{name}={value}" for name, value in plan["options"].items()) or "defaults"
     data, coverage, asked = plan["calibration"], plan["coverage"], plan["evaluation"]
     smaller = f", {plan['source_bytes'] / plan['output_bytes']:.1f}× smaller" if plan["output_bytes"] else ""
-    batches = f" (micro-batches of {plan['micro_batch']})" if data else ""
     warnings = [*(data or {}).get("warnings", ()), *(asked or {}).get("warnings", ())]
     facts = {
         "model": f"{plan['model']}, {plan['blocks']} blocks, {size(plan['source_bytes'])}",
@@ -26,13 +25,35 @@ def render(plan: Mapping[str, Any]) -> str:
         "calibration": calibration_text.described(data) if data else "none needed",
         "bits/weight": _bits(plan),
         "output": f"{plan['output']}, about {size(plan['output_bytes'])}{smaller}",
-        "peak memory": f"about {size(plan['peak_memory_bytes'])}{batches}",
+        "peak memory": _memory(plan),
         "then": ", then ".join(plan["then"]) or None,
         "evaluation": "none" if asked is None else evaluation_suite.described(asked),
+        "left out": _left_out(plan),
         "warning": "; ".join(warnings) or None,
         "time": None if plan["seconds"] is None else f"about {clock(plan['seconds'])}, without the evaluation",
     }
     return "\n".join(f"{name:<13}{value}" for name, value in facts.items() if value is not None)
+
+
+def _memory(plan: Mapping[str, Any]) -> str:
+    """The peak of the run, and of each of its phases."""
+    batches = f"micro-batches of {plan['micro_batch']}" if plan["calibration"] else None
+    parts = []
+    for phase in plan["phases"]:
+        how = batches if phase["name"] == "compression" else "block by block" if phase["by_block"] else "in memory"
+        parts.append(f"{phase['name']} {size(phase['peak_bytes'])}{f' ({how})' if how else ''}")
+    return f"about {size(plan['peak_memory_bytes'])}{': ' if parts else ''}{', '.join(parts)}"
+
+
+def _left_out(plan: Mapping[str, Any]) -> str | None:
+    """The families that models would have to be in memory for."""
+    for phase in plan["phases"]:
+        if phase["left_out"]:
+            names = ", ".join(label(name) for name in phase["left_out"])
+            return (
+                f"{names}: models that do not fit into memory write no answers (about {size(phase['in_memory_bytes'])})"
+            )
+    return None
 
 
 def _share(coverage: Mapping[str, Any] | None) -> str:

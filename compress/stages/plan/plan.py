@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from compress.models.source import ModelSource
     from compress.recipe import Recipe
     from compress.stages.plan.ends import End
+    from compress.stages.plan.phases import Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Plan:
     output_bytes: int
     source_bytes: int
     peak_memory_bytes: int
+    """Of the compression, or of the phase in `phases` that takes most."""
     micro_batch: int
     then: tuple[str, ...]
     """Methods of the stages that follow. They are not planned: their input does not exist yet."""
@@ -55,6 +57,15 @@ class Plan:
     evaluation: dict[str, Any] | None = None
     """Suite, why it was chosen, and how many items are asked (`default_suite.Chosen.record`); None for a recipe without
     evaluation."""
+    phases: tuple[Phase, ...] = ()
+    """Peak memory of the compression, the proof of load and the evaluation, and whether models are read block by block.
+    Empty for a stage that is planned by itself."""
+
+    @property
+    def packed_parameters(self) -> int:
+        """Parameters that the stage packs, inside and outside the blocks."""
+        counts = self.coverage or {"compressed_parameters": 0, "packed_outside_blocks": {}}
+        return int(counts["compressed_parameters"] + sum(counts["packed_outside_blocks"].values()))
 
 
 @dataclass(frozen=True, slots=True)
