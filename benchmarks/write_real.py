@@ -28,6 +28,7 @@ sys.path.insert(0, str(HERE))
 
 import speed  # noqa: E402
 from document import write  # noqa: E402
+from picture import draw  # noqa: E402
 from rows import ENVIRONMENTS, ROWS, Row  # noqa: E402
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "REAL.md"
@@ -71,6 +72,7 @@ def main() -> None:
     (options.output / "REAL.md").write_text(document)
     if options.document:
         DOCUMENT.write_text(document)
+        draw(results, DOCUMENT.with_name("real.svg"))
 
 
 @dataclasses.dataclass(frozen=True)

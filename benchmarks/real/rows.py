@@ -57,7 +57,7 @@ ROWS: tuple[Row, ...] = (
     *(ours(f"easyquant {bits} bit", "easyquant", bits=bits) for bits in (4, 3, 2)),
     *(ours(f"finequant {bits} bit", "finequant", bits=bits) for bits in (4, 3, 2)),
     *(ours(f"gptq {bits} bit", "gptq", bits=bits) for bits in (4, 3, 2)),
-    *(ours(f"spqr {bits} bit", "spqr", bits=bits) for bits in (4, 3, 2)),
+    *(ours(f"spqr {bits} bit", "spqr", bits=bits) for bits in (5, 4, 3, 2)),  # 5: as large as Q4_K_M
     *(ours(f"aqlm {count}×8", "aqlm", codebooks=count, code_bits=8) for count in (4, 3, 2)),
     ours("gptq 3 bit, tuned", "gptq", bits=3, tune="block"),
     ours("gptq 2 bit, tuned", "gptq", bits=2, tune="block"),
