@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,11 +28,12 @@ HERE = Path(__file__).parent / "real"
 sys.path.insert(0, str(HERE))
 
 import speed  # noqa: E402
-from document import write  # noqa: E402
+from document import readme_table, write  # noqa: E402
 from picture import draw  # noqa: E402
 from rows import ENVIRONMENTS, ROWS, Row  # noqa: E402
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "REAL.md"
+README = Path(__file__).parents[1] / "README.md"
+DOCUMENT = README.parent / "docs" / "REAL.md"
 ENGINE = "@node-llama-cpp/linux-x64@3.22.1"
 """The npm package that ships llama.cpp's libraries with the quantiser."""
 
@@ -52,7 +54,7 @@ def main() -> None:
     parser.add_argument(
         "--speed", action="store_true", help="measure tokens per second, on a machine without other work"
     )
-    parser.add_argument("--document", action="store_true", help="make no row; write docs/REAL.md from those done")
+    parser.add_argument("--document", action="store_true", help="make no row; write docs/REAL.md and README's table")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     results = []
@@ -73,6 +75,9 @@ def main() -> None:
     if options.document:
         DOCUMENT.write_text(document)
         draw(results, DOCUMENT.with_name("real.svg"))
+        readme = README.read_text()
+        before, _, after = re.split(r"(?s)((?<=<!-- of docs/REAL.md -->\n).*?(?=<!-- end -->))", readme)
+        README.write_text(before + readme_table(results) + after)
 
 
 @dataclasses.dataclass(frozen=True)

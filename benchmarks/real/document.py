@@ -47,6 +47,13 @@ Questions of the suite `kick`, asked through the chat template, of the families 
 COLUMNS = "| project | method | MB | bits | KL [95 %] | perplexity [95 %] | same top-1 | CPU s | peak GB | tokens/s |\n"
 RULE = "| :-- | :-- | --: | --: | --: | --: | --: | --: | --: | --: |\n"
 
+IN_README = (
+    ("HQQ", "4 bit"), ("llama.cpp", "Q4_K_M"), ("compress", "spqr 5 bit"), ("GPTQModel", "GPTQ 3 bit"),
+    ("llm-compressor", "GPTQ 3 bit"), ("llama.cpp", "Q3_K_M, imatrix"), ("compress", "spqr 4 bit"),
+    ("llama.cpp", "Q2_K, imatrix"), ("compress", "spqr 3 bit"), ("llama.cpp", "IQ3_XXS, imatrix"),
+    ("llama.cpp", "IQ2_M, imatrix"), ("compress", "gptq 3 bit"), ("compress", "spqr 2 bit"),
+)  # fmt: skip
+"""Project and name of the rows that README.md shows."""
 REASONS: dict[str, str] = {}
 """Name of a peer's row -> why it is as it is beside ours."""
 
@@ -65,6 +72,20 @@ def write(results: Sequence[dict[str, Any]], missing: Sequence[str], setting: di
         text += "\nNot made:\n\n" + "".join(f"- {row['project']} {row['name']}: {row['failed']}\n" for row in failed)
     if missing:
         text += f"\nNot made yet: {'; '.join(missing)}.\n"
+    return text
+
+
+def readme_table(results: Sequence[dict[str, Any]]) -> str:
+    """Returns the table of README.md, largest first."""
+    text = "| | | MB | KL to dense | same top-1 | perplexity |\n| :-- | :-- | --: | --: | --: | --: |\n"
+    done = [row for row in results if (row["project"], row["name"]) in IN_README and "failed" not in row]
+    for row in sorted(done, key=lambda row: -row["file_bytes"]):
+        mark = "**" if row["project"] == "compress" else ""
+        low, high = row["kl_interval"]
+        text += (
+            f"| {row['project']} | {mark}{row['name']}{mark} | {row['file_bytes'] / 1e6:.1f} | "
+            f"{row['kl']:.3f} [{low:.3f}, {high:.3f}] | {100 * row['same_top1']:.1f} % | {row['perplexity']:.1f} |\n"
+        )
     return text
 
 

@@ -59,7 +59,7 @@ def measure(dense: Path, model: Path, text: Path, cache: Path, windows: int, dev
     kl, nll, counts, dense_nll, same = [], [], [], [], 0
     for number, (input_T, target_T) in enumerate(zip(cut.inputs, cut.targets, strict=True)):
         here_T = (target_T >= 0).to(device)
-        p_TV = torch.from_numpy(wanted_STV[number]).to(device)[here_T].float()
+        p_TV = torch.tensor(wanted_STV[number], device=device)[here_T].float()
         q_TV = log_probs(candidate, input_T, device)[here_T]
         target_R = target_T.to(device)[here_T]
         kl.append(float((p_TV.exp() * (p_TV - q_TV)).sum(-1).clamp_min(0).double().sum()))
