@@ -27,6 +27,7 @@ _KEY = "COMPRESS_JUDGE_KEY"
 @click.option("--limit", type=click.IntRange(min=1), help="Items per family of the suite.  [default: all]")
 @click.option("--device", default="auto", help="auto, cpu, cuda[:N], xpu or mps.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, help="Sequences per batch.")
+@click.option("--max-memory", metavar="SIZE", help="Limit on resident memory, e.g. 2.5GB.")
 @click.option("--no-cache", is_flag=True, help="Evaluate the baseline again, even if its result is cached.")
 @click.option("--judge", metavar="URL", help=f"OpenAI-compatible endpoint that grades answers; its key in ${_KEY}.")
 @click.option("--judge-model", metavar="NAME", help="Model name for --judge.")
@@ -43,6 +44,7 @@ def command(
     limit: int | None,
     device: str,
     batch_size: int,
+    max_memory: str | None,
     no_cache: bool,
     judge: str | None,
     judge_model: str | None,
@@ -53,6 +55,7 @@ def command(
     from compress.evaluation import evaluate
     from compress.evaluation.cache import default_folder
     from compress.report.progress_bars import watch
+    from compress.sizes import parse_size
 
     result = evaluate(
         model,
@@ -68,6 +71,7 @@ def command(
         cache=None if no_cache else default_folder(),
         unfinished=None if no_cache else default_folder() / "unfinished",
         judge=_judge(judge, judge_model),
+        max_memory=None if max_memory is None else parse_size(max_memory),
         progress=watch(),
     )
     if output:

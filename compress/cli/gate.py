@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from compress.evaluation.gate.result import GateReport
     from compress.evaluation.gate.settings import GateJob
 
-_ASKED = ("suite", "data_dir", "chat", "tier", "limit", "device", "batch_size")
+_ASKED = ("suite", "data_dir", "chat", "tier", "limit", "device", "batch_size", "max_memory")
 """Settings of the evaluation; not used where both arguments are an eval.json."""
 
 
@@ -32,6 +32,7 @@ _ASKED = ("suite", "data_dir", "chat", "tier", "limit", "device", "batch_size")
 @click.option("--limit", type=click.IntRange(min=1), help="Items per family.  [default: all]")
 @click.option("--device", help="auto, cpu, cuda[:N], xpu or mps.  [default: auto]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Sequences per batch.  [default: 32]")
+@click.option("--max-memory", metavar="SIZE", help="Limit on resident memory, e.g. 2.5GB.")
 @click.option("--no-cache", is_flag=True, help="Evaluate the dense model again, even if its result is cached.")
 @click.option(
     "--margin", metavar="[FAMILY=]POINTS", multiple=True,
@@ -93,7 +94,15 @@ def _job(config: str | None, flags: dict[str, Any]) -> GateJob:
     models = [flags[name] for name in ("dense", "candidate") if flags[name] is not None]
     if models and all(name.endswith(".json") for name in models):  # no model is evaluated
         in_file = dataclasses.replace(
-            in_file, suite=None, data_dir=None, chat=None, tier=None, limit=None, batch_size=None
+            in_file,
+            suite=None,
+            data_dir=None,
+            chat=None,
+            tier=None,
+            limit=None,
+            device=None,
+            batch_size=None,
+            max_memory=None,
         )
     settings = {
         "margin": {**in_file.settings.margin, **points(flags.pop("margin"), "margin")},
@@ -117,8 +126,10 @@ def _gate(job: GateJob, asked: dict[str, Any], no_cache: bool) -> GateReport:
     from compress.evaluation.cache import default_folder
     from compress.evaluation.gate.decide import gate
     from compress.report.progress_bars import watch
+    from compress.sizes import parse_size
 
     assert job.candidate is not None
+    asked = asked | {"max_memory": None if job.max_memory is None else parse_size(job.max_memory)}
     settings = {field.name: getattr(job.settings, field.name) for field in dataclasses.fields(job.settings)}
     cache = None if no_cache else default_folder()
     unfinished = None if cache is None else cache / "unfinished"

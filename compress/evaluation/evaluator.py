@@ -13,7 +13,7 @@ from compress.evaluation import suites
 from compress.evaluation.asking import chat_form, default_suite, tiers
 from compress.evaluation.lm_eval_suite import extra_tasks
 from compress.evaluation.open_model import open_on_disk, open_subject, source_of, tokenizer_of
-from compress.evaluation.pairing import check_suites, compare
+from compress.evaluation.pairing import BY_BLOCK, check_suites, compare, with_families_of
 from compress.evaluation.reading import residence
 from compress.evaluation.result import EvalResult
 from compress.evaluation.session import Session, of_suite
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     from compress.evaluation.judge import Judge
     from compress.evaluation.open_model import Model, Subject
-
-BY_BLOCK = "by_block"
-"""Setting of eval.json: whether the models were read block by block, without the families that they write."""
 
 
 def residence_of(model: Model, dense: Model | None, max_memory: int | None) -> residence.Residence:
@@ -142,10 +139,8 @@ def evaluate(
     result, known, divergence = session.run(subject, dense, known)
     for warning in result.warnings:
         progress.note(f"warning: {warning}")
-    if known is not None and where.on_disk:
-        known = replace(
-            known, families={name: known.families[name] for name in known.families if name in result.families}
-        )
+    if known is not None:
+        known = with_families_of(known, result)
     comparison = compare(known, result) if known is not None else None
     judgement = judge.compare(chosen, known, result, progress) if judge is not None and known is not None else None
     return replace(result, divergence=divergence, comparison=comparison, baseline=known, judgement=judgement)

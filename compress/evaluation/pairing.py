@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from compress.errors import EvaluationError
 from compress.evaluation.result import Comparison, EvalResult, FamilyComparison, FamilyResult, ItemOutcome
 from compress.evaluation.stats import bootstrap_interval, tango_interval, unchanged_interval
+
+BY_BLOCK = "by_block"
+"""Setting of eval.json: whether the models were read block by block, without the families that they write."""
 
 
 def compare(dense: EvalResult, compressed: EvalResult, confidence: float = 0.95) -> Comparison:
@@ -31,6 +35,13 @@ def check_questions(dense: EvalResult, compressed: EvalResult) -> None:
             f"the two evaluations cannot be paired: they hold different families ({', '.join(odd)} in one only)",
             do="Evaluate both models with the same suite and tasks",
         )
+
+
+def with_families_of(known: EvalResult, other: EvalResult) -> EvalResult:
+    """Returns `known` without the families that `other` was not asked because it was read block by block."""
+    if not other.settings.get(BY_BLOCK):
+        return known
+    return replace(known, families={name: known.families[name] for name in known.families if name in other.families})
 
 
 def _check_chat(dense: EvalResult, compressed: EvalResult) -> None:

@@ -247,6 +247,7 @@ def evaluate(
     from compress import evaluation
     from compress.evaluation import cache, evaluator
     from compress.evaluation.asking import tiers
+    from compress.evaluation.pairing import BY_BLOCK
     from compress.evaluation.result import EvalResult
 
     if choice is None:
@@ -268,7 +269,7 @@ def evaluate(
         return same and not (lacks_families(result) and fits())
 
     def lacks_families(result: EvalResult) -> bool:
-        return bool(result.settings.get(evaluator.BY_BLOCK)) and any(f.is_written for f in choice.suite.families)
+        return bool(result.settings.get(BY_BLOCK)) and any(f.is_written for f in choice.suite.families)
 
     def fits() -> bool:
         return not evaluator.residence_of(workspace.folder, source, recipe.max_memory).on_disk

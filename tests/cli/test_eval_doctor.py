@@ -54,9 +54,11 @@ def test_every_option_reaches_the_evaluation(asked: list[dict[str, Any]], monkey
     monkeypatch.setenv("COMPRESS_CACHE", "kept")
     monkeypatch.setenv("COMPRESS_JUDGE_KEY", "secret")
     options = ["--suite", "kick", "--data-dir", "data", "--tier", "pr", "--tasks", "hellaswag, gsm8k"]
+    options += ["--max-memory", "2.5GB"]
     judge = ["--judge", "http://localhost:8000/v1", "--judge-model", "judge-1"]
     assert invoke(["eval", "x", "--baseline", "atlas", *options, *judge]) == 0
     call = asked[0]
+    assert call["max_memory"] == 2_500_000_000
     assert [call[name] for name in ("suite", "data_dir", "tier", "limit")] == ["kick", "data", "pr", None]
     assert call["tasks"] == ["hellaswag", "gsm8k"]
     assert call["cache"] == Path("kept/evaluations")

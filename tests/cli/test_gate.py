@@ -71,7 +71,7 @@ def test_nothing_is_written_that_nobody_asked_for(folder: Path) -> None:
 def test_one_argument_is_an_evaluation_with_its_baseline(folder: Path) -> None:
     assert invoke(["gate", "same.json"]) == 0
     assert invoke(["gate", "worse.json"]) == 2
-    toml(folder, dense="nothing.json", suite="kick", tier="pr")
+    toml(folder, dense="nothing.json", suite="kick", tier="pr", device="cpu", max_memory="2GB")
     assert invoke(["gate", "same.json"]) == 0
     assert invoke(["gate", "dense.json", "same.json"]) == 0
 

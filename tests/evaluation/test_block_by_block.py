@@ -10,6 +10,7 @@ import pytest
 
 from compress.errors import EvaluationError, MemoryLimitError
 from compress.evaluation import EvalResult, evaluate
+from compress.evaluation.gate.decide import gate
 from compress.evaluation.reading.residence import Size, choose, enforce
 from compress.progress import Silent
 from tests.support import packed_checkpoints
@@ -100,6 +101,13 @@ def test_an_evaluation_from_disk_is_kept_apart_in_the_cache(folders: tuple[Path,
     for limit in (None, below()):
         measure(folders, cache=tmp_path, max_memory=limit)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_gate_judges_what_both_models_were_asked(folders: tuple[Path, Path], in_memory: EvalResult) -> None:
+    """Also where only one of them is evaluated now, below a limit, and the other was in memory."""
+    free = {"floor": {"chosen": 0}, "margin": 90, "suite": tiny.suite(), "max_memory": below()}
+    for dense, candidate in ((folders[0], folders[1]), (folders[0], in_memory), (in_memory.baseline, folders[1])):
+        assert list(gate(dense, candidate, **free).families) == ["chosen"]
 
 
 def test_tasks_whose_answers_are_written_are_refused_before_work(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress import evaluation
 from compress.errors import EvaluationError
+from compress.evaluation.pairing import with_families_of
 from compress.evaluation.result import EvalResult
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def both(
             )
         return known, evaluated
     if evaluated is not None:
-        return evaluation.evaluate(_model(dense), progress=progress, **_like(evaluated, asked)), evaluated
+        known = evaluation.evaluate(_model(dense), progress=progress, **_like(evaluated, asked))
+        return known, with_families_of(evaluated, known)
     from compress.evaluation.finite import NotFiniteError
 
     asked = asked if known is None else _like(known, asked)

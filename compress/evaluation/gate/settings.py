@@ -75,6 +75,8 @@ class GateJob:
     """Device of the evaluation; None: `auto`."""
     batch_size: int | None = None
     """Sequences at a time."""
+    max_memory: str | None = None
+    """Limit on resident memory, such as `2.5GB`; None: what is free."""
     output: str | None = None
     """Folder for gate.md, gate.json and junit.xml; None: no files are written."""
     inconclusive_ok: bool = False
@@ -140,7 +142,7 @@ class GateJob:
 
 
 _KINDS: Mapping[str, type] = {
-    **dict.fromkeys(("dense", "candidate", "suite", "data_dir", "chat", "tier", "device", "output"), str),
+    **dict.fromkeys(("dense", "candidate", "suite", "data_dir", "chat", "tier", "device", "max_memory", "output"), str),
     **dict.fromkeys(("limit", "batch_size"), int),
     "inconclusive_ok": bool,
 }
