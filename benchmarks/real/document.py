@@ -23,6 +23,9 @@ project and by its peers. Written by `python benchmarks/write_real.py`; whoever 
 - **Bits** are all bytes of the files with weights, embedding and metadata included, over all parameters.
 - The weights of the source lie on 4-bit grids of 32 (the package ships Q4_1), so figures at 4 bits and more flatter
   every method; compare at 2 to 3.5 bits.
+- llama.cpp's K and IQ types need widths that 256 divides, and most matrices here are 576 wide: it stores those in its
+  types of 32 (Q4_0 and Q5_0, or IQ4_NL), so its files are larger than their names say. Only down projections (1,536
+  wide) have the type of the name; the embedding is Q8_0. Groups of 128 do not divide 576 either: all others use 64.
 - **Tokens/s**: decoding one sequence, two threads; ours in float32 through packed kernels, llama.cpp in its engine
   (which rounds activations to 8 bits); medians of rounds in turns.
 - **CPU seconds and peak memory** are those of the process that made the checkpoint, loading and saving included.
