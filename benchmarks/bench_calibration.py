@@ -3,9 +3,10 @@
     python benchmarks/bench_calibration.py --model MODEL --text FILE --chats FILE [--device cuda] [--samples 128]
 
 The text is divided in halves: `wikitext` calibrates on the first, KL is measured on the second. The chats
-({"turns": [...]}) are halved too; the dense model answers them. `self …` is text that the model writes itself, plain or
-conversations; `+` joins two sources half and half. Statistics of all linears come from one pass through the dense
-model, and each linear is solved with them. Prints a table and writes JSON with --output.
+({"turns": [...]}) are halved too; the dense model answers them. `self …` is text that the model writes itself, plain,
+conversations, or a mixture; `+` joins two sources half and half. Statistics of all linears come from one pass through
+the dense model, and each linear is solved with them. Prints a table and writes JSON with --output. With --work the
+dense model's answers are kept, so that a run with another --seed of the calibration text needs not make them again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import resource
 import tempfile
 import time
@@ -49,7 +51,8 @@ class Bench:
         self.tokenizer = self.source.tokenizer()
         self.walker = BlockWalker(self.source)
         self.model = load_dense(self.source.path, torch.float32).to(self.device)
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = Path(options.work or tempfile.mkdtemp())
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.lines: dict[str, float] = {}
 
     def timed(self, name: str, start: float) -> None:
@@ -63,12 +66,14 @@ class Bench:
         paths = [self.folder / f"text-{number}.txt" for number in range(2)]
         for path, half in zip(paths, halves, strict=True):
             path.write_text(half, encoding="utf-8")
-        start = cpu_seconds()
-        chats = self.answered()
-        self.timed("dense answers to the chats", start)
         chat_paths = [self.folder / f"chats-{number}.jsonl" for number in range(2)]
-        for number, path in enumerate(chat_paths):
-            path.write_text("\n".join(json.dumps({"messages": chat}) for chat in chats[number::2]), encoding="utf-8")
+        if not all(path.is_file() for path in chat_paths):
+            start = cpu_seconds()
+            chats = self.answered()
+            self.timed("dense answers to the chats", start)
+            for number, path in enumerate(chat_paths):
+                talks = (json.dumps({"messages": chat}) for chat in chats[number::2])
+                path.write_text("\n".join(talks), encoding="utf-8")
         calibrations = {
             "wikitext": self.tokens(paths[0], self.options.samples),
             "chat": self.tokens(chat_paths[0], self.options.samples),
@@ -77,28 +82,30 @@ class Bench:
         start = cpu_seconds()
         calibrations |= self.written()
         self.timed("text that the model writes", start)
-        calibrations["wikitext + chat"] = half_each(calibrations["wikitext"], calibrations["chat"])
-        return calibrations, {
-            "held-out text": self.tokens(paths[1], self.options.held_out),
-            "chat": self.tokens(chat_paths[1], self.options.held_out),
+        calibrations["wikitext + chat"] = mixed(calibrations["wikitext"], calibrations["chat"], 1 / 2)
+        only = self.options.only
+        return {name: rows for name, rows in calibrations.items() if only is None or re.search(only, name)}, {
+            "held-out text": self.tokens(paths[1], self.options.held_out, seed=0),
+            "chat": self.tokens(chat_paths[1], self.options.held_out, seed=0),
         }
 
-    def tokens(self, source: Path | str, samples: int) -> torch.Tensor:
-        """Returns the tokens of a source."""
-        spec = CalibrationSpec(source=str(source), samples=samples, seq_len=self.options.seq_len)
+    def tokens(self, source: Path | str, samples: int, seed: int | None = None) -> torch.Tensor:
+        """Returns the tokens of a source, drawn with --seed unless another seed is given."""
+        seed = self.options.seed if seed is None else seed
+        spec = CalibrationSpec(source=str(source), samples=samples, seq_len=self.options.seq_len, seed=seed)
         return load_tokens(spec, self.tokenizer, max_seq_len=self.walker.max_seq_len)
 
     def written(self) -> dict[str, torch.Tensor]:
-        """Returns rows that the model writes: plain text, and for a chat model conversations and both."""
+        """Returns rows that the model writes: plain text, and for a chat model conversations and mixtures."""
         samples = self.options.samples
         plan = plan_self(
-            self.source, self.tokenizer, samples=samples, length=self.options.seq_len, seed=0,
+            self.source, self.tokenizer, samples=samples, length=self.options.seq_len, seed=self.options.seed,
             vocab_size=self.walker.vocab_size, limit=None,
         )  # fmt: skip
         kinds = {"self, text": False} | ({"self, chat": True} if plan.style.chat else {})
         rows: dict[str, torch.Tensor] = {}
         with Silent().stage("", 0) as task:
-            for seed, (name, is_chat) in enumerate(kinds.items()):
+            for seed, (name, is_chat) in enumerate(kinds.items(), start=len(kinds) * self.options.seed):
                 parts = [
                     write(self.model, plan.style, [is_chat] * min(64, samples - done), self.options.seq_len,
                           1000 * seed + done, task)
@@ -106,7 +113,8 @@ class Bench:
                 ]  # fmt: skip
                 rows[name] = torch.cat(parts)
         if len(rows) == 2:
-            rows["self, text + chat"] = half_each(*rows.values())
+            text, chat = rows.values()
+            rows |= {"self, 1/4 chat": mixed(text, chat, 1 / 4), "self, 1/2 chat": mixed(text, chat, 1 / 2)}
         return rows
 
     def answered(self) -> list[list[dict[str, str]]]:
@@ -202,10 +210,10 @@ def _on_cpu(stats: LayerStats) -> LayerStats:
     return LayerStats(stats.num_tokens, stats.gram_KK.cpu())
 
 
-def half_each(first_ST: torch.Tensor, second_ST: torch.Tensor) -> torch.Tensor:
-    """Returns half of the rows of each."""
-    half = len(first_ST) // 2
-    return torch.cat([first_ST[:half], second_ST[: len(first_ST) - half]])
+def mixed(first_ST: torch.Tensor, second_ST: torch.Tensor, share: float) -> torch.Tensor:
+    """Returns as many rows as the first has, `share` of them from the second."""
+    of_second = round(share * len(first_ST))
+    return torch.cat([first_ST[: len(first_ST) - of_second], second_ST[:of_second]])
 
 
 def interval(values: Sequence[float]) -> dict[str, float]:
@@ -238,6 +246,9 @@ def main() -> None:
     parser.add_argument("--answer-tokens", type=int, default=192)
     parser.add_argument("--method", default="gptq")
     parser.add_argument("--bits", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the calibration text; held-out text stays.")
+    parser.add_argument("--only", metavar="REGEX", help="Sources to measure.  [default: all]")
+    parser.add_argument("--work", metavar="FOLDER", help="Keeps the texts and the dense model's answers here.")
     parser.add_argument("--output", help="File for the figures as JSON.")
     options = parser.parse_args()
     start = time.perf_counter()

@@ -104,7 +104,9 @@ def _encoded(part: Part, spec: CalibrationSpec, tokenizer: PreTrainedTokenizerBa
         for document in encoder.documents(batch):
             ids += document
     if not ids:
-        raise CalibrationError(f"calibration source {part.source} holds no text")
+        raise CalibrationError(
+            f"calibration source {part.source} holds no text", do="Give rows, or conversations, that are not empty"
+        )
     return torch.tensor(ids, dtype=torch.long)
 
 

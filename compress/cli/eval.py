@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from compress.cli._interrupt import replies_are_kept
 from compress.cli._output import write_text
 
 if TYPE_CHECKING:
@@ -57,23 +58,24 @@ def command(
     from compress.report.progress_bars import watch
     from compress.sizes import parse_size
 
-    result = evaluate(
-        model,
-        suite=suite,
-        data_dir=data_dir,
-        chat=chat,
-        tasks=[name.strip() for name in tasks.split(",") if name.strip()],
-        baseline=baseline,
-        tier=tier,
-        limit=limit,
-        device=device,
-        batch_size=batch_size,
-        cache=None if no_cache else default_folder(),
-        unfinished=None if no_cache else default_folder() / "unfinished",
-        judge=_judge(judge, judge_model),
-        max_memory=None if max_memory is None else parse_size(max_memory),
-        progress=watch(),
-    )
+    with replies_are_kept(not no_cache):
+        result = evaluate(
+            model,
+            suite=suite,
+            data_dir=data_dir,
+            chat=chat,
+            tasks=[name.strip() for name in tasks.split(",") if name.strip()],
+            baseline=baseline,
+            tier=tier,
+            limit=limit,
+            device=device,
+            batch_size=batch_size,
+            cache=None if no_cache else default_folder(),
+            unfinished=None if no_cache else default_folder() / "unfinished",
+            judge=_judge(judge, judge_model),
+            max_memory=None if max_memory is None else parse_size(max_memory),
+            progress=watch(),
+        )
     if output:
         write_text(output, result.to_json() + "\n")
     if as_json:

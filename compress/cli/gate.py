@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from compress.cli._interrupt import replies_are_kept
 from compress.errors import CompressError, EvaluationError
 
 if TYPE_CHECKING:
@@ -133,4 +134,5 @@ def _gate(job: GateJob, asked: dict[str, Any], no_cache: bool) -> GateReport:
     settings = {field.name: getattr(job.settings, field.name) for field in dataclasses.fields(job.settings)}
     cache = None if no_cache else default_folder()
     unfinished = None if cache is None else cache / "unfinished"
-    return gate(job.dense, job.candidate, **settings, cache=cache, unfinished=unfinished, progress=watch(), **asked)
+    with replies_are_kept(unfinished is not None):
+        return gate(job.dense, job.candidate, **settings, cache=cache, unfinished=unfinished, progress=watch(), **asked)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from compress import evaluation
-from compress.cli import invoke
+from compress.cli import INTERRUPTED, invoke
+from compress.evaluation.gate import decide
 from compress.evaluation.result import EvalResult
 from compress.kernels.native import loader
 from tests.support.results import dense_and_packed
@@ -48,6 +49,20 @@ def test_a_baseline_gives_the_paired_table_and_the_file_holds_every_item(
 def test_json(asked: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
     assert invoke(["eval", "x", "--baseline", "atlas", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["scores"]["factoid"] == 0.6
+
+
+@pytest.mark.parametrize("command", ["eval", "gate"])
+@pytest.mark.parametrize("flags", [[], ["--no-cache"]], ids=["kept", "not kept"])
+def test_an_interruption_says_that_replies_are_kept(
+    command: str, flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "evaluate", stopped, raising=False)
+    monkeypatch.setattr(decide, "gate", stopped)
+    assert invoke([command, "atlas", *(["other"] if command == "gate" else []), *flags]) == INTERRUPTED
+    assert ("it goes on from the replies" in capsys.readouterr().err) == (not flags)
 
 
 def test_every_option_reaches_the_evaluation(asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
