@@ -8,7 +8,7 @@ Shape letters: N out features, K in features.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -47,6 +47,10 @@ _LOADED = 1.5
 """Peak while a block is loaded, in blocks: the block in float32, and half of it as stored, not yet converted."""
 _HEAD = 128 << 20
 """A slice of the output head, as stored and in float32, and its logits."""
+_END_STRETCH = 200 << 20
+"""The rows of an embedding or a head that are packed at once, and the arrays that the search for their ranges makes."""
+_TOUCHED_PER_TOKEN = 2 << 12
+"""Bytes of a packed embedding that come into memory for a token: its row, in whole pages of a mapped file."""
 _MOST_KEPT = 128
 """Most forwards that wait; each has a thread."""
 _TOKENS_AT_ONCE = 2048
@@ -90,6 +94,14 @@ def solver_bytes(shape: tuple[int, int]) -> int:
     return _SOLVER_COPIES * width * width * item + _WEIGHT_COPIES * rows * width * _FLOAT
 
 
+def packing_bytes(ends: Sequence[int]) -> int:
+    """Returns what packing matrices outside the blocks takes; `ends` are their packed sizes in bytes.
+
+    All are kept until they are written; the parts of the last one are joined, which takes its size once more.
+    """
+    return sum(ends) + max(ends) + _END_STRETCH if ends else 0
+
+
 def plan(
     *,
     limit: int | None,
@@ -101,6 +113,7 @@ def plan(
     shared_inputs: bool,
     tuned: bool = False,
     calibrated: bool = False,
+    ends: Sequence[int] = (),
     device: torch.device | None = None,
     available: int | None = None,
 ) -> MemoryPlan:
@@ -118,6 +131,7 @@ def plan(
         shared_inputs: False when linears have separate inputs (experts), and so a Gram matrix each.
         tuned: whether each block is fitted after packing.
         calibrated: whether the linears are solved with statistics of their inputs.
+        ends: packed sizes in bytes of the embedding and the head, if they are packed.
         device: where blocks are computed; the CPU when not given.
         available: free bytes for activations on that device; asked of it when not given.
 
@@ -131,6 +145,7 @@ def plan(
     widest = max(k for _, k in linears)
     activation = tokens * (sum(n + k for n, k in linears[:16]) + 8 * width) * _FLOAT
     solver = max(solver_bytes(shape) for shape in linears)
+    touched = min(sum(ends), samples * tokens * _TOUCHED_PER_TOKEN)
     fitting = 0
     if tuned:
         states += samples * tokens * width * _FLOAT  # the outputs of the dense block, which the packed one is fitted to
@@ -143,8 +158,8 @@ def plan(
         solving = grams + max(solver, min(micro_batch, most_at_once) * activation)
 
         def peak_with(kept_bytes: int, solving: int = solving) -> int:
-            block = block_bytes + states + max(solving + kept_bytes, fitting)
-            return int(_MARGIN * (base_bytes + max(block, embedding_bytes + states)))
+            block = block_bytes + touched + states + max(solving + kept_bytes, fitting)
+            return int(_MARGIN * (base_bytes + max(block, embedding_bytes + states, packing_bytes(ends))))
 
         if limit is None or peak_with(0) <= limit:
             break
@@ -201,6 +216,7 @@ def plan_streaming(
     converted_bytes: int,
     block_bytes: int,
     tensor_bytes: int,
+    ends: Sequence[int] = (),
 ) -> MemoryPlan:
     """Returns the plan of a method that needs no data; the peak is when every process solves a large linear.
 
@@ -212,10 +228,12 @@ def plan_streaming(
         converted_bytes: stored bytes of the largest parameter that transformers has to convert; 0 for none.
         block_bytes: float32 bytes of the largest block.
         tensor_bytes: bytes of the largest tensor that is copied without a change.
+        ends: packed sizes in bytes of the embedding and the head, if they are packed.
     """
     solving = _STREAMED_COPIES * largest * _FLOAT + 2 * converted_bytes
     other = _WORKER + (_LOADER if converted_bytes else 0)
-    alone = base_bytes + max(tensor_bytes, int(_LOADED * block_bytes) + _HEAD)
+    # the packed head is mapped while logits are computed for the proof
+    alone = base_bytes + max(tensor_bytes, int(_LOADED * block_bytes) + _HEAD + sum(ends), packing_bytes(ends))
     peak = int(_MARGIN * max(alone, base_bytes + solving + (workers - 1) * (other + solving)))
     if limit is not None and peak > limit:
         fit = 1 + int((limit / _MARGIN - base_bytes - solving) // (other + solving))

@@ -53,6 +53,21 @@ def test_fitting_counts():
         memory.plan_whole(limit=10**8, **whole)
 
 
+def test_packing_the_embedding_and_the_head_counts():
+    """The packed ones are kept, and the parts of the last are joined; a block later has some rows of them mapped."""
+    small = {"block_bytes": 10**6, "linears": [(256, 256)], "embedding_bytes": 0, "hidden": (8, 128, 256)}
+    packed = [300 * 10**6, 200 * 10**6]
+    assert _plan(None, **small, ends=packed).peak_bytes > 1.1 * (500 + 500 + 300) * 10**6
+    assert _plan(None, **small).peak_bytes < 700 * 10**6
+    assert 0 < _plan(None, ends=packed).peak_bytes - _plan(None).peak_bytes < 20 * 10**6  # of 1024 tokens, a few pages
+    with pytest.raises(MemoryLimitError):
+        _plan(12 * 10**8, **small, ends=packed)
+    streamed = {"limit": None, "base_bytes": 10**8, "workers": 1, "largest": 10**6, "converted_bytes": 0,
+                "block_bytes": 10**6, "tensor_bytes": 10**6}  # fmt: skip
+    more = memory.plan_streaming(**streamed, ends=packed).peak_bytes - memory.plan_streaming(**streamed).peak_bytes
+    assert more > 700 * 10**6
+
+
 def test_forwards_wait_where_memory_is_left():
     plenty = {"hidden": (64, 512, 2048), "calibrated": True, "available": 10**12}
     alone = _plan(None, **plenty | {"calibrated": False})

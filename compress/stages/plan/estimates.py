@@ -39,7 +39,12 @@ _SECONDS_PER_BYTE = 8e-9
 
 
 def plan_memory(
-    recipe: Recipe, source: ModelSource, walker: BlockWalker, method: PackMethod, block: Sequence[LinearRef]
+    recipe: Recipe,
+    source: ModelSource,
+    walker: BlockWalker,
+    method: PackMethod,
+    block: Sequence[LinearRef],
+    packed_ends: Sequence[int] = (),
 ) -> memory.MemoryPlan:
     """Returns the memory plan of the recipe's only stage; of its phases, the one with the highest peak counts.
 
@@ -48,6 +53,7 @@ def plan_memory(
         source, walker: the model.
         method: method of the stage.
         block: linears of the largest block.
+        packed_ends: sizes in bytes of the embedding and the head that are packed.
 
     Raises:
         MemoryLimitError: a phase does not fit below `recipe.max_memory`.
@@ -68,6 +74,7 @@ def plan_memory(
             shared_inputs=not any(ref.kind == "expert" for ref in block),
             tuned=stage.tune is not None,
             calibrated=bool(method.NEEDS),
+            ends=packed_ends,
             device=walker.device,
         )
         plans.append(by_block)
@@ -91,6 +98,7 @@ def plan_memory(
                 converted_bytes=max((walker.stored_bytes(name) for name in converted), default=0),
                 block_bytes=block_bytes,
                 tensor_bytes=tensor_bytes,
+                ends=packed_ends,
             )
         )
     return max(plans, key=lambda plan: plan.peak_bytes)

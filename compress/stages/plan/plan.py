@@ -119,7 +119,8 @@ def plan_pack(
     refusals.check_linears(method, config, source, shapes)
     largest = max(blocks, key=lambda refs: sum(math.prod(ref.shape) for ref in refs))
     allotted = refusals.check_target_bits(stage, method, config, source, shapes.values())
-    memory_plan = estimates.plan_memory(recipe, source, walker, method, largest)
+    end_bytes = [int(ends.size_bytes(end, source)) for end in chosen if end.packed]
+    memory_plan = estimates.plan_memory(recipe, source, walker, method, largest, end_bytes)
     narrowest = min(shapes.values(), key=lambda shape: shape[1], default=None)
     bits, seconds_per_weight = estimates.sample(method, config, narrowest, walker.device) if narrowest else (0.0, 0.0)
     if stage.target_bits is not None:
