@@ -69,8 +69,10 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "fun_asr_nano": dict(adaptor_config=dict(hidden_size=64, num_attention_heads=4, intermediate_size=16,
                                              projector_hidden_size=64)),
     "falcon_h1": dict(mamba_d_ssm=64, mamba_n_heads=4, mamba_d_head=16),
-    "gemma3n_text": dict(num_kv_shared_layers=0),
-    "gemma4_text": dict(num_kv_shared_layers=0),
+    **_for(
+        ("gemma3n_text", "gemma4_text", "gemma4.text_config"), num_hidden_layers=4, num_kv_shared_layers=2,
+        layer_types=["sliding_attention", "full_attention"] * 2, activation_sparsity_pattern=[0.5, 0.0, 0.0, 0.0],
+    ),
     "gpt_neo": dict(attention_types=[[["global", "local"], 1]]),
     "gptj": dict(rotary_dim=8),
     "got_ocr2.vision_config": dict(mlp_dim=96, image_size=64, output_channels=32, global_attn_indexes=[1]),

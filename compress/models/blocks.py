@@ -24,7 +24,6 @@ from compress.models.rows import Rows
 from compress.models.source import ModelSource
 from compress.models.stored import StoredWeight, find_stored
 from compress.models.unread_tensors import sort_unread
-from compress.models.walking import token_ids
 from compress.models.walking.arguments import BlockArguments, Listener, tensor_bytes
 from compress.models.walking.buffers import compute_buffers, computed_buffers
 from compress.models.walking.embedding import embedding_name, rows_present
@@ -87,13 +86,13 @@ class BlockWalker:
 
     @property
     def state_size(self) -> int:
-        """Channels of a token between two blocks: hidden states, and its id where blocks depend on it."""
-        return math.prod(self.rehearsal.hidden_shape) + (token_ids.CHANNELS if self.rehearsal.by_tokens else 0)
+        """Channels of a token between two blocks, the S of its state: see `walking.state`."""
+        return self.rehearsal.state.size
 
     @property
     def argument_bytes(self) -> int:
         """Most memory that kept arguments of blocks take where they depend on the tokens; else they are small."""
-        return ARGUMENT_BYTES if self.rehearsal.by_tokens else 0
+        return ARGUMENT_BYTES if self.rehearsal.state.by_tokens else 0
 
     @property
     def tied(self) -> dict[str, str]:
@@ -199,17 +198,17 @@ class BlockWalker:
     def embed(self, tokens_ST: torch.Tensor, *, micro_batch: int = 8) -> torch.Tensor:
         """Returns the hidden states [S, T, H] (float32, on the CPU) that the first block receives for token ids.
 
-        Where arguments of blocks depend on the tokens, the ids lie behind the hidden states (see `walking.token_ids`).
+        What else passes from block to block lies behind the hidden states (see `walking.state`).
 
         Raises:
             CalibrationError: an id lies outside the vocabulary.
         """
-        listener = self._listener
+        listener, form = self._listener, self.rehearsal.state
         with self._front(tokens_ST):
-            parts = [listener.hidden(part.to(self.device)).cpu() for part in split(tokens_ST, micro_batch)]
+            parts = [
+                form.begin(listener.hidden(part.to(self.device)), part).cpu() for part in split(tokens_ST, micro_batch)
+            ]
         hidden_STH = torch.cat(parts)
-        if self.rehearsal.by_tokens:
-            hidden_STH = token_ids.beside(hidden_STH, tokens_ST.cpu())
         return hidden_STH.pin_memory() if self._pins else hidden_STH
 
     @property
@@ -253,13 +252,12 @@ class BlockWalker:
 
     def call_with(self, block: Block, parameters: Mapping[str, torch.Tensor], hidden_BTH: torch.Tensor) -> torch.Tensor:
         """Returns what `call` would if the block had these parameters, given by their names in it; differentiable."""
-        state_BTH, given = hidden_BTH.to(self.device), self._given(hidden_BTH)[block.index]
-        hidden_BTH = self._hidden(state_BTH)
+        state_BTS, form = hidden_BTH.to(self.device), self.rehearsal.state
+        given = form.given(self._given(hidden_BTH)[block.index], state_BTS, block.index)
         output = torch.func.functional_call(
-            block.module, dict(parameters), (hidden_BTH, *given.positional), dict(given.keyword)
+            block.module, dict(parameters), (form.hidden(state_BTS), *given.positional), dict(given.keyword)
         )
-        out_BTH = hidden_states(output, block.name)
-        return token_ids.kept(out_BTH, state_BTH) if self.rehearsal.by_tokens else out_BTH
+        return form.next(hidden_states(output, block.name), state_BTS, given)
 
     @torch.no_grad()
     def forward(
@@ -284,14 +282,7 @@ class BlockWalker:
         listener, probe = self._listener, self._probes[0]
         with self._front(torch.tensor([probe])), head_present(self.model, self._weights, self.device):
             tokens_BT = torch.full(hidden_BTH.shape[:2], probe, device=self.device)
-            return listener.logits(self._hidden(hidden_BTH.to(self.device)), tokens_BT)
-
-    def _hidden(self, state_BTH: torch.Tensor) -> torch.Tensor:
-        """The hidden states as the model has them, without the token ids."""
-        if not self.rehearsal.by_tokens:
-            return state_BTH
-        hidden_BTH = token_ids.split_off(state_BTH)[0]
-        return hidden_BTH.reshape(*hidden_BTH.shape[:2], *self.rehearsal.hidden_shape)
+            return listener.logits(self.rehearsal.state.hidden(hidden_BTH.to(self.device)), tokens_BT)
 
     @torch.no_grad()
     def _given(self, state_BTH: torch.Tensor) -> list[BlockArguments]:
@@ -300,18 +291,16 @@ class BlockWalker:
         Where no token changes them, they are recorded once for each shape. Otherwise they are computed from the ids of
         the micro-batch, and kept while all that is kept takes at most `ARGUMENT_BYTES`.
         """
-        if self.rehearsal.by_tokens:
-            tokens_BT = token_ids.split_off(state_BTH)[1]
-        else:
-            tokens_BT = torch.full(state_BTH.shape[:2], self._probes[0])
-        key = (*tokens_BT.shape, tokens_BT.cpu().numpy().tobytes() if self.rehearsal.by_tokens else b"")
+        form = self.rehearsal.state
+        tokens_BT = form.tokens(state_BTH) if form.by_tokens else torch.full(state_BTH.shape[:2], self._probes[0])
+        key = (*tokens_BT.shape, tokens_BT.cpu().numpy().tobytes() if form.by_tokens else b"")
         if key in self._arguments:
             return self._arguments[key]
         listener = self._listener
         with self._front(tokens_BT):
             recorded = listener.arguments(tokens_BT.to(self.device))
         size = tensor_bytes(recorded)
-        if not self.rehearsal.by_tokens or self._argument_bytes + size <= ARGUMENT_BYTES:
+        if not form.by_tokens or self._argument_bytes + size <= ARGUMENT_BYTES:
             self._arguments[key] = recorded
             self._argument_bytes += size
         return recorded

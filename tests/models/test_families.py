@@ -23,7 +23,9 @@ def tokens() -> torch.Tensor:
         ("bert", None),  # the bias of the head stands under two names
         ("falcon_h1", None),
         ("gemma3", None),  # the vision tower is deeper than the decoder
+        ("gemma3n_text", None),  # blocks exchange three copies of the hidden states, and keys and values
         ("gemma4_text", None),  # blocks receive embeddings of the tokens
+        ("gemma4_text-shared", None),  # blocks also read keys and values of blocks before them
         ("llava", None),  # AutoModelForImageTextToText
         ("git", None),  # the vision tower is as deep as the decoder
         ("mamba", "mixer.dt_proj.weight"),  # used without calling the linear
@@ -51,7 +53,7 @@ def test_the_walk_equals_the_model(tmp_path: Path, family: str, dense: str | Non
 def test_a_block_whose_weights_are_shared_stays_dense_and_gets_the_embeddings(tmp_path: Path) -> None:
     real = save_family("zamba2", tmp_path)
     walker = BlockWalker(ModelSource.open(tmp_path))
-    assert walker.rehearsal.by_tokens
+    assert walker.rehearsal.state.by_tokens
     with torch.inference_mode():
         expected = real(input_ids=tokens(), use_cache=False).logits
     hidden_STH = walker.embed(tokens())

@@ -37,6 +37,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
         num_key_value_heads=2, head_dim=8, global_head_dim=8, sliding_window=8, num_kv_shared_layers=0,
         hidden_size_per_layer_input=8, vocab_size_per_layer_input=VOCABULARY,
     ),
+    "gemma4_text-shared": dict(
+        _BASE, num_hidden_layers=4, num_key_value_heads=2, head_dim=8, global_head_dim=16, sliding_window=8,
+        num_kv_shared_layers=2, hidden_size_per_layer_input=8, vocab_size_per_layer_input=VOCABULARY,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+    ),
+    "gemma3n_text": dict(
+        _BASE, num_hidden_layers=4, num_key_value_heads=2, head_dim=8, sliding_window=8, num_kv_shared_layers=2,
+        hidden_size_per_layer_input=8, vocab_size_per_layer_input=VOCABULARY, laurel_rank=4, altup_num_inputs=3,
+        layer_types=["sliding_attention", "full_attention"] * 2, activation_sparsity_pattern=[0.5, 0.0, 0.0, 0.0],
+    ),
     "llava": dict(
         text_config=_BASE | dict(model_type="llama", num_key_value_heads=2),
         vision_config=_SMALL_VISION | dict(model_type="clip_vision_model", num_hidden_layers=3),
@@ -68,7 +78,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     ),
     "xlnet": dict(vocab_size=VOCABULARY, d_model=32, n_layer=2, n_head=4, d_inner=48),
 }  # fmt: skip
-"""Model type -> configuration."""
+"""Model type, maybe with `-shared` (keys and values) behind it -> configuration."""
 
 
 def save_family(model_type: str, folder: Path, **overrides: Any) -> Any:
@@ -77,7 +87,7 @@ def save_family(model_type: str, folder: Path, **overrides: Any) -> Any:
 
     from compress.models.auto_class import auto_class
 
-    config = AutoConfig.for_model(model_type, **(FAMILIES[model_type] | overrides))
+    config = AutoConfig.for_model(model_type.partition("-shared")[0], **(FAMILIES[model_type] | overrides))
     torch.manual_seed(0)
     auto = auto_class(config)
     model = auto.from_config(config, dtype=torch.float32)

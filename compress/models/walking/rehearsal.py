@@ -3,7 +3,8 @@
 The model is run on a few tokens with silenced blocks that return random hidden states. Walking is right only if
 
 1. every block is run once, in order, and receives the hidden states that the block before it returned;
-2. no other argument of a block depends on what earlier blocks computed (it may depend on the tokens: see `token_ids`);
+2. no other argument of a block depends on what earlier blocks computed, but for tables into which they put keys and
+   values (see `state`); arguments may depend on the tokens (see `token_ids`);
 3. the input of the output head depends on the last block alone.
 
 Each is tested by running twice, with other tokens and other hidden states; where arguments differ, a third run with
@@ -16,7 +17,7 @@ Shape letters: B samples, T tokens, H hidden.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from torch import nn
 from compress.errors import ModelError, translated
 from compress.models.walking.arguments import BlockArguments, same, silenced
 from compress.models.walking.outputs import OutputForm, holds_absent
+from compress.models.walking.state import Slot, StateForm, slot_of
 from compress.models.walking.trial import Trial, kind_of, run_alone
 from compress.models.walking.watch import Watch, WatchAttributes, linear_weights
 
@@ -46,10 +48,8 @@ class Rehearsal:
     """The form of each block's output."""
     read_directly: frozenset[str]
     """Weights of linears, embedding and head that the model reads by itself, by their dotted names."""
-    by_tokens: bool = False
-    """Whether arguments of the blocks depend on the tokens."""
-    hidden_shape: tuple[int, ...] = ()
-    """Shape of the hidden states of one token, mostly (H,)."""
+    state: StateForm
+    """What passes from block to block."""
 
 
 def rehearse(
@@ -84,8 +84,23 @@ def rehearse(
     trials = {name: stage.trials[stage.kinds[name]] for name in block_names}
     by_blocks = {f"{name}.{parameter}" for name, trial in trials.items() for parameter in trial.direct}
     forms = tuple(trial.form for trial in trials.values())
-    shape = tuple(first.returned[0].shape[2:])
-    return Rehearsal(forms, frozenset(by_blocks | stage.direct), by_tokens, shape)
+    hidden = first.returned[0]
+    copies_first = hidden.shape[:2] != (1, _TOKENS)
+    shape = (hidden.shape[0], *hidden.shape[3:]) if copies_first else tuple(hidden.shape[2:])
+    state = StateForm(shape, copies_first, _slots(trials), by_tokens)
+    return Rehearsal(forms, frozenset(by_blocks | stage.direct), state)
+
+
+def _slots(trials: Mapping[str, Trial]) -> tuple[Slot, ...]:
+    """The entries of tables by which blocks share keys and values, in the order in which they are first written."""
+    slots: dict[tuple[str, Any], Slot] = {}
+    for block, (name, trial) in enumerate(trials.items()):
+        for argument, table in trial.tables.items():
+            for key, value in table.items():
+                slot = slot_of(argument, key, value, block, _TOKENS, name)
+                if slots.setdefault((argument, key), slot).heads != slot.heads:
+                    raise _unwalkable(f"this block shares {key!r} in another shape than a block before it", name)
+    return tuple(slots.values())
 
 
 @dataclass(slots=True)
@@ -155,9 +170,13 @@ class _Stage:
         """Result of running the block by itself; blocks of one kind share it."""
         kind = self.kinds[name]
         if kind not in self.trials:
+            tables: dict[str, dict[Any, Any]] = {}
+            for earlier in self._names[: self._names.index(name)]:
+                for argument, table in self.trials[self.kinds[earlier]].tables.items():
+                    tables.setdefault(argument, {}).update(table)
             try:
                 with translated(f"{_CANNOT}: this block cannot be run alone", allowed=_ALLOWED):
-                    self.trials[kind] = run_alone(self._model, name, hidden_BTH, arguments, self._device)
+                    self.trials[kind] = run_alone(self._model, name, hidden_BTH, arguments, self._device, tables)
             except ModelError as error:
                 error.layer = error.layer or name
                 raise
@@ -168,7 +187,10 @@ class _Stage:
         if index != expected:
             expectation = self._names[expected] if expected < len(self._names) else "the end"
             raise _unwalkable(f"decoder blocks ran out of order: expected {expectation}, got {name}", name)
-        if not isinstance(hidden_BTH, torch.Tensor) or hidden_BTH.shape[:2] != (1, _TOKENS):
+        if not isinstance(hidden_BTH, torch.Tensor) or (1, _TOKENS) not in (
+            hidden_BTH.shape[:2],
+            hidden_BTH.shape[1:3],
+        ):
             shape = list(getattr(hidden_BTH, "shape", ()))
             raise _unwalkable(
                 f"this block receives hidden states of shape {shape} for 1 text of {_TOKENS} tokens", name

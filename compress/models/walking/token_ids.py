@@ -30,8 +30,3 @@ def split_off(state_BTH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     digits = (channels.detach() / _UNIT).long()
     places = [digits[..., place] << (8 * place) for place in range(CHANNELS)]
     return hidden_BTH, torch.stack(places).sum(0)
-
-
-def kept(output_BTH: torch.Tensor, state_BTH: torch.Tensor) -> torch.Tensor:
-    """Returns a block's output with the ids of its input behind it."""
-    return torch.cat([output_BTH.flatten(2), state_BTH[..., -CHANNELS:].to(output_BTH)], dim=-1)

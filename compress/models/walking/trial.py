@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from compress.errors import ModelError
 from compress.models.walking.arguments import BlockArguments
 from compress.models.walking.buffers import compute_buffers, computed_buffers
 from compress.models.walking.outputs import OutputForm, hidden_states
+from compress.models.walking.state import Tables, with_tables, written
 from compress.models.walking.watch import Watch, WatchAttributes, linear_weights
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class Trial:
     direct: frozenset[str]
     """Weights of linears that are used, or whose dtype or shape is read, outside the linear's own forward: names in the
     block."""
+    tables: Tables = field(default_factory=dict)
+    """What the block has put into tables that it received."""
 
 
 def kind_of(block: nn.Module) -> Hashable:
@@ -53,13 +56,19 @@ def _settings(module: nn.Module) -> tuple[tuple[str, Any], ...]:
 
 @torch.no_grad()
 def run_alone(
-    model: PreTrainedModel, name: str, hidden_BTH: torch.Tensor, arguments: BlockArguments, device: torch.device
+    model: PreTrainedModel,
+    name: str,
+    hidden_BTH: torch.Tensor,
+    arguments: BlockArguments,
+    device: torch.device,
+    tables: Tables,
 ) -> Trial:
-    """Returns what a run of the block `name` on these inputs shows.
+    """Returns what a run of the block `name` on these inputs shows; `tables` hold what earlier blocks put there.
 
     Tensors on meta are replaced by zeros (vectors by ones) while it runs; nothing is read from the checkpoint.
     """
     block = model.get_submodule(name)
+    arguments, kept = with_tables(arguments, tables), with_tables(arguments, tables)
     with _zeros_for_weights(model, name, device), Watch(block, linear_weights(block)) as watch, WatchAttributes(watch):
         # the class's forward: the instance's is silenced
         output = type(block).forward(block, hidden_BTH, *arguments.positional, **arguments.keyword)
@@ -69,7 +78,7 @@ def run_alone(
             allowed="blocks that keep the shape",
             layer=name,
         )
-    return Trial(OutputForm.of(output, name), frozenset(watch.direct))
+    return Trial(OutputForm.of(output, name), frozenset(watch.direct), written(kept, arguments))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import torch
 from compress.errors import ModelError
 from compress.models.walking.outputs import ABSENT, OutputForm
 from compress.models.walking.rehearsal import Rehearsal, rehearse
+from compress.models.walking.state import StateForm
 from tests.support.families import ToyModel
 
 NAMES = ["blocks.0", "blocks.1", "blocks.2"]
@@ -25,11 +26,11 @@ def rehearsed(style: str = "", block_style: str = "") -> Rehearsal:
 
 
 def test_an_ordinary_model() -> None:
-    assert rehearsed() == Rehearsal((OutputForm(None),) * 3, frozenset(), False, (8,))
+    assert rehearsed() == Rehearsal((OutputForm(None),) * 3, frozenset(), StateForm((8,)))
 
 
 def test_arguments_that_depend_on_the_tokens_are_noticed() -> None:
-    assert rehearsed("first").by_tokens
+    assert rehearsed("first").state.by_tokens
 
 
 def test_what_a_block_returns_beside_its_hidden_states_does_not_matter_where_nobody_uses_it() -> None:
