@@ -70,7 +70,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
                                              projector_hidden_size=64)),
     "falcon_h1": dict(mamba_d_ssm=64, mamba_n_heads=4, mamba_d_head=16),
     **_for(
-        ("gemma3n_text", "gemma4_text", "gemma4.text_config"), num_hidden_layers=4, num_kv_shared_layers=2,
+        ("gemma3n_text", "gemma4_text"), num_hidden_layers=4, num_kv_shared_layers=2,
         layer_types=["sliding_attention", "full_attention"] * 2, activation_sparsity_pattern=[0.5, 0.0, 0.0, 0.0],
     ),
     "gpt_neo": dict(attention_types=[[["global", "local"], 1]]),
@@ -92,6 +92,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     ),
     "kyutai_speech_to_text.codec_config": dict(upsample_groups=64),
     **{f"{kind}.text_config": _LATENT for kind in ("kimi_k25", "mistral_large4")},
+    "kimi_linear": _LATENT,
     "mamba2": dict(num_heads=8, head_dim=16, n_groups=1),
     "moshi": dict(num_key_value_heads=4, audio_vocab_size=64, num_codebooks=2),
     "reformer": dict(
@@ -109,6 +110,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     }),
     **_for(("muse_glimmer", "muse_spark"), projector_hidden_size=64),
     "nemo_speechlm.diarization_config": dict(head_config=dict(audio_hidden_size=64)),
+    **_for(("nemotron_h", "nemotron_h_omni.text_config"), moe_shared_expert_intermediate_size=64),
     "nemotron_h_omni": dict(projector_hidden_size=64),
     "muse_spark.audio_config": _WIDE | dict(patch_sizes=[16, 6], hidden_sizes=[16, 32], depths=[1, 1]),
     "nemotron_h_omni.vision_config": dict(video_temporal_patch_size=2),
@@ -139,6 +141,6 @@ def shrink(config_class: Any, family: str, vocabulary: int) -> Any:
     values |= OVERRIDES.get(family, {})
     kinds = getattr(config_class(**values), "layer_types", None) if "layer_types" in names else None
     # a model without any attention layer keeps no cache that transformers can read
-    if isinstance(kinds, list) and "linear_attention" in kinds and not {"full_attention", "attention"} & {*kinds}:
+    if isinstance(kinds, list) and {*kinds} <= {"linear_attention", "conv"}:
         values["layer_types"] = [*kinds[:-1], "full_attention"]
     return config_class(**values)

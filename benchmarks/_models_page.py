@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 _SHOWN = {"ok": "✓", "refused": "–", "late": "late", "crashed": "**crash**", "wrong": "**wrong**", "slow": "slow",
           "no model": "?"}  # fmt: skip
+_COUNTED = {"ok": "works", "refused": "refused", "no model": "no tiny model", "crashed": "crashed",
+            "wrong": "wrong logits", "late": "refused late", "slow": "too slow"}  # fmt: skip
 _INTRO = """# Models
 
 Every decoder class of transformers {version} that AutoModelForCausalLM or AutoModelForMultimodalLM builds, made tiny
@@ -17,8 +20,9 @@ model of transformers that holds the decoded weights (relative difference below 
     python benchmarks/sweep_families.py --json families.json
     python benchmarks/sweep_families.py --json families.json --write docs/MODELS.md
 
-✓ works · – refused before any work, for the reason given below the table · ? the tiny model could not be made (the
-script's sizes do not fit the class, or transformers itself cannot save, load or run it), so nothing is known.
+✓ works · – refused before any work, for the reason given below the tables · ? the tiny model could not be made (the
+script's sizes do not fit the class, or transformers itself cannot make, save or load it), so nothing is known. A pruned
+model (llm_pruner) is compared with the dense one that has zeros in place of the removed rows and columns.
 `packed` is the share of the decoder's matrix parameters that RTN packs: what is left are routers, convolutions, states
 of state-space blocks, and linears whose weight a block reads without calling the linear (Mamba's `dt_proj`).
 
@@ -29,12 +33,10 @@ def page(known: Mapping[str, Any], methods: Sequence[str]) -> str:
     """Returns the page for outcomes by family and method."""
     import transformers
 
-    counts = Counter(rows[method]["outcome"] for rows in known.values() for method in methods if method in rows)
-    total = ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
     text, multimodal = ([name for name in sorted(known) if (":" in name) == flag] for flag in (False, True))
     parts = [
         _INTRO.format(version=transformers.__version__),
-        f"{len(known)} classes × {len(methods)} methods: {total}.\n",
+        _counts(known, methods),
         f"\n## Text\n\n{_table(known, text, methods)}",
         "\n## Images or sound beside the text\n\nThe text decoder is compressed; towers and projectors are carried "
         f"over as they are, and the folder is loaded by the same auto class as before.\n\n"
@@ -42,6 +44,16 @@ def page(known: Mapping[str, Any], methods: Sequence[str]) -> str:
         f"\n## Reasons\n\n{_reasons(known, methods)}",
     ]
     return "".join(parts)
+
+
+def _counts(known: Mapping[str, Any], methods: Sequence[str]) -> str:
+    """The outcomes of each method; faults are counted even where there is none."""
+    lines = [f"| {len(known)} classes | {' | '.join(methods)} |", f"|{'---|' * (len(methods) + 1)}"]
+    counts = [Counter(rows[method]["outcome"] for rows in known.values() if method in rows) for method in methods]
+    for outcome, words in _COUNTED.items():
+        lines.append(f"| {words} | {' | '.join(str(count[outcome]) for count in counts)} |")
+    missing = sum(method not in rows for rows in known.values() for method in methods)
+    return "\n".join(lines) + "\n" + (f"\nNot run yet: {missing} of the cells below, left empty.\n" if missing else "")
 
 
 def _table(known: Mapping[str, Any], families: Sequence[str], methods: Sequence[str]) -> str:
@@ -78,4 +90,5 @@ def _reasons(known: Mapping[str, Any], methods: Sequence[str]) -> str:
 def _general(detail: str) -> str:
     """The reason without the layer of one family and without the allowed values."""
     text = " ".join(detail.split()).partition(" Allowed: ")[0].partition(" Do: ")[0]
+    text = re.sub(r"^(ModelError|MethodError): [\w.]+\.\w+: ", r"\1: ", text)
     return text.replace("|", "\\|").replace("<", "‹").replace(">", "›")
