@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress import devices
 from compress.errors import MemoryLimitError, RecipeError
 from compress.format import layouts, naming
 from compress.format.manifest import MANIFEST
@@ -131,7 +132,7 @@ def _train(
 
     stage, source = recipe.stages[0], walker.source
     method, config = registry.load_train(stage.method), registry.configure(stage.method, stage.options)
-    student, dense = open_subject(source), open_subject(teacher)
+    student, dense = open_subject(source, device=devices.resolve(recipe.device)), open_subject(teacher)
     check_tokenizers(student.tokenizer, dense.tokenizer)
     distributed.barrier()
     return method.train(student.model, dense.model, tokens_ST, config, work_dir, progress)

@@ -38,9 +38,10 @@ def train(
     """Returns the trained tensors of the student.
 
     Args:
-        make_task: makes the task from student and teacher, which are on the device and in evaluation mode.
-        student_model: a causal language model; must not be used afterwards.
-        teacher_model: a dense one with the same vocabulary; moved to the device, otherwise not changed.
+        make_task: makes the task from student and teacher, which are on one device and in evaluation mode.
+        student_model: a causal language model, on the device where one process trains; must not be used afterwards.
+            Of several processes each trains on the device that accelerate gives it.
+        teacher_model: a dense one with the same vocabulary; moved to that device, otherwise not changed.
         tokens_ST: int64 token ids; a part of the sequences is held out.
         schedule: see `Schedule`.
         options: those of the method; a run with other options does not resume.
@@ -57,7 +58,7 @@ def train(
 
     sequences.check_enough(len(tokens_ST))
     check_vocabularies(student_model, teacher_model)
-    device = Accelerator().device
+    device = trainer.device_of(Accelerator(), student_model)
     teacher_model = teacher_model.to(device).eval()
     task = make_task(student_model.to(device).eval(), teacher_model)
     teacher_weights = [parameter.detach() for parameter in teacher_model.parameters()]

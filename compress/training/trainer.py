@@ -34,6 +34,8 @@ from compress.tuning import sequences
 from compress.tuning.checkpoint import Checkpoint, restore_trained, trained_tensors, under
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from compress.progress import Progress
     from compress.training.schedule import Schedule
 
@@ -55,7 +57,7 @@ def train(
     """Trains the task in place; afterwards its masters are those of the kept state.
 
     Args:
-        task: moved to the device of this process.
+        task: trained on the device of its masters; of several processes, on the one that accelerate gives each.
         num_sequences: number of sequences; a part of them is held out.
         schedule: see `Schedule`.
         work_dir: an existing folder, the same for all processes, for `training.safetensors`; the caller removes it.
@@ -74,6 +76,15 @@ def train(
     sequences.check_enough(num_sequences)
     checkpoint = Checkpoint(work_dir / _FILE, [repr(schedule), *identity])
     return _Training(task, num_sequences, schedule, checkpoint).run(progress)
+
+
+def device_of(accelerator: Accelerator, module: nn.Module) -> torch.device:
+    """Returns where this process trains a module: on the module's device, or on its own if there are several processes.
+
+    accelerate alone would take a GPU whenever it sees one.
+    """
+    device: torch.device = accelerator.device
+    return device if accelerator.num_processes > 1 else next(module.parameters()).device
 
 
 class _WithAllMasters(nn.Module):
@@ -112,12 +123,13 @@ class _Training:
                 f"batch={schedule.batch} with {self.num_processes} processes",
                 allowed=f"{self.num_processes} or more, at least one sequence for each process",
             )
-        self.task, self.schedule, self.checkpoint = task.to(self.accelerator.device), schedule, checkpoint
+        self.device = device_of(self.accelerator, task)
+        self.task, self.schedule, self.checkpoint = task.to(self.device), schedule, checkpoint
         self.masters = task.masters()
         with warnings.catch_warnings():
             # torch 2.13 deprecates the argument, and accelerate has no way to pass its successor
             warnings.filterwarnings("ignore", message="`broadcast_buffers`", category=FutureWarning)
-            self.wrapped = self.accelerator.prepare_model(_WithAllMasters(task))
+            self.wrapped = self.accelerator.prepare_model(_WithAllMasters(task), device_placement=False)
         self.adam = _adamw(self.masters, schedule)
         self.train_S, self.held_out_S = sequences.split_held_out(
             num_sequences, schedule.held_out, schedule.training_seed
@@ -188,7 +200,7 @@ class _Training:
     def _backward(self, batch_S: torch.Tensor) -> float:
         """Adds the gradient of the mean loss of the whole batch, and returns that loss; the same in every process."""
         micro_batches = split(batch_S[self.rank :: self.num_processes], self.schedule.micro_batch)
-        total = torch.zeros((), device=self.accelerator.device)
+        total = torch.zeros((), device=self.device)
         for number, chosen_B in enumerate(micro_batches, start=1):
             # gradients are exchanged once per step, with the last micro-batch
             last = number == len(micro_batches)
@@ -203,7 +215,7 @@ class _Training:
     @torch.no_grad()
     def _held_out_loss(self) -> float:
         """Returns the mean loss of the held-out sequences; the same in every process."""
-        total = torch.zeros((), device=self.accelerator.device)
+        total = torch.zeros((), device=self.device)
         own_S = self.held_out_S[self.rank :: self.num_processes]
         for chosen_B in split(own_S, self.schedule.micro_batch) if own_S.numel() else ():
             with self._precision():
@@ -214,7 +226,7 @@ class _Training:
         return float(self.accelerator.reduce(total, "sum"))
 
     def _precision(self) -> torch.autocast:
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.schedule.bf16)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.schedule.bf16)
 
     def _keep_if_best(self, loss: float) -> None:
         if self.schedule.keep == "last":

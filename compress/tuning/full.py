@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -64,7 +64,7 @@ def fit(
 
     Args:
         student: a model with packed linears, as `compress.load` returns it; must not be used afterwards.
-        teacher: the dense model; moved to the device, otherwise not changed.
+        teacher: the dense model, not changed; everything is computed on its device.
         tokens_ST: int64 token ids; a part of the sequences is held out.
         settings: see `FullSettings`.
         work_dir: an existing folder for the checkpoint, `full-tuning.safetensors`; the caller removes it.
@@ -79,25 +79,22 @@ def fit(
         OutputError: the folder holds the checkpoint of another run, or cannot be written.
     """
     sequences.check_enough(len(tokens_ST), do="Raise --samples to 2 or more, or leave --tune out")
-    from accelerate import Accelerator
-
-    # no mixed_precision here: accelerate would set it for the whole process; autocast below says where it applies
-    return _FullTuning(Accelerator(), student, teacher, tokens_ST, settings, work_dir).run(progress)
+    return _FullTuning(student, teacher, tokens_ST, settings, work_dir).run(progress)
 
 
 class _FullTuning:
     def __init__(
         self,
-        accelerator: Any,
         student: nn.Module,
         teacher: nn.Module,
         tokens_ST: torch.Tensor,
         settings: FullSettings,
         work_dir: Path,
     ):
-        self.accelerator, self.settings, self.tokens_ST = accelerator, settings, tokens_ST
-        self.student = Student(student.to(accelerator.device))
-        self.teacher = teacher.to(accelerator.device).eval()
+        self.settings, self.tokens_ST = settings, tokens_ST
+        self.device = next(teacher.parameters()).device
+        self.student = Student(student.to(self.device))
+        self.teacher = teacher.eval()
         self.recoder = recoding.Recoder(self.student, settings)
         self.adam = trainable_planes.optimizer(list(self.student.masters().values()), settings.rate)
         self.train_S, self.held_out_S = sequences.split_held_out(len(tokens_ST), settings.held_out, settings.seed)
@@ -147,7 +144,7 @@ class _FullTuning:
         """Adds the gradient of the mean divergence over the batch to the masters."""
         tokens_in_batch = batch_S.numel() * self.tokens_ST.shape[1]
         for part_S in split(batch_S, self.settings.micro_batch):
-            self.accelerator.backward(self._divergence_sum(part_S) / tokens_in_batch)
+            torch.autograd.backward(self._divergence_sum(part_S) / tokens_in_batch)
 
     @torch.no_grad()
     def _mean_divergence(self, chosen_S: torch.Tensor) -> float:
@@ -157,7 +154,7 @@ class _FullTuning:
 
     def _divergence_sum(self, part_S: torch.Tensor) -> torch.Tensor:
         """Returns KL(teacher || student), summed over the tokens of the sequences."""
-        tokens_BT = self.tokens_ST[part_S].to(self.accelerator.device)
+        tokens_BT = self.tokens_ST[part_S].to(self.device)
         precision = torch.autocast(tokens_BT.device.type, torch.bfloat16, enabled=self.settings.bf16)
         with torch.no_grad(), precision:
             teacher_BTV = self.teacher(input_ids=tokens_BT, use_cache=False).logits.float().log_softmax(-1)

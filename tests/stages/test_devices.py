@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import PartialState
 
 import compress
 from compress import devices, pipeline
@@ -17,6 +19,8 @@ from compress.methods.protocol import PackMethod
 from compress.models.linears import LinearRef
 from compress.recipe import Recipe, StageSpec
 from compress.stages.pack import solve_linear
+from compress.training import trainer
+from compress.training.schedule import Schedule
 from tests.support.digests import digests
 from tests.support.fake_device import DEVICE, fake_device
 from tests.support.models import save_tiny
@@ -37,7 +41,13 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.usefixtures("on_device")
 @pytest.mark.parametrize(
     "options",
-    [{"method": "gptq"}, {"method": "spqr", "tune": "block"}, {"method": "rtn"}, {"method": "svd_llm", "ratio": 0.3}],
+    [
+        {"method": "gptq"},
+        {"method": "spqr", "tune": "block"},
+        {"method": "rtn", "tune": "full"},
+        {"method": "rtn"},
+        {"method": "svd_llm", "ratio": 0.3},
+    ],
     ids=lambda options: "-".join(map(str, options.values())),
 )
 def test_a_run_on_a_device_gives_what_it_gives_on_the_cpu(
@@ -79,18 +89,26 @@ def test_linears_that_need_no_data_are_solved_on_the_device(
 
 
 @pytest.mark.usefixtures("on_device")
+@pytest.mark.parametrize("name", ["cuda", "cpu"])
 def test_pruning_and_training_stay_on_the_device(
-    tmp_path: Path, token_file: str, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, token_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from accelerate.state import PartialState
+    chosen, other = (DEVICE, torch.device("cpu")) if name == "cuda" else (torch.device("cpu"), DEVICE)
+    monkeypatch.setattr(PartialState, "default_device", property(lambda _: other))  # what accelerate would take
+    trained_on: set[torch.device] = set()
+    adamw = trainer._adamw
 
-    monkeypatch.setattr(PartialState, "default_device", property(lambda _: DEVICE))
+    def recorded(masters: Mapping[str, torch.Tensor], schedule: Schedule) -> Any:
+        trained_on.update(master.device for master in masters.values())
+        return adamw(masters, schedule)
+
+    monkeypatch.setattr(trainer, "_adamw", recorded)
     stages = (StageSpec(method="llm_pruner", options={"ratio": 0.3}), StageSpec(method="distill", options={"steps": 2}))
-    recipe = Recipe(model=str(save_tiny(tmp_path / "model", num_hidden_layers=1)), stages=stages, device="cuda")
+    recipe = Recipe(model=str(save_tiny(tmp_path / "model", num_hidden_layers=1)), stages=stages, device=name)
     PartialState._reset_state()
     with fake_device():
         result = compress.run(
             recipe.with_options({**SMALL, "calibration": token_file, "output": str(tmp_path / "trained")})
         )
     PartialState._reset_state()
-    assert result.manifest["training"]["steps"] == 2
+    assert result.manifest["training"]["steps"] == 2 and trained_on == {chosen}

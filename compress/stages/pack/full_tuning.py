@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from compress.models.source import ModelSource
+    from compress.models.blocks import BlockWalker
     from compress.progress import Progress
     from compress.stages.pack.block import LinearStage
     from compress.stages.workspace import Workspace
@@ -68,29 +68,30 @@ def run(stage: LinearStage, tokens_ST: torch.Tensor, settings: FullSettings, pro
 
     workspace = stage.workspace
     if not (workspace.work / _DONE).is_file():
-        _fit(workspace, stage.walker.source, tokens_ST, settings, progress)
+        _fit(workspace, stage.walker, tokens_ST, settings, progress)
     settle(workspace)
     logits_TV: torch.Tensor = load_file(workspace.work / _LOGITS)["logits"]
     return logits_TV
 
 
 def _fit(
-    workspace: Workspace, source: ModelSource, tokens_ST: torch.Tensor, settings: FullSettings, progress: Progress
+    workspace: Workspace, walker: BlockWalker, tokens_ST: torch.Tensor, settings: FullSettings, progress: Progress
 ) -> None:
     from compress.evaluation.open_model import open_subject
     from compress.runtime.linear import PackedLinear
     from compress.tuning import full
 
-    teacher = open_subject(source).model
+    teacher = open_subject(walker.source).model
     student = _student(teacher, workspace)
-    tuned = full.fit(student, teacher, tokens_ST, settings, workspace.work, progress)
+    tuned = full.fit(student, teacher.to(walker.device), tokens_ST, settings, workspace.work, progress)
     for name, packed in tuned.packed.items():
         bias = tuned.dense.get(f"{name}.bias")
         student.set_submodule(name, PackedLinear.from_packed(packed, None if bias is None else bias.float()))
     _put(student, tuned.dense)
+    student.to(walker.device)  # what was fitted is on the CPU
     with torch.inference_mode():
         logits_TV = student(input_ids=tokens_ST[:1, :PROOF_TOKENS].to(student.device), use_cache=False).logits[0]
-    files.write_tensors(workspace.work / _LOGITS, {"logits": logits_TV.float()})
+    files.write_tensors(workspace.work / _LOGITS, {"logits": logits_TV.float().cpu()})
     _write(workspace, tuned)
 
 
