@@ -89,6 +89,19 @@ def test_a_wrong_attention_of_one_token_fails(reference: tuple[Packed, Path], mo
         found.require(packed.folder)
 
 
+def test_a_model_that_multiplies_rounding_errors_may_differ_by_as_much_as_its_own_code_does() -> None:
+    """As SmolLM2 at 3 bits without data did; what exceeds rounding still has to agree to the tolerance."""
+    logits_PV = torch.linspace(-1, 1, 12).view(2, 6)
+    text = proof.Text(torch.arange(4), torch.tensor([2, 3]), logits_PV)
+
+    def agree(ours: float, own: float) -> bool:
+        return proof._agree(text, logits_PV + ours, logits_PV + own, 1e-5)
+
+    assert agree(3e-5, -3e-5 * 0.9) and agree(5e-6, 0.0)
+    assert not agree(8e-5, -3e-5) and not agree(3e-5, 0.0) and not agree(2e-5, 0.0)
+    assert agree(0.1, 0.1) and not agree(0.1, 0.10005)
+
+
 def test_a_model_without_a_cache_is_proven_in_full(
     make: Callable[..., Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
