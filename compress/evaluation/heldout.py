@@ -157,13 +157,23 @@ def _log_probs(reader: Reader, windows: Windows, tick: Tick) -> Iterator[tuple[i
     """Yields (index of the window, its log-probabilities, fp32 [T, V], on the CPU), in the order of the windows."""
     rows = windows.rows()
     for batch in reader.read(rows, tick=tick):
+        done: set[int] = set()  # equal windows share their logits
         while batch:
-            index, logits_TV = batch.pop(0)
-            log_prob_TV = torch.log_softmax(logits_TV, dim=-1)
-            del logits_TV  # with a large vocabulary it is the largest array there is
+            index, log_prob_TV = batch.pop(0)
+            if log_prob_TV.data_ptr() not in done:
+                done.add(log_prob_TV.data_ptr())
+                _to_log_probs(log_prob_TV)
             if not torch.isfinite(log_prob_TV.amax(-1)).all():
                 raise reader.not_finite(rows[index].tokens, "On held-out text")
             yield index, log_prob_TV.cpu()
+
+
+@torch.inference_mode()
+def _to_log_probs(logits_TV: torch.Tensor) -> None:
+    """Replaces logits by log-probabilities where they are: with a large vocabulary there is no larger array."""
+    for start in range(0, len(logits_TV), _POSITIONS):
+        part = slice(start, start + _POSITIONS)
+        logits_TV[part] = torch.log_softmax(logits_TV[part], dim=-1)
 
 
 def _nll(log_prob_TV: torch.Tensor, target_T: torch.Tensor) -> float:

@@ -34,7 +34,7 @@ _FITTED_BYTES = 11
 code (1), and 24 for each fitted number (masters, moments and best state), of which there is about one per 12 weights
 with the smallest groups (2)."""
 _MARGIN = 1.1
-"""Peak over estimate: the allocator keeps freed memory, and small arrays are not counted."""
+"""Peak over estimate, of what a run adds: the allocator keeps freed memory, and small arrays are not counted."""
 _LOGIT_COPIES = 4
 """Float32 logits of a micro-batch: student, teacher, the divergence and its gradient."""
 _STREAMED_COPIES = 5
@@ -159,7 +159,7 @@ def plan(
 
         def peak_with(kept_bytes: int, solving: int = solving) -> int:
             block = block_bytes + touched + states + max(solving + kept_bytes, fitting)
-            return int(_MARGIN * (base_bytes + max(block, embedding_bytes + states, packing_bytes(ends))))
+            return base_bytes + int(_MARGIN * max(block, embedding_bytes + states, packing_bytes(ends)))
 
         if limit is None or peak_with(0) <= limit:
             break
@@ -198,7 +198,7 @@ def plan_whole(*, limit: int | None, base_bytes: int, parameters: int, logits: t
         logits: tokens of a sequence, and size of the vocabulary.
     """
     logit_bytes = _LOGIT_COPIES * FullSettings().micro_batch * logits[0] * logits[1] * _FLOAT
-    peak = int(_MARGIN * (base_bytes + 2 * parameters * _FLOAT + logit_bytes))
+    peak = base_bytes + int(_MARGIN * (2 * parameters * _FLOAT + logit_bytes))
     if limit is not None and peak > limit:
         raise MemoryLimitError(
             f"fitting all blocks at once needs about {format_size(peak)}, more than the limit of {format_size(limit)}",
@@ -233,11 +233,12 @@ def plan_streaming(
     solving = _STREAMED_COPIES * largest * _FLOAT + 2 * converted_bytes
     other = _WORKER + (_LOADER if converted_bytes else 0)
     # the packed head is mapped while logits are computed for the proof
-    alone = base_bytes + max(tensor_bytes, int(_LOADED * block_bytes) + _HEAD + sum(ends), packing_bytes(ends))
-    peak = int(_MARGIN * max(alone, base_bytes + solving + (workers - 1) * (other + solving)))
+    alone = max(tensor_bytes, int(_LOADED * block_bytes) + _HEAD + sum(ends), packing_bytes(ends))
+    peak = base_bytes + int(_MARGIN * max(alone, solving + (workers - 1) * (other + solving)))
     if limit is not None and peak > limit:
-        fit = 1 + int((limit / _MARGIN - base_bytes - solving) // (other + solving))
-        fewer = f"Give --workers {fit}, or raise" if alone * _MARGIN <= limit and fit > 0 else "Raise"
+        room = (limit - base_bytes) / _MARGIN
+        fit = 1 + int((room - solving) // (other + solving))
+        fewer = f"Give --workers {fit}, or raise" if alone <= room and fit > 0 else "Raise"
         raise MemoryLimitError(
             f"the run needs about {format_size(peak)} with {workers} process{'es' if workers > 1 else ''}, "
             f"more than the limit of {format_size(limit)}",

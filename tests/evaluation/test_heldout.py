@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from math import log
+from operator import mul
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 
 from compress.errors import EvaluationError
 from compress.evaluation import heldout
@@ -57,6 +59,19 @@ def test_perplexity_is_that_of_the_loss() -> None:
         logits = model(cut.inputs).logits
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), cut.targets.flatten())
     assert heldout.perplexity(reader(model), cut).nll_per_token == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_equal_windows_share_their_logits_and_count_once_each() -> None:
+    """Logits become log-probabilities in place: of a window that occurs twice, once only."""
+    cut, model = windows(), tiny.model()
+    one, twice = (heldout.Windows(cut.inputs[rows], cut.targets[rows], 1) for rows in ([0, 1], [0, 1, 0, 1, 0]))
+    with torch.inference_mode():
+        logits = model(cut.inputs[[0, 1]]).logits
+    lost = [float(F.cross_entropy(logits[i], cut.targets[i], reduction="sum")) for i in (0, 1)]
+    tokens = [int((cut.targets[i] != -100).sum()) for i in (0, 1)]
+    for found, counts in ((one, (1, 1)), (twice, (3, 2))):
+        expected = sum(map(mul, counts, lost)) / sum(map(mul, counts, tokens))
+        assert heldout.perplexity(reader(model), found).nll_per_token == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_model_does_not_diverge_from_itself() -> None:

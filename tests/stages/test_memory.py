@@ -53,6 +53,11 @@ def test_fitting_counts():
         memory.plan_whole(limit=10**8, **whole)
 
 
+def test_what_a_process_holds_already_is_known_and_gets_no_margin():
+    low, high = (_plan(None, base_bytes=base).peak_bytes for base in (10**8, 10**9))
+    assert high - low == 9 * 10**8
+
+
 def test_packing_the_embedding_and_the_head_counts():
     """The packed ones are kept, and the parts of the last are joined; a block later has some rows of them mapped."""
     small = {"block_bytes": 10**6, "linears": [(256, 256)], "embedding_bytes": 0, "hidden": (8, 128, 256)}
@@ -66,6 +71,7 @@ def test_packing_the_embedding_and_the_head_counts():
                 "block_bytes": 10**6, "tensor_bytes": 10**6}  # fmt: skip
     more = memory.plan_streaming(**streamed, ends=packed).peak_bytes - memory.plan_streaming(**streamed).peak_bytes
     assert more > 700 * 10**6
+    assert _plan(25 * 10**8, hidden=(8, 128, 2048), ends=[270 * 10**6]).peak_bytes <= 25 * 10**8, "a 1B shape in 2.5 GB"
 
 
 def test_forwards_wait_where_memory_is_left():

@@ -32,11 +32,11 @@ _KEPT_DECODED = 1 << 30
 _BATCH = 256 << 20
 """Logits, or keys and values, of one forward pass in memory."""
 _HEAD = 192 << 20
-"""A stretch of the output head, as stored and decoded."""
+"""A stretch of the output head, as stored and decoded, beside the pages of a packed head."""
 _LOADED = 1.5
 """Peak while a block is loaded, in blocks: the block in float32, and half of it as stored."""
-_LOGIT_COPIES = 3
-"""Float32 logits of a window at once: log-probabilities of both models, and logits that become such."""
+_LOGIT_COPIES = 2
+"""Float32 logits of a window at once: the log-probabilities of both models."""
 _LEAST_TOKENS, _MOST_TOKENS_BYTES = 2048, 256 << 20
 """Bounds of the hidden states that wait."""
 
@@ -86,6 +86,11 @@ class Size:
     def window_logits(self) -> int:
         """Bytes of the logits of one window of held-out text."""
         return _FLOAT * WINDOW * self.vocabulary
+
+    @property
+    def packed_head(self) -> int:
+        """Bytes of a packed output head, at most 8 bits for each weight."""
+        return self.vocabulary * self.hidden if self.packed else 0
 
 
 @dataclass(frozen=True)
@@ -137,15 +142,17 @@ def fit(models: Sequence[Size], limit: int | None, base_bytes: int, available: i
     """
     if not models:
         return Residence(False, base_bytes, 0, 0)
-    window = _LOGIT_COPIES * max(size.window_logits for size in models)
+    window = max(size.window_logits for size in models)
     together = sum(size.in_memory for size in models)
-    in_memory = base_bytes + int(_MARGIN * (LIBRARIES + together + max(window, 3 * _BATCH)))
+    in_memory = base_bytes + int(_MARGIN * (LIBRARIES + together + max(_LOGIT_COPIES * window, 3 * _BATCH)))
     free = psutil.virtual_memory().available if available is None else available
     most = limit if limit is not None else base_bytes + free
     if in_memory <= most:
         return Residence(False, in_memory, 0, in_memory)
     # models are read in turns, so that one block is in memory, but the hidden states of all
-    fixed = LIBRARIES + int(_LOADED * max(size.block_bytes for size in models)) + _HEAD + window
+    block = int(_LOADED * max(size.block_bytes for size in models)) + window  # of the model that was read before
+    head = _HEAD + max(size.packed_head for size in models) + _LOGIT_COPIES * window
+    fixed = LIBRARIES + max(block, head)
     least = _FLOAT * _LEAST_TOKENS * max(size.hidden for size in models)
     room = int((most - base_bytes) / _MARGIN) - fixed
     waiting = max(least, min(_MOST_TOKENS_BYTES, room // (2 * len(models))))
