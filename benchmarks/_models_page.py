@@ -29,14 +29,14 @@ of state-space blocks, and linears whose weight a block reads without calling th
 """
 
 
-def page(known: Mapping[str, Any], methods: Sequence[str]) -> str:
-    """Returns the page for outcomes by family and method."""
+def page(known: Mapping[str, Any], methods: Sequence[str], classes: int) -> str:
+    """Returns the page for outcomes by family and method; `classes` is the number of families that there are."""
     import transformers
 
     text, multimodal = ([name for name in sorted(known) if (":" in name) == flag] for flag in (False, True))
     parts = [
         _INTRO.format(version=transformers.__version__),
-        _counts(known, methods),
+        _counts(known, methods, classes),
         f"\n## Text\n\n{_table(known, text, methods)}",
         "\n## Images or sound beside the text\n\nThe text decoder is compressed; towers and projectors are carried "
         f"over as they are, and the folder is loaded by the same auto class as before.\n\n"
@@ -46,14 +46,15 @@ def page(known: Mapping[str, Any], methods: Sequence[str]) -> str:
     return "".join(parts)
 
 
-def _counts(known: Mapping[str, Any], methods: Sequence[str]) -> str:
+def _counts(known: Mapping[str, Any], methods: Sequence[str], classes: int) -> str:
     """The outcomes of each method; faults are counted even where there is none."""
     lines = [f"| {len(known)} classes | {' | '.join(methods)} |", f"|{'---|' * (len(methods) + 1)}"]
     counts = [Counter(rows[method]["outcome"] for rows in known.values() if method in rows) for method in methods]
     for outcome, words in _COUNTED.items():
         lines.append(f"| {words} | {' | '.join(str(count[outcome]) for count in counts)} |")
     missing = sum(method not in rows for rows in known.values() for method in methods)
-    return "\n".join(lines) + "\n" + (f"\nNot run yet: {missing} of the cells below, left empty.\n" if missing else "")
+    left = f"\nNot run yet: {classes - len(known)} classes, and {missing} cells of the tables, left empty.\n"
+    return "\n".join(lines) + "\n" + (left if missing or len(known) < classes else "")
 
 
 def _table(known: Mapping[str, Any], families: Sequence[str], methods: Sequence[str]) -> str:

@@ -93,7 +93,7 @@ def main() -> None:
     options = parser.parse_args()
     known: dict[str, Any] = json.loads(options.json.read_text()) if options.json and options.json.is_file() else {}
     if options.write:
-        options.write.write_text(page(known, list(METHODS)))
+        options.write.write_text(page(known, list(METHODS), len(all_families())))
         return
     number, step = map(int, options.shard.split("/"))
     methods = options.methods.split(",")
