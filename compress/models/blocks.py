@@ -64,6 +64,7 @@ class BlockWalker:
         self.block_names = skeleton.find_blocks(self.model)
         ends = embedding_name(self.model), head_name(self.model)  # refuses models that have none
         self._towers = skeleton.find_towers(self.model, [*self.block_names, *ends])
+        self._marks = skeleton.device_marks(self.model, self._towers)
         self._weights = Weights(source, self.model)
         check_padding_row(self.model, ends[0], source, self._weights.plain(self.tied.get(ends[0], ends[0])))
         self._unread = sort_unread(self._weights.unused, source.tensors, self.model)
@@ -318,12 +319,12 @@ class BlockWalker:
     def _front(self, tokens: torch.Tensor) -> Iterator[None]:
         """While open, all tensors outside the blocks that a text needs are in memory, but for the head and other rows.
 
-        Vision and audio towers are not.
+        Vision and audio towers are not, but for the tensors by which the model tells its device.
         """
         ends = {embedding_name(self.model), head_name(self.model)}
         ends |= {self.tied[name] for name in ends if name in self.tied}
         absent = {*ends, *self.tied, *self._inside}
-        present = [n for n in self._stored if n not in absent and not n.startswith(self._towers)]
+        present = [n for n in self._stored if n not in absent and (n in self._marks or not n.startswith(self._towers))]
         # BERT's head keeps its bias under two names
         copies = {name: master for name, master in self.tied.items() if name not in ends and master in present}
         self._weights.load(present, self.device)

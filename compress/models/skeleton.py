@@ -87,6 +87,22 @@ def find_towers(model: PreTrainedModel, used: Sequence[str]) -> tuple[str, ...]:
     return tuple(prefix for prefix in inner if not any(name.startswith(prefix) for name in used))
 
 
+def device_marks(model: PreTrainedModel, towers: tuple[str, ...]) -> frozenset[str]:
+    """Returns the parameters of towers by which the models around them tell their device: each model's first one.
+
+    Idefics 3 moves the embeddings of the tokens there, also for a text alone.
+    """
+    from transformers import PreTrainedModel
+
+    marks = set()
+    for name, module in model.named_modules():
+        if isinstance(module, PreTrainedModel) and not f"{name}.".startswith(towers):
+            first = next((key for key, _ in module.named_parameters(prefix=name)), "")
+            if first.startswith(towers):
+                marks.add(first)
+    return frozenset(marks)
+
+
 def slot(model: nn.Module, name: str) -> tuple[dict[str, Any], str]:
     """Returns the table of parameters or buffers in which the named tensor stands, and its key there."""
     path, _, key = name.rpartition(".")

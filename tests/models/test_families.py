@@ -28,6 +28,7 @@ def tokens() -> torch.Tensor:
         ("gemma4_text-shared", None),  # blocks also read keys and values of blocks before them
         ("llava", None),  # AutoModelForImageTextToText
         ("git", None),  # the vision tower is as deep as the decoder
+        ("idefics3", None),  # moves the embeddings to the device of its first parameter, which is the tower's
         ("mamba", "mixer.dt_proj.weight"),  # used without calling the linear
         ("openai-gpt", None),  # blocks return lists
         ("rwkv", "attention.output.weight"),  # rescaled by the model before it runs

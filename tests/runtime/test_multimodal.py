@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
+import transformers
 from safetensors import safe_open
 
 import compress
@@ -22,25 +24,30 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_the_decoder_is_packed_and_the_tower_carried_over(tmp_path: Path) -> None:
-    from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
-
+@pytest.mark.parametrize(
+    ("family", "tower", "auto", "least"),
+    [("llava", "vision", "AutoModelForImageTextToText", 20), ("qwen2_audio", "audio", "AutoModelForMultimodalLM", 10)],
+)
+def test_the_decoder_is_packed_and_the_tower_carried_over(
+    tmp_path: Path, family: str, tower: str, auto: str, least: int
+) -> None:
     dense_folder, out = tmp_path / "model", tmp_path / "packed"
-    save_family("llava", dense_folder)
+    real = save_family(family, dense_folder)
     compress.run(str(dense_folder), method="rtn", bits=8, group_size=16, output=str(out), suite="none")
     dense, packed = tensors(dense_folder), tensors(out)
-    tower = {name for name in packed if "vision" in name or "projector" in name}
-    assert len(tower) > 20
-    for name in tower:
+    carried = {name for name in packed if tower in name or "projector" in name}
+    assert len(carried) > least
+    for name in carried:
         origin = next(value for other, value in dense.items() if name.endswith(other.removeprefix("model.")))
         assert torch.equal(packed[name], origin)
     config = json.loads((out / "config.json").read_text())
-    assert config["vision_config"] == json.loads((dense_folder / "config.json").read_text())["vision_config"]
+    assert config[f"{tower}_config"] == json.loads((dense_folder / "config.json").read_text())[f"{tower}_config"]
     loaded = compress.load(out)
-    assert isinstance(loaded, LlavaForConditionalGeneration)
-    assert not any("vision" in name for name in config["quantization_config"]["tensors"])
+    assert type(loaded) is type(real)
+    assert not any(tower in name for name in config["quantization_config"]["tensors"])
     tokens_ST = torch.arange(3, 12)[None]
-    again = AutoModelForImageTextToText.from_pretrained(out).eval()
+    again = getattr(transformers, auto).from_pretrained(out).eval()
+    assert type(again) is type(real)
     with torch.inference_mode():
         assert torch.equal(loaded(input_ids=tokens_ST).logits, again(input_ids=tokens_ST).logits)
 

@@ -57,6 +57,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
         n_mamba_heads=4, mamba_d_state=8, mamba_ngroups=1, mamba_expand=2, num_mem_blocks=1, chunk_size=8,
     ),
     "git": _BASE | dict(vision_config=_SMALL_VISION | dict(num_hidden_layers=2)),
+    "idefics3": dict(
+        text_config=_BASE | dict(model_type="llama", num_key_value_heads=2), image_token_id=95, scale_factor=1,
+        vision_config=_SMALL_VISION | dict(num_hidden_layers=1), pad_token_id=0,
+    ),
     "hrm_text": _BASE | dict(num_key_value_heads=2, head_dim=8, num_layers_per_stack=2, H_cycles=1, L_cycles=2),
     "mamba": _BASE | dict(state_size=4, time_step_rank=4),
     "openai-gpt": dict(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64),
@@ -64,6 +68,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
         vocab_size=VOCABULARY, hidden_size=32, num_encoder_layers=1, num_decoder_layers=2, decoder_ffn_dim=48,
         encoder_ffn_dim=48, num_decoder_attention_heads=4, num_encoder_attention_heads=4, is_decoder=True,
         max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    ),
+    "qwen2_audio": dict(
+        text_config=_BASE | dict(model_type="qwen2", num_key_value_heads=2),
+        audio_config=dict(
+            model_type="qwen2_audio_encoder", d_model=16, encoder_layers=1, encoder_attention_heads=2,
+            encoder_ffn_dim=24, num_mel_bins=8, max_source_positions=16,
+        ),
     ),
     "reformer": _BASE
     | dict(
