@@ -67,6 +67,15 @@ def _row(family: FamilyVerdict) -> tuple[str, ...]:
     )
 
 
+def reasons(report: GateReport) -> list[tuple[str, str]]:
+    """Returns the sign and the text of every reason: the sign of its own family, not that of the whole verdict."""
+    verdicts: dict[str, str] = {name: family.verdict for name, family in report.families.items()}
+    if report.divergence is not None:
+        verdicts["divergence"] = report.divergence.verdict
+    signed = ((verdicts.get(reason.partition(": ")[0], report.verdict), reason) for reason in report.reasons)
+    return [(SIGNS[verdict], reason) for verdict, reason in signed]
+
+
 def basis(report: GateReport) -> list[str]:
     """Returns the lines that say which families the verdict rests on, and which could not tell."""
     if not report.families and report.divergence is None:
@@ -123,7 +132,7 @@ def render(report: GateReport) -> RenderableType:
         for row, verdict in zip(cells, verdicts, strict=True):
             table.add_row(Text(row[0], style=COLOURS[verdict]), *map(Text, row[1:]))
         parts += [table, ""]
-    parts += [Text(printable(f"{SIGNS[report.verdict]} {reason}")) for reason in report.reasons]
+    parts += [Text(printable(f"{sign} {reason}")) for sign, reason in reasons(report)]
     parts += [Text(printable(line)) for line in basis(report)]
     notes = (*details(report), *(f"note: {text}" for text in report.remarks))
     parts += [Text(printable(line), style="dim") for line in notes]

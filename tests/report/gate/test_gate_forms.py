@@ -52,6 +52,16 @@ def test_the_reason_stands_below_the_table() -> None:
     assert "factoid: lost more than 5 points" in on_terminal(report(lost=60), width=200)
 
 
+def test_every_reason_has_the_sign_of_its_own_family() -> None:
+    dense = result(family(), family("multiple_choice"), suite="kick")
+    packed = result(family(lost=60), family("multiple_choice", lost=24), suite="kick", divergence=divergence())
+    found = gate(dense, packed, max_kl=1e-9)
+    starts = [line[:20] for line in on_terminal(found, width=200).splitlines() if ": " in line and line[1:2] == " "]
+    assert starts == ["✗ factoid: lost more", "? multiple_choice: 4", "✗ divergence: 0.0100"]
+    broken = gate(dense, result(family(outcome=float("nan")), family("multiple_choice"), suite="kick"))
+    assert "✗ the candidate gives no usable scores" in on_terminal(broken, width=200)
+
+
 @pytest.mark.parametrize(("lost", "verdict"), [(2, "pass"), (24, "inconclusive"), (60, "fail")])
 def test_the_markdown_is_a_table_with_its_verdict(lost: int, verdict: str) -> None:
     text = markdown.render(report(lost))
