@@ -69,7 +69,7 @@ def run(
     if output is not None:
         recipe = dataclasses.replace(recipe, output=str(output))
     check_recipe(recipe)
-    devices.resolve(recipe.device)
+    distributed.start(devices.resolve(recipe.device))
     evaluation = None
     source = model_source = ModelSource.open(recipe.model, revision=recipe.revision)
     # questions that cannot be read are an error before the work, not after it

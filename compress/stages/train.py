@@ -77,7 +77,9 @@ def run(
             do="Raise --max-memory; a stage that trains cannot go block by block",
         )
     text = _text(recipe, walker, teacher, workspace.work)
-    trained = _train(recipe, walker, teacher, text.tokens(workspace.work, progress), workspace.work, progress)
+    tokens_ST = text.tokens(workspace.work, progress)
+    distributed.barrier()  # the others read the tokens that are kept now
+    trained = _train(recipe, walker, teacher, tokens_ST, workspace.work, progress)
     entries = write(method, walker, workspace, trained.dense, trained.packed)
     linears_packed = sum("role" not in entry for entry in entries.values())
     coverage = {"total_parameters": source.parameters, "packed_linears": linears_packed}
@@ -134,7 +136,6 @@ def _train(
     method, config = registry.load_train(stage.method), registry.configure(stage.method, stage.options)
     student, dense = open_subject(source, device=devices.resolve(recipe.device)), open_subject(teacher)
     check_tokenizers(student.tokenizer, dense.tokenizer)
-    distributed.barrier()
     return method.train(student.model, dense.model, tokens_ST, config, work_dir, progress)
 
 

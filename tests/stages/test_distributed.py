@@ -1,4 +1,4 @@
-"""`accelerate launch`: two processes on the CPU train a stage together and give what one process gives."""
+"""Two processes on the CPU train a stage together and give what one process gives."""
 
 import json
 import os
@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from compress.errors import RecipeError
+from compress.stages import distributed
 from tests.support.models import save_tiny, save_tokens
 
 RECIPE = """
@@ -30,8 +32,10 @@ batch = 4
 
 
 def run(folder: Path, output: str, *launcher: str) -> Path:
-    command = [sys.executable, *launcher, "-m", "compress", "run", "--recipe", str(folder / "recipe.toml")]
-    command += ["--model", str(folder / "model"), "--output", str(folder / output), "--json"]
+    (folder / f"{output}-ranks").mkdir()
+    command = [sys.executable, *launcher, "-m", "tests.support.launched", str(folder / f"{output}-ranks"), "run"]
+    command += ["--recipe", str(folder / "recipe.toml"), "--model", str(folder / "model"), "--device", "cpu"]
+    command += ["--output", str(folder / output), "--json"]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
     )
@@ -47,11 +51,18 @@ def test_two_processes_make_the_checkpoint_of_one(tmp_path):
     save_tokens(tmp_path)
     save_tiny(tmp_path / "model", "llama")
     (tmp_path / "recipe.toml").write_text(RECIPE.format(folder=tmp_path))
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
-    launcher += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     one, two = run(tmp_path, "one"), run(tmp_path, "two", *launcher)
+    ranks = {path.name: path.read_text() for path in (tmp_path / "two-ranks").iterdir()}
+    assert ranks == {"rank0.txt": "2 cpu", "rank1.txt": "2 cpu"}, "they trained together"
     for path in sorted(one.glob("*.safetensors")):
         expected, found = load_file(path), load_file(two / path.name)
         assert expected.keys() == found.keys()
         for name, tensor in expected.items():
             torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_one_numbered_device_for_several_processes_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match=r"device='cuda:1' with 2 processes.*Allowed: cuda, cpu"):
+        distributed.start(torch.device("cuda:1"))
