@@ -176,8 +176,8 @@ def _finished(process: subprocess.Popen[str], watch: Callable[[int], object]) ->
 def _agree(text: Text, cached_PV: torch.Tensor, own_PV: torch.Tensor, tolerance: float) -> bool:
     """Returns whether logits with a cache are those of transformers' own code.
 
-    Where its own logits differ from the reference by no more than `_ROUNDING`, they show how the model multiplies rounding
-    errors; ours, rounded otherwise, may differ from its own by four times that.
+    Where its own logits differ from the reference by no more than `_ROUNDING`, they show how the model multiplies
+    rounding errors; ours, rounded otherwise, may differ from its own by four times that.
     """
     own_error = _error(text, own_PV)
     allowed = max(tolerance, 4 * own_error) if own_error <= _ROUNDING else tolerance
