@@ -52,21 +52,20 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], help="glob of folder names; repeatable")
     parser.add_argument("--output", type=Path, default=Path("runs/real"))
     parser.add_argument(
-        "--speed", action="store_true", help="measure tokens per second, on a machine without other work"
+        "--speed", action="store_true", help="make no row; time those done, on a machine without other work"
     )
     parser.add_argument("--document", action="store_true", help="make no row; write docs/REAL.md and README's table")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     results = []
     setting = Setting.of(options)
+    chosen = {row.slug for row in ROWS if any(fnmatch(row.slug, pattern) for pattern in options.only or ["*"])}
     for row in ROWS:
-        wanted = not options.document and (
-            not options.only or any(fnmatch(row.slug, pattern) for pattern in options.only)
-        )
+        wanted = row.slug in chosen and not options.document and not options.speed
         if (result := setting.result(row, make=wanted)) is not None:
             results.append({"project": row.project, "name": row.name, "options": row.options, **result})
     if options.speed:
-        setting.add_speed(results)
+        setting.add_speed(results, chosen)
     (options.output / "real.json").write_text(json.dumps(results, indent=1))
     known = {(result["project"], result["name"]) for result in results}
     missing = [f"{row.project} {row.name}" for row in ROWS if (row.project, row.name) not in known]
@@ -169,10 +168,10 @@ class Setting:
                    str(self.output / "reference"), "--limit", str(self.limit)]  # fmt: skip
         return _printed(command)
 
-    def add_speed(self, results: list[dict[str, Any]]) -> None:
-        """Measures tokens per second of every row with kernels for the CPU, and keeps them with its figures."""
-        runnable = {row.slug: row for row in ROWS if row.script is None or row.environment == "llama.cpp"}
-        folders = {slug: self.output / slug / "stored" for slug in runnable}
+    def add_speed(self, results: list[dict[str, Any]], chosen: set[str]) -> None:
+        """Measures tokens per second of the chosen rows with kernels for the CPU, and keeps them with their figures."""
+        runnable = [row.slug for row in ROWS if row.script is None or row.environment == "llama.cpp"]
+        folders = {slug: self.output / slug / "stored" for slug in runnable if slug in chosen}
         folders = {slug: folder for slug, folder in folders.items() if folder.is_dir()}
         engine = _environment(self.output / "environments", "llama.cpp")
         speeds = speed.measure({"dense": self.model, **folders}, engine, threads=len(os.sched_getaffinity(0)))

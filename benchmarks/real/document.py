@@ -57,8 +57,6 @@ IN_README = (
     ("llama.cpp", "IQ2_M, imatrix"), ("compress", "gptq 3 bit"), ("compress", "spqr 2 bit"),
 )  # fmt: skip
 """Project and name of the rows that README.md shows."""
-REASONS: dict[str, str] = {}
-"""Name of a peer's row -> why it is as it is beside ours."""
 
 
 def write(results: Sequence[dict[str, Any]], missing: Sequence[str], setting: dict[str, Any]) -> str:
@@ -106,8 +104,7 @@ def _side_by_side(rows: Sequence[dict[str, Any]]) -> str:
             f"| {row['project']} {row['name']} | {row['file_bytes'] / 1e6:.1f} | {row['kl']:.3f} | {own['name']} | "
             f"{own['file_bytes'] / 1e6:.1f} | {own['kl']:.3f} | {nearer} |\n"
         )
-    peers = [row for row in rows if row["name"] in REASONS and row["project"] != "compress"]
-    return text + "".join(f"\n{row['project']} {row['name']}: {REASONS[row['name']]}\n" for row in peers)
+    return text
 
 
 def _knowledge(rows: Sequence[dict[str, Any]]) -> str:
