@@ -21,6 +21,8 @@ from compress.kernels import select
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CACHES = 4
 """Size of all copies of a weight together, in last-level caches."""
+_MOST_COPIES = 4096
+"""Copies of tiny weights are objects more than bytes: half a million of them, for a cache of 260 MB, took 4 GB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,11 @@ class Case:
         return x_TK.to(self.device, self.dtype if dtype is None else dtype)
 
     def copies(self, weight_bytes: int) -> int:
-        """Returns the number of copies of a weight that take turns, so that none is cached when its turn comes."""
-        return 1 + _CACHES * self.cache_bytes // max(1, weight_bytes)
+        """Returns the number of copies of a weight that take turns, so that none is cached when its turn comes.
+
+        Weights so small that this takes more than `_MOST_COPIES` may be cached.
+        """
+        return min(_MOST_COPIES, 1 + _CACHES * self.cache_bytes // max(1, weight_bytes))
 
 
 def ours(case: Case, name: str, packed: PackedTensor, kernel: str | None) -> Contender:
