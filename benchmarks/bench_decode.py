@@ -60,7 +60,7 @@ def token_seconds(runner: Runner, library: _Timed, options: dict[str, Any]) -> t
 def loop(folder: Path, prompt_tokens: int, rounds: int) -> list[dict[str, Any]]:
     library = _Timed()
     loader.library = lambda: library  # type: ignore[assignment, return-value]
-    runner = Runner(folder, torch.bfloat16, prompt_tokens, _NEW_TOKENS)
+    runner = Runner(folder, torch.bfloat16, prompt_tokens, _NEW_TOKENS, torch.device("cpu"))
     model = runner.model
     plain = model.forward
     compiled = torch.compile(plain, dynamic=False)

@@ -52,7 +52,7 @@ def _start(folder: Path, engine: Path, threads: int) -> subprocess.Popen[str]:
     if (file := folder / "model.gguf").exists():
         command = [str(engine), str(HERE / "llama_cpp_speed.py"), json.dumps({**options, "file": str(file)})]
     else:
-        options |= {"folder": str(folder), "dtype": "float32"}
+        options |= {"folder": str(folder), "dtype": "float32", "device": "cpu"}
         command = [sys.executable, "-m", "compress.bench.worker", json.dumps(options)]
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

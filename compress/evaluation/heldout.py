@@ -168,12 +168,12 @@ def _log_probs(reader: Reader, windows: Windows, tick: Tick) -> Iterator[tuple[i
             yield index, log_prob_TV.cpu()
 
 
-@torch.inference_mode()
 def _to_log_probs(logits_TV: torch.Tensor) -> None:
     """Replaces logits by log-probabilities where they are: with a large vocabulary there is no larger array."""
-    for start in range(0, len(logits_TV), _POSITIONS):
-        part = slice(start, start + _POSITIONS)
-        logits_TV[part] = torch.log_softmax(logits_TV[part], dim=-1)
+    with torch.inference_mode(logits_TV.is_inference()):  # such tensors change in this mode only
+        for start in range(0, len(logits_TV), _POSITIONS):
+            part = slice(start, start + _POSITIONS)
+            logits_TV[part] = torch.log_softmax(logits_TV[part], dim=-1)
 
 
 def _nll(log_prob_TV: torch.Tensor, target_T: torch.Tensor) -> float:

@@ -44,10 +44,10 @@ def test_an_unknown_suite_is_an_error_with_a_suggestion() -> None:
 
 
 def test_the_hash_of_the_items_sees_every_item() -> None:
-    one, other = tiny.suite(), tiny.suite()
+    one, other, changed = tiny.suite(), tiny.suite(), tiny.suite()
     assert one.items_sha256 == other.items_sha256
-    other.families[0].items[3]["prompt"] += " "
-    assert one.items_sha256 != other.items_sha256
+    changed.families[0].items[3]["prompt"] += " "
+    assert one.items_sha256 != changed.items_sha256
 
 
 def test_the_hash_is_that_of_all_items_as_json() -> None:

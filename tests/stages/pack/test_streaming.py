@@ -25,6 +25,7 @@ from compress.models.source import ModelSource
 from compress.models.stored import WeightReader
 from compress.stages import memory
 from compress.stages.pack import block_loop, jobs, streaming, workers
+from compress.stages.plan import phases
 from compress.stages.workspace import Workspace
 from tests.support import fake_method
 from tests.support.digests import digests
@@ -259,5 +260,6 @@ def test_a_ceiling_counts_all_processes(tmp_path):
 
 def test_the_ceiling_is_enforced_while_it_streams(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "plan_streaming", lambda **_: memory.MemoryPlan(1, 1, 1))
+    monkeypatch.setattr(phases, "check_ahead", lambda *_: None)
     with pytest.raises(CompressError, match=r"embed_tokens.*resident memory reached"):
         run(save_tiny(tmp_path / "model"), tmp_path / "out", max_memory="10MB")
