@@ -51,7 +51,7 @@ COLUMNS = "| project | method | MB | bits | KL [95 %] | perplexity [95 %] | same
 RULE = "| :-- | :-- | --: | --: | --: | --: | --: | --: | --: | --: |\n"
 
 IN_README = (
-    ("HQQ", "4 bit"), ("llama.cpp", "Q4_K_M"), ("compress", "spqr 5 bit"), ("GPTQModel", "GPTQ 3 bit"),
+    ("HQQ", "4 bit"), ("llama.cpp", "Q4_K_M, imatrix"), ("compress", "spqr 5 bit"), ("GPTQModel", "GPTQ 3 bit"),
     ("llm-compressor", "GPTQ 3 bit"), ("llama.cpp", "Q3_K_M, imatrix"), ("compress", "spqr 4 bit"),
     ("llama.cpp", "Q2_K, imatrix"), ("compress", "spqr 3 bit"), ("llama.cpp", "IQ3_XXS, imatrix"),
     ("llama.cpp", "IQ2_M, imatrix"), ("compress", "gptq 3 bit"), ("compress", "spqr 2 bit"),
