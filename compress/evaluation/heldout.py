@@ -106,8 +106,9 @@ def divergence(
     per_window: list[torch.Tensor] = []
     length = windows.targets.shape[1]
     sum_T, count_T = torch.zeros(length, dtype=torch.float64), torch.zeros(length, dtype=torch.int64)
-    both = zip(_log_probs(dense, windows, tick), _log_probs(compressed, windows, tick), strict=True)
-    for (index, p_TV), (other, q_TV) in both:
+    of_compressed = _log_probs(compressed, windows, tick)
+    for index, p_TV in _log_probs(dense, windows, tick):
+        other, q_TV = next(of_compressed)
         assert index == other, "windows have one length, so that every reader yields them in their order"
         target_T = windows.targets[index]
         if p_TV.shape != q_TV.shape:
@@ -120,6 +121,7 @@ def divergence(
         sum_T += torch.where(counted_T, kl_T, 0).double()
         count_T += counted_T
         same += int((p_TV.argmax(-1) == q_TV.argmax(-1))[counted_T].sum())
+        del p_TV, q_TV  # else four arrays of a window are alive while the next ones are made
     kl = torch.cat(per_window).double()
     low, high = bootstrap_interval([float(w.double().sum()) for w in per_window], [len(w) for w in per_window])
     kl_summary = Divergence(
@@ -165,7 +167,10 @@ def _log_probs(reader: Reader, windows: Windows, tick: Tick) -> Iterator[tuple[i
                 _to_log_probs(log_prob_TV)
             if not torch.isfinite(log_prob_TV.amax(-1)).all():
                 raise reader.not_finite(rows[index].tokens, "On held-out text")
-            yield index, log_prob_TV.cpu()
+            on_cpu_TV = log_prob_TV.cpu()
+            del log_prob_TV
+            yield index, on_cpu_TV
+            del on_cpu_TV
 
 
 def _to_log_probs(logits_TV: torch.Tensor) -> None:
