@@ -20,8 +20,8 @@ from compress import kept_files
 from compress.calibration import kept_tokens, writing
 from compress.calibration.chat_parts import chat_parts
 from compress.errors import CalibrationError, MemoryLimitError, TextError
-from compress.models import free_memory
 from compress.models.load_dense import load_dense
+from compress.models.memory import give_back
 from compress.sizes import format_size
 from compress.texts.chat import has_template
 from compress.texts.special_tokens import text_encoder
@@ -125,7 +125,7 @@ class SelfText:
                 if path is not None:
                     kept_tokens.keep(path, key, batch_ST, {})
         del model
-        free_memory.give_back()
+        give_back()
         return batches_ST
 
     @property

@@ -115,11 +115,9 @@ def evaluate(
 
     def opened(each: Model) -> Subject:
         source = source_of(each) if where.on_disk else None
-        return (
-            open_subject(each, tokenizer, chosen_device)
-            if source is None
-            else open_on_disk(source, tokenizer, chosen_device)
-        )
+        if source is None:
+            return open_subject(each, tokenizer, chosen_device)
+        return open_on_disk(source, tokenizer, chosen_device)
 
     subject = opened(model)
     if known is not None and chat == "auto":

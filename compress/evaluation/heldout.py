@@ -168,7 +168,7 @@ def _log_probs(reader: Reader, windows: Windows, tick: Tick) -> Iterator[tuple[i
             if not torch.isfinite(log_prob_TV.amax(-1)).all():
                 raise reader.not_finite(rows[index].tokens, "On held-out text")
             on_cpu_TV = log_prob_TV.cpu()
-            del log_prob_TV
+            del log_prob_TV  # a generator that waits would keep it in memory
             yield index, on_cpu_TV
             del on_cpu_TV
 

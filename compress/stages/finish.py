@@ -15,7 +15,7 @@ from compress.format.files import write_json
 from compress.format.manifest import MANIFEST, fingerprint, read_manifest
 from compress.format.writer import CheckpointWriter
 from compress.methods import registry
-from compress.models import free_memory
+from compress.models.memory import give_back
 from compress.recipe import AUTO, DEFAULT_END_BITS, digest
 from compress.stages import memory
 from compress.stages.budget import allocation
@@ -188,7 +188,7 @@ def prove(recipe: Recipe, workspace: Workspace, progress: Progress) -> None:
     reference, limit = workspace.work / _REFERENCE, recipe.max_memory
     if not workspace.records():
         return  # a finished run asked for again: proven when it was finished
-    free_memory.give_back()
+    give_back()
     size = residence.Size.of(ModelSource.open(workspace.folder))
     room = None if limit is None else limit - memory.resident_bytes() - phases.proof_bytes(size, by_block=True)
     texts = proof.read_reference(reference) if reference.is_file() else []
@@ -274,7 +274,7 @@ def evaluate(
     def fits() -> bool:
         return not evaluator.residence_of(workspace.folder, source, recipe.max_memory).on_disk
 
-    free_memory.give_back()
+    give_back()
     path = workspace.folder / EVALUATION
     if path.is_file() and matches(stored := EvalResult.read(path), fingerprint(workspace.folder)):
         return stored

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from compress.errors import MemoryLimitError
+from compress.models.memory import LOADED
 from compress.sizes import format_size
 from compress.tuning.settings import FullSettings, Settings
 
@@ -43,8 +44,6 @@ _WORKER = 240 << 20
 """Resident memory of a worker process that has imported torch and solved nothing yet; measured."""
 _LOADER = 180 << 20
 """What importing transformers and building an empty model adds to it; measured."""
-_LOADED = 1.5
-"""Peak while a block is loaded, in blocks: the block in float32, and half of it as stored, not yet converted."""
 _HEAD = 128 << 20
 """A slice of the output head, as stored and in float32, and its logits."""
 _END_STRETCH = 200 << 20
@@ -233,7 +232,7 @@ def plan_streaming(
     solving = _STREAMED_COPIES * largest * _FLOAT + 2 * converted_bytes
     other = _WORKER + (_LOADER if converted_bytes else 0)
     # the packed head is mapped while logits are computed for the proof
-    alone = max(tensor_bytes, int(_LOADED * block_bytes) + _HEAD + sum(ends), packing_bytes(ends))
+    alone = max(tensor_bytes, int(LOADED * block_bytes) + _HEAD + sum(ends), packing_bytes(ends))
     peak = base_bytes + int(_MARGIN * max(alone, solving + (workers - 1) * (other + solving)))
     if limit is not None and peak > limit:
         room = (limit - base_bytes) / _MARGIN

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from compress.errors import MemoryLimitError
+from compress.models.memory import LOADED
 from compress.sizes import format_size
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ _BATCH = 256 << 20
 """Logits, or keys and values, of one forward pass in memory."""
 _HEAD = 192 << 20
 """A stretch of the output head, as stored and decoded, beside the pages of a packed head."""
-_LOADED = 1.5
-"""Peak while a block is loaded, in blocks: the block in float32, and half of it as stored."""
 _LOGIT_COPIES = 2
 """Float32 logits of a window at once: the log-probabilities of both models."""
 _LEAST_TOKENS, _MOST_TOKENS_BYTES = 2048, 256 << 20
@@ -150,7 +149,7 @@ def fit(models: Sequence[Size], limit: int | None, base_bytes: int, available: i
     if in_memory <= most:
         return Residence(False, in_memory, 0, in_memory)
     # models are read in turns, so that one block is in memory, but the hidden states of all
-    block = int(_LOADED * max(size.block_bytes for size in models)) + window  # of the model that was read before
+    block = int(LOADED * max(size.block_bytes for size in models)) + window  # of the model that was read before
     head = _HEAD + max(size.packed_head for size in models) + _LOGIT_COPIES * window
     fixed = LIBRARIES + max(block, head)
     least = _FLOAT * _LEAST_TOKENS * max(size.hidden for size in models)

@@ -1,9 +1,12 @@
-"""Returns memory that models have freed to the operating system (`give_back`)."""
+"""Holds what loading a block takes, and returns memory that models have freed to the operating system."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+
+LOADED = 1.5
+"""Peak while a block is loaded, in blocks: the block in float32, and half of it as stored, not yet converted."""
 
 
 def give_back() -> None:
