@@ -1,6 +1,6 @@
 """Quantises a model folder with AutoRound, and reads the checkpoint back as a dense model.
 
-python auto_round_int.py MODEL TOKENS OUTPUT '{"bits": 3, "group_size": 64, "iterations": 200}'
+python auto_round_int.py MODEL TOKENS OUTPUT '{"bits": 3, "group_size": 64, "iterations": 50, "rate": 0.005}'
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def main(model: str, tokens: str, output: str, text: str) -> None:
             group_size=options["group_size"],
             sym=True,
             iters=options["iterations"],
+            lr=options["rate"],
             dataset=[{"input_ids": row[None]} for row in tokens_ST],
             seqlen=tokens_ST.shape[1],
             nsamples=len(tokens_ST),

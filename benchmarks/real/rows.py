@@ -71,8 +71,8 @@ ROWS: tuple[Row, ...] = (
     *(
         Row(
             "AutoRound",
-            f"{bits} bit, 200 iterations",
-            {"bits": bits, "group_size": 64, "iterations": 200},
+            f"{bits} bit, light",
+            {"bits": bits, "group_size": 64, "iterations": 50, "rate": 5e-3},
             "auto-round",
             "auto_round_int.py",
         )
