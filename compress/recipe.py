@@ -131,7 +131,7 @@ class Recipe:
     data_dir: str | None = None
     """Folder of the suite's public data, for suites that have any; the hub when not given."""
     tier: str | None = None
-    """Share of the suite to ask, for suites with tiers: `pr` or `release`; all items when not given."""
+    """Share of the suite to ask, for suites with tiers: `quick`, `pr` or `release`; all items when not given."""
     limit: int | None = None
     """Items per family of the suite; all when not given."""
     max_memory: int | None = None

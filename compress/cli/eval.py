@@ -24,7 +24,9 @@ _KEY = "COMPRESS_JUDGE_KEY"
 @click.option("--chat", metavar="MODE", default="auto", help="Ask through the chat template: always, never or auto.")
 @click.option("--tasks", metavar="NAMES", default="", help="lm-eval tasks to run as well, separated by commas.")
 @click.option("--baseline", metavar="MODEL", help="Model to compare with item by item, or its eval.json.")
-@click.option("--tier", metavar="NAME", help="`pr` (400 items per family) or `release` (all), instead of --limit.")
+@click.option(
+    "--tier", metavar="NAME", help="quick (50 items per family), pr (400) or release (all), instead of --limit."
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Items per family of the suite.  [default: all]")
 @click.option("--device", default="auto", help="auto, cpu, cuda[:N], xpu or mps.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, help="Sequences per batch.")

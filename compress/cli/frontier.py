@@ -35,7 +35,9 @@ METHODS = "rtn,gptq,easyquant,finequant,spqr,aqlm"
 )
 @click.option("--chat", metavar="MODE", help="Ask through the chat template: always, never, or auto.  [default: auto]")
 @click.option("--data-dir", metavar="FOLDER", help="Data of the suite kick.  [default: the hub]")
-@click.option("--tier", metavar="TIER", help="Part of the suite: pr (400 items per family) or release (all).")
+@click.option(
+    "--tier", metavar="TIER", help="Part of the suite: quick (50 items per family), pr (400) or release (all)."
+)
 @click.option("--limit", type=int, help="Items per family of the suite.  [default: all]")
 @click.option("--calibration", metavar="SOURCE", help="Calibration text, as in `compress run`.  [default: auto]")
 @click.option("--samples", type=int, default=recipe_defaults["samples"], help="Calibration sequences.")

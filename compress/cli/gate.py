@@ -29,7 +29,7 @@ _ASKED = ("suite", "data_dir", "chat", "tier", "limit", "device", "batch_size", 
 @click.option("--suite", metavar="NAME", help="Suite.  [default: auto, chosen by the model]")
 @click.option("--data-dir", metavar="DIR", help="Data of the suite kick.  [default: the hub]")
 @click.option("--chat", metavar="MODE", help="Ask through the chat template: always, never or auto.  [default: auto]")
-@click.option("--tier", metavar="NAME", help="`pr` or `release`, instead of --limit.")
+@click.option("--tier", metavar="NAME", help="quick, pr or release, instead of --limit.")
 @click.option("--limit", type=click.IntRange(min=1), help="Items per family.  [default: all]")
 @click.option("--device", help="auto, cpu, cuda[:N], xpu or mps.  [default: auto]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Sequences per batch.  [default: 32]")

@@ -73,7 +73,8 @@ def evaluate(
         baseline: the dense model, its evaluation, or its eval.json; every item is paired with it. A model is evaluated
             first, and the result contains its evaluation as `.baseline`.
         reference: the dense model for the divergence if `baseline` is an evaluation.
-        tier: `pr` (400 items per family, 64 windows of held-out text) or `release` (all), instead of `limit`.
+        tier: `quick` (50 items per family, 16 windows of held-out text), `pr` (400, 64) or `release` (all), instead
+            of `limit`.
         limit: largest number of items per family (a seeded, stratified subset) and of windows of held-out text.
         device: `auto`, `cpu`, `cuda[:N]`, `xpu` or `mps`, for models that are opened here; a loaded model stays where
             it is.

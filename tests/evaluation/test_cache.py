@@ -116,6 +116,7 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def test_tiers() -> None:
+    assert tiers.resolve("quick", None) == tiers.Tier(50, 16)
     assert tiers.resolve("pr", None) == tiers.Tier(400, 64)
     assert tiers.resolve("release", None) == tiers.resolve(None, None) == tiers.Tier(None, None)
     assert tiers.resolve(None, 7) == tiers.Tier(7, 7)
