@@ -20,7 +20,8 @@ from compress.models.linears import is_conv1d
 VERSION = 1
 ATTRIBUTES = frozenset({
     "num_heads", "num_attention_heads", "num_key_value_heads", "num_kv_heads", "num_key_value_groups", "split_size",
-    "intermediate_size", "intermediate_dim", "config.num_attention_heads", "config.num_key_value_heads",
+    "embed_dim", "kv_dim", "intermediate_size", "intermediate_dim",
+    "config.num_attention_heads", "config.num_key_value_heads",
 })  # fmt: skip
 """Numbers of modules that a structure may set; with `config.` in front in a copy of the configuration they hold."""
 

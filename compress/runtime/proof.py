@@ -1,6 +1,6 @@
 """Proves that a folder loads: a fresh process loads it and must reproduce reference logits.
 
-    python -m compress.runtime.proof FOLDER --reference FILE [--tolerance 1e-5] [--by-block]
+    python -m compress.runtime.proof FOLDER --reference FILE [--tolerance 2e-5] [--by-block]
 
 prints one line of JSON and exits with 0 when the proof holds, 1 when it does not, 2 when the folder cannot be loaded.
 
@@ -26,7 +26,8 @@ from compress.errors import CompressError, FormatError
 if TYPE_CHECKING:
     import torch
 
-TOLERANCE = 1e-5
+TOLERANCE = 2e-5
+"""What rounding may differ by: over every decoder class and method (docs/MODELS.md) it was 1.1e-5 at most."""
 _ROUNDING = 1e-3
 """Largest error that may be rounding, which a badly damaged model multiplies from block to block."""
 _WATCHED_SECONDS = 0.2

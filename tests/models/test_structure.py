@@ -19,7 +19,8 @@ from compress.models.surgery.coupled import coupled
 from compress.models.surgery.units import Coupled, unit_parameters
 from tests.support.models import save_tiny, tiny_model, tiny_tokens
 
-ATTENTION = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "opt", "gpt2", "gpt-neox", "falcon-40b", "mixtral"]
+ATTENTION = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "opt", "gpt2", "gpt-neox", "falcon-40b", "mixtral",
+             "bigcode-heads"]  # fmt: skip
 MLP = [*ATTENTION, "falcon-7b", "falcon-alibi", "qwen3-moe", "qwen2-moe"]
 
 
@@ -104,7 +105,7 @@ def test_channels_that_leave_all_layers_are_a_matter_of_the_configuration(tmp_pa
 @pytest.mark.parametrize("kind", ATTENTION)
 @pytest.mark.parametrize("unit", ["kv", "query"])
 def test_heads_leave_one_layer(tmp_path: Path, kind: str, unit: Any) -> None:
-    if unit == "query" and kind in ("opt", "gpt2", "gpt-neox"):
+    if unit == "query" and kind in ("opt", "gpt2", "gpt-neox", "bigcode-heads"):
         pytest.skip("every query head has a key head of its own")
     found = check_equivalence(tmp_path, kind, (unit, "mlp"), lambda one: one.block == 1, stock=False)
     assert found.structure.attributes or kind == "gpt-neox"
@@ -123,11 +124,12 @@ def test_where_no_configuration_can_say_it_a_structure_does(tmp_path: Path, kind
     assert found.structure and found.config == ModelSource.open(tmp_path).raw_config
 
 
-def test_query_heads_of_multi_query_attention(tmp_path: Path) -> None:
-    model = tiny_model("falcon-7b")
+@pytest.mark.parametrize("kind", ["falcon-7b", "bigcode"])
+def test_query_heads_of_multi_query_attention(tmp_path: Path, kind: str) -> None:
+    model = tiny_model(kind)
     sets = coupled(model, skeleton.find_blocks(model), ("kv",))
     assert {one.units for one in sets} == {1}
-    check_equivalence(tmp_path, "falcon-7b", ("query",), lambda one: one.block == 2, stock=False)
+    check_equivalence(tmp_path, kind, ("query",), lambda one: one.block == 2, stock=False)
 
 
 @pytest.mark.parametrize("kind", ["llama", "llama-tied", "qwen3", "phi3", "mixtral", "qwen2-moe"])

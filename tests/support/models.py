@@ -40,6 +40,11 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("phi3", _GROUPED),
     "opt": ("opt", _SIZES | dict(ffn_dim=48, word_embed_proj_dim=16, tie_word_embeddings=True)),
     "gpt2": ("gpt2", _COMMON | dict(n_embd=32, n_layer=3, n_head=4, n_positions=CONTEXT, tie_word_embeddings=True)),
+    "bigcode": ("gpt_bigcode", _COMMON | dict(n_embd=32, n_layer=3, n_head=4, n_positions=CONTEXT)),
+    "bigcode-heads": (
+        "gpt_bigcode",
+        _COMMON | dict(n_embd=32, n_layer=3, n_head=4, n_positions=CONTEXT, multi_query=False),
+    ),
     "gpt-neox": ("gpt_neox", _SIZES),
     "falcon-7b": ("falcon", _FALCON | dict(multi_query=True, parallel_attn=True, bias=False, alibi=False)),
     "falcon-40b": ("falcon", _FALCON | dict(new_decoder_architecture=True, num_kv_heads=2, bias=False, alibi=False)),

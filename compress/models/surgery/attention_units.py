@@ -91,7 +91,12 @@ def _key_heads(model: PreTrainedModel, attention: Attention, number: int) -> Ite
             model,
             attention,
             dict(
-                num_heads=each, num_attention_heads=each, num_key_value_heads=1, num_kv_heads=1, split_size=each * width
+                num_heads=each,
+                num_attention_heads=each,
+                num_key_value_heads=1,
+                num_kv_heads=1,
+                kv_dim=width,
+                split_size=each * width,
             ),
             {"num_attention_heads": each, "num_key_value_heads": 1, "num_kv_heads": 1},
         ),
@@ -125,6 +130,8 @@ def _counts(
 ) -> dict[str, Any]:
     """Returns how one unit counts in attributes of the module and in keys of the configuration, of those that exist."""
     numbers = {name: size for name, size in in_module.items() if isinstance(getattr(attention.module, name, None), int)}
+    if isinstance(getattr(attention.module, "kv_dim", None), int):  # GPT-BigCode splits its rows by these two widths
+        numbers["embed_dim"] = in_module["split_size"]
     if "qkv_proj" in attention.inputs:  # Phi-3 splits the rows by what its configuration says
         numbers["config.num_attention_heads"] = in_config["num_attention_heads"]
     return dict(
@@ -191,7 +198,8 @@ def _rows(attention: Attention) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
     """Returns rows of the query heads [H, D], of the keys and of the values [G, D], and the linears that hold them.
 
     A fused projection is laid out in one of two ways: all queries, then all keys, then all values (Phi-3, GPT-2, Falcon
-    with one key head), or group after group (Falcon's new architecture; GPT-NeoX and BLOOM with one head in each).
+    and GPT-BigCode with one key head), or group after group (Falcon's new architecture; GPT-NeoX, BLOOM and other
+    GPT-BigCode models with one head in each).
     """
     heads, groups, width = attention.heads, attention.groups, attention.head_dim
     if len(attention.inputs) == 3:
@@ -200,10 +208,8 @@ def _rows(attention: Attention) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
         return q_HD, k_GD, k_GD.clone(), (q, k, v)
     name = f"{attention.path}.{attention.inputs[0]}"
     rows = torch.arange((heads + 2 * groups) * width).view(-1, width)
-    multi_query = getattr(attention.module, "multi_query", False) and not getattr(
-        attention.module, "new_decoder_architecture", False
-    )
-    if attention.inputs == ("query_key_value",) and not multi_query:
+    one_key = getattr(attention.module, "multi_query", attention.inputs != ("query_key_value",))
+    if not one_key or getattr(attention.module, "new_decoder_architecture", False):
         # group after group: its query heads, its key, its value
         rows_GnD = rows.view(groups, attention.each + 2, width)
         q_HD = rows_GnD[:, :-2].reshape(heads, width)
