@@ -110,9 +110,10 @@ def plan(recipe: Recipe) -> Plan:
     devices.resolve(recipe.device)
     step = recipe.step(0, recipe.model, str(folders(recipe)[0]))
     source = ModelSource.open(recipe.model, revision=recipe.revision)
-    suite = finish.suite_of(recipe, source)
-    phases.check_ahead(recipe, source, suite)
-    made = planning.make(step, source, then=tuple(stage.method for stage in recipe.stages[1:]))
+    with source.one_tokenizer():
+        suite = finish.suite_of(recipe, source)
+        phases.check_ahead(recipe, source, suite)
+        made = planning.make(step, source, then=tuple(stage.method for stage in recipe.stages[1:]))
     parts = phases.of_run(
         recipe,
         source,

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from compress.cli._collector import collector_paused
 from compress.cli._method_options import DEFAULT_METHOD, MethodCommand, OrNone, given_flags
 from compress.methods import registry
 from compress.recipe import (
@@ -108,18 +109,19 @@ def command(**_: Any) -> None:
 
     flags = given_flags(click.get_current_context())
     recipe = recipe_from(flags)
-    early_refusals.check_recipe(recipe)
-    early_refusals.check_model(recipe)
-    if "dry_run" in flags:
-        _show_plan(recipe, as_json="as_json" in flags)
-        return
+    with collector_paused():
+        early_refusals.check_recipe(recipe)
+        early_refusals.check_model(recipe)
+        if "dry_run" in flags:
+            _show_plan(recipe, as_json="as_json" in flags)
+            return
     from compress.report.progress_bars import watch
 
     progress = watch()
     progress.note(f"Opening {recipe.model} ...")  # the imports alone take seconds
     try:
-        from compress import pipeline
-
+        with collector_paused():
+            from compress import pipeline
         result = pipeline.run(recipe, progress=progress, fresh="fresh" in flags)
     except KeyboardInterrupt as stop:
         where = progress.position() or " before anything was compressed"

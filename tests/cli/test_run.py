@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 
 from compress import pipeline
 from compress.cli import invoke
+from compress.models import source
 from compress.progress import Progress
 from compress.recipe import Recipe
 from compress.result import Result
+from tests.support.models import save_tiny
 from tests.support.results import dense_and_packed
 
 
@@ -66,3 +69,21 @@ def test_ctrl_c_says_where_it_stopped_and_how_to_go_on(
         assert "at Compressing 3/16 (model.layers.2). Run the same command again" in said
     else:
         assert "before anything was compressed" in said
+
+
+def test_a_dry_run_loads_the_tokenizer_once_and_does_not_collect_garbage_until_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load, collecting = source.load_tokenizer, []
+
+    def noted(folder: Path, name: str) -> Any:
+        collecting.append(gc.isenabled())
+        return load(folder, name)
+
+    monkeypatch.setattr(source, "load_tokenizer", noted)
+    options = ["--model", str(save_tiny(tmp_path / "model")), "--samples", "4", "--seq-len", "16"]
+    assert invoke(["run", "--dry-run", "--method", "gptq", *options]) == 0
+    assert "calibration  self" in capsys.readouterr().out  # both the suite and the text asked for the tokenizer
+    assert collecting == [False] and gc.isenabled()
+    assert invoke(["run", "--dry-run", "--model", str(tmp_path)]) == 2
+    assert gc.isenabled()

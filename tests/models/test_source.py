@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import struct
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,18 @@ def test_tokenizer_and_files_to_copy(folder: Path) -> None:
     (folder / "tokenizer_config.json").unlink()
     with pytest.raises(ModelError, match="no tokenizer"):
         source.tokenizer()
+
+
+def test_a_tokenizer_is_loaded_once_where_that_is_asked_for_and_freed_afterwards(folder: Path) -> None:
+    source = ModelSource.open(folder)
+    with source.one_tokenizer():
+        shared = source.tokenizer()
+        assert source.tokenizer() is shared
+    freed = weakref.ref(shared)
+    assert source.tokenizer() is not shared
+    del shared
+    gc.collect()
+    assert freed() is None
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, "[1]", '"text"', "{not", ""])

@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_matrix
 
 _SPAN = 1e6
 """Losses are scaled so that the greatest is this: the tolerances of HiGHS are absolute, about 1e-6."""
@@ -26,6 +24,9 @@ def choose(sizes: list[list[int]], losses: list[list[float]], budget: int) -> li
     A candidate is never chosen when a smaller one of its set has no greater loss, so a set whose losses are all equal
     gets its smallest.
     """
+    from scipy.optimize import Bounds, LinearConstraint, milp  # 0.4 s, and most runs have no budget
+    from scipy.sparse import csr_matrix
+
     places = [_worthwhile(*pair) for pair in zip(sizes, losses, strict=True)]
     room = budget - sum(min(row) for row in sizes)
     if room < 0:

@@ -2,6 +2,8 @@
 
 import itertools
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -64,3 +66,9 @@ def test_many_sets_stay_exact_and_quick():
         for price in prices
     )
     assert bound <= found * (1 + 1e-9) and found <= bound * 1.01
+
+
+def test_scipy_is_imported_only_where_there_is_a_budget():
+    asked = "import sys, compress.stages.budget.knapsack; print([name for name in sys.modules if 'scipy' in name])"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
