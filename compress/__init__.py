@@ -1,6 +1,7 @@
 """compress: compress large language models, ship packed checkpoints, and prove what it cost.
 
-Importing this package imports nothing heavy; `run`, `load`, `evaluate`, `gate` and `Recipe` are resolved on first use.
+Importing this package imports nothing heavy; `run`, `load`, `evaluate`, `gate`, `export` and `Recipe`
+are resolved on first use.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from compress.evaluation import evaluate as evaluate
     from compress.evaluation.gate.decide import gate as gate
+    from compress.export import export as export
     from compress.pipeline import run as run
     from compress.recipe import Recipe as Recipe
     from compress.runtime import load as load
@@ -22,9 +24,10 @@ _LAZY = {
     "load": "compress.runtime",
     "evaluate": "compress.evaluation",
     "gate": "compress.evaluation.gate.decide",
+    "export": "compress.export",
     "Recipe": "compress.recipe",
 }
-__all__ = ["Recipe", "__version__", "evaluate", "gate", "load", "run"]
+__all__ = ["Recipe", "__version__", "evaluate", "export", "gate", "load", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,6 +23,7 @@ COMMANDS = {
     "eval": "Evaluate a model on the knowledge suite, or compare two.",
     "gate": "Pass or fail a candidate against the dense model.",
     "frontier": "Compare methods by quality and stored bits per weight.",
+    "export": "Write a checkpoint in the format of an engine.",
     "report": "Write a page about runs: scores, layers, lost items.",
     "inspect": "Show the layers of a compressed checkpoint.",
     "methods": "List the methods, or the options of one.",

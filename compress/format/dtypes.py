@@ -14,5 +14,8 @@ TORCH_DTYPES = {
 
 _READ_ONLY = ("F8_E4M3", "F8_E5M2", "U64", "U32")
 
+NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+"""Dtype -> its name in a safetensors header."""
+
 STORED_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items() if name not in _READ_ONLY}
 """Dtype -> its name in a safetensors header, for the dtypes that a checkpoint of this package may hold."""

@@ -26,13 +26,18 @@ Described = dict[str, tuple[str, tuple[int, ...]]]
 """Tensor name -> (safetensors dtype, shape)."""
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[int, str, Described]:
-    """Writes a safetensors file without a second copy of the tensors; returns its size, sha256 and tensor list."""
+def write_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], names: Mapping[torch.dtype, str] = STORED_NAMES
+) -> tuple[int, str, Described]:
+    """Writes a safetensors file without a second copy of the tensors; returns its size, sha256 and tensor list.
+
+    `names` has the dtypes that may be written; by default those that a checkpoint of this package may hold.
+    """
     described: Described = {}
     for name, tensor in tensors.items():
-        if tensor.dtype not in STORED_NAMES:
-            raise FormatError(f"{name} is {tensor.dtype}", allowed=", ".join(map(str, STORED_NAMES)))
-        described[name] = (STORED_NAMES[tensor.dtype], tuple(tensor.shape))
+        if tensor.dtype not in names:
+            raise FormatError(f"{name} is {tensor.dtype}", allowed=", ".join(map(str, names)))
+        described[name] = (names[tensor.dtype], tuple(tensor.shape))
     head, ordered = header(described)
     return *write_whole(path, _chunks(head, [tensors[name] for name in ordered])), ordered
 

@@ -1,0 +1,45 @@
+"""`compress export`: writes a checkpoint in the format of an engine."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("export")
+@click.argument("folder", type=click.Path())
+@click.option("--to", "target", metavar="TARGET", required=True,
+              help="compressed-tensors, mlx, gptq, awq, aqlm or dense.")  # fmt: skip
+@click.option("-o", "--output", metavar="FOLDER", help="Output folder.  [default: FOLDER-TARGET]")
+@click.option(
+    "--allow-dense", is_flag=True, help="Decode the weights that the target cannot hold, and store them dense."
+)
+@click.option("--dense-dtype", metavar="DTYPE", default="float32",
+              help="Dtype of decoded weights: float32 (exact), bfloat16 or float16.")  # fmt: skip
+@click.option("--max-shard-size", metavar="SIZE", default="5GB", help="Largest file of weights.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
+def command(
+    folder: str,
+    target: str,
+    output: str | None,
+    allow_dense: bool,
+    dense_dtype: str,
+    max_shard_size: str,
+    dry_run: bool,
+) -> None:
+    """Write the checkpoint in FOLDER in the format of another program. Codes are copied, nothing is rounded unasked."""
+    from compress.export import plan as planning
+    from compress.export.run import export
+
+    plan = planning.make(folder, target, allow_dense=allow_dense, dense_dtype=dense_dtype)
+    for label, text in plan.lines():
+        click.echo(f"{label:<10} {text}")
+    if dry_run:
+        return
+    from compress.report.progress_bars import watch
+
+    made = export(
+        folder, target, output, allow_dense=allow_dense, dense_dtype=dense_dtype, max_shard_size=max_shard_size,
+        progress=watch(),
+    )  # fmt: skip
+    size = sum(path.stat().st_size for path in made.glob("*.safetensors"))
+    click.echo(f"{'written':<10} {made}, {size / 1e6:.1f} MB")

@@ -1,0 +1,93 @@
+"""Describes one packed linear to a target: the scheme, the shape, and what kind of module it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from compress.format import naming
+from compress.format.layouts import additive, int_group
+from compress.format.scheme import Scheme
+from compress.models.linears import is_conv1d
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LINEAR, CONV1D, EXPERT, EMBEDDING, HEAD = "linear", "conv1d", "expert", "embedding", "head"
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A packed linear, without its planes."""
+
+    name: str
+    kind: str
+    """One of the constants of this module."""
+    scheme: Scheme
+    shape: tuple[int, int]
+    """Rows N and columns K."""
+    group_size: int
+    """Columns that share a scale in the export; it divides the group size of the scheme."""
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the zero point is the middle code everywhere."""
+        return bool(self.scheme.options.get("symmetric"))
+
+    @property
+    def by_row(self) -> bool:
+        """Whether a row has one scale."""
+        return self.group_size == self.shape[1]
+
+
+def describe(entries: Mapping[str, Any], model: PreTrainedModel) -> dict[str, Linear]:
+    """Returns the packed linears of a manifest by name.
+
+    Args:
+        entries: `tensors` of the manifest.
+        model: the model on the meta device.
+    """
+    found = {}
+    for name, entry in entries.items():
+        scheme, (rows, columns) = Scheme.from_dict(entry["scheme"]), entry["shape"]
+        found[name] = Linear(name, _kind(name, model), scheme, (rows, columns), scheme.group_size)
+    return found
+
+
+def _kind(name: str, model: PreTrainedModel) -> str:
+    if naming.parse_expert(name):
+        return EXPERT
+    module = model.get_submodule(name)
+    if module is model.get_input_embeddings():
+        return EMBEDDING
+    if module is model.get_output_embeddings():
+        return HEAD
+    return CONV1D if is_conv1d(module) else LINEAR
+
+
+def not_plain_integers(linear: Linear) -> str | None:
+    """Returns why a linear is not made of integer codes with scales alone, or None if it is."""
+    if linear.scheme.layout != int_group.LAYOUT:
+        return f"the layout {linear.scheme.layout} has no counterpart there"
+    if linear.scheme.outliers:
+        return "no engine adds the sparse outliers"
+    return None
+
+
+def not_inside_a_block(linear: Linear) -> str | None:
+    """Returns why a matrix is none of the plain linears of the decoder blocks, or None if it is one."""
+    if linear.kind in (EMBEDDING, HEAD):
+        return f"its engines read the {linear.kind} dense"
+    if linear.kind == CONV1D:
+        return "its engines do not know Conv1D"
+    if linear.kind == EXPERT:
+        return "the experts of a projection lie in one parameter, whose parts have other names there"
+    return None
+
+
+def not_additive(linear: Linear) -> str | None:
+    """Returns why a linear is not a sum of codebook vectors, or None if it is."""
+    if linear.scheme.layout != additive.LAYOUT:
+        return f"the layout {linear.scheme.layout} has no counterpart there"
+    return None

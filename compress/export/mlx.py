@@ -1,0 +1,71 @@
+"""MLX, mode `affine`: w = scale · q + bias, with the same bit stream as `int_group.v1`.
+
+X.weight  uint32 [N, K·b/32]   our `weight`
+X.scales  [N, G]               our `scale`; float32 where there are zero points
+X.biases  [N, G]               −zero point · scale, exact: a power of two times the scale, or float32
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from compress.export.integers import take_apart
+from compress.export.linear import CONV1D, EXPERT, Linear, not_inside_a_block, not_plain_integers
+from compress.format.layouts import bits as bitstream
+from compress.format.packed import PackedTensor
+
+_BITS = (2, 3, 4, 5, 6, 8)
+_GROUPS = (128, 64, 32)
+
+
+def reason(linear: Linear) -> str | None:
+    """See `Target.reason`."""
+    if (why := not_plain_integers(linear)) is not None:
+        return why
+    if linear.kind in (CONV1D, EXPERT):
+        return not_inside_a_block(linear)
+    if linear.scheme.bits not in _BITS:
+        return f"codes have {', '.join(map(str, _BITS))} bits there"
+    if linear.scheme.options["scale_dtype"] != "float16":
+        return "its scales are no float16, and products with zero points would be rounded"
+    if _group(linear) is None:
+        return f"its groups of {linear.group_size} cannot be split into groups of 32, 64 or 128"
+    return None
+
+
+def arrange(linears: Mapping[str, Linear]) -> dict[str, Linear]:
+    """See `Target.arrange`: the largest group that MLX knows and that divides the linear's own."""
+    return {name: replace(one, group_size=_group(one) or 0) for name, one in linears.items()}
+
+
+def _group(linear: Linear) -> int | None:
+    return next((group for group in _GROUPS if linear.group_size % group == 0), None)
+
+
+def tensors(linear: Linear, packed: PackedTensor) -> dict[str, torch.Tensor]:
+    """See `Target.tensors`."""
+    parts = take_apart(linear, packed)
+    scale_NG = parts.scale_NG if linear.symmetric else parts.scale_NG.float()
+    bias_NG = -parts.zero_NG.to(scale_NG.dtype) * scale_NG
+    return {"weight": packed.planes["weight"].view(torch.uint32), "scales": scale_NG, "biases": bias_NG}
+
+
+def decode(linear: Linear, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """See `Target.decode`."""
+    codes_NK = bitstream.unpack_rows(stored["weight"].view(torch.int32), linear.scheme.bits, linear.shape[1])
+    scale_NG1, bias_NG1 = stored["scales"].float()[..., None], stored["biases"].float()[..., None]
+    weight_NGg = codes_NK.float().view(*scale_NG1.shape[:2], -1) * scale_NG1 + bias_NG1
+    return weight_NGg.view(linear.shape)
+
+
+def describe(linears: Mapping[str, Linear], dense: list[str]) -> dict[str, Any]:
+    """See `Target.describe`: the commonest options for all, and those of every linear that differs."""
+    options = {name: {"group_size": one.group_size, "bits": one.scheme.bits} for name, one in linears.items()}
+    commonest = max(options.values(), key=lambda each: list(options.values()).count(each))
+    others = {name: each for name, each in options.items() if each != commonest}
+    quantization = {**commonest, "mode": "affine", **others, **dict.fromkeys(dense, False)}
+    return {"quantization": quantization, "quantization_config": quantization}

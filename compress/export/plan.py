@@ -1,0 +1,154 @@
+"""Decides what becomes of every tensor: copied, decoded and stored dense, or the reason why there is no export."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from compress.errors import FormatError, OutputError
+from compress.export.linear import Linear, describe
+from compress.export.target import TARGETS, Target, load
+from compress.format import naming
+from compress.format.manifest import fingerprint
+from compress.format.reader import Checkpoint, open_checkpoint
+from compress.models import skeleton
+from compress.models.folder import model_config
+from compress.models.source import ModelSource
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SCALES = (
+    "the scales are float16, and engines hold them in the dtype of the model, bfloat16, which changes weights by up to "
+    "0.4 %: load it with dtype float16 for the weights that were evaluated"
+)
+DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an export does."""
+
+    source: ModelSource
+    checkpoint: Checkpoint
+    to: str
+    target: Target
+    linears: Mapping[str, Linear]
+    """The packed linears that are stored in the target's format, in the groups that are written."""
+    decoded: Mapping[str, tuple[Linear, str]]
+    """The packed linears that become dense, and why."""
+    dense_dtype: torch.dtype
+    """Dtype of decoded weights."""
+    not_packed: list[str]
+    """Names of the modules with a dense matrix that an engine might take for a packed one, the head among them."""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the manifest that is exported."""
+        return fingerprint(self.checkpoint.folder)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the export must know."""
+        held = {str(one.scheme.options.get("scale_dtype")) for one in self.linears.values()}
+        dtype = str(self.source.raw_config.get("dtype") or self.source.raw_config.get("torch_dtype"))
+        if self.to == "compressed-tensors" and "float16" in held and dtype == "bfloat16":
+            return [_SCALES]
+        return []
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Returns the plan as label and text."""
+        reasons = Counter(why for _, why in self.decoded.values())
+        dtype = str(self.dense_dtype).removeprefix("torch.")
+        lines = [("source", str(self.checkpoint.folder)), ("target", f"{self.to} ({TARGETS[self.to]})")]
+        if self.linears:
+            split = sum(one.group_size != one.scheme.group_size for one in self.linears.values())
+            text = f"{len(self.linears)} linears, codes unchanged"
+            lines.append(("lossless", text + (f"; groups of {split} split, scales repeated" if split else "")))
+        lines += [("dense", f"{count} × {dtype}: {why}") for why, count in reasons.items()]
+        others = len(self.checkpoint.dense_names)
+        lines += [
+            ("as it is", f"{others} tensors that were never packed"),
+            *(("warning", text) for text in self.warnings),
+        ]
+        return lines
+
+
+def make(folder: str | Path, to: str, *, allow_dense: bool, dense_dtype: str) -> Plan:
+    """Returns the plan for the checkpoint in `folder`; no weight is read.
+
+    Raises:
+        FormatError: the folder holds no finished checkpoint of this package.
+        OutputError: the target cannot hold it, or only with dense weights that were not allowed.
+    """
+    target = load(to)
+    if dense_dtype not in DENSE_DTYPES:
+        raise OutputError(f"dense_dtype={dense_dtype!r}", allowed=", ".join(DENSE_DTYPES))
+    checkpoint = open_checkpoint(folder)
+    if not checkpoint.manifest["tensors"]:
+        raise FormatError(
+            f"{folder} holds no packed weight", do="Give the folder as it is to the engine: it is a plain checkpoint"
+        )
+    source = ModelSource.open(folder)
+    if source.structure:
+        raise OutputError(
+            "its layers have widths that no config.json can say, so that no engine builds the model",
+            do="Prune with scope=uniform, which keeps layers equal",
+        )
+    model = skeleton.build(source.config)
+    described = describe(checkpoint.manifest["tensors"], model)
+    reasons = {name: target.reason(one) for name, one in described.items()}
+    held = {name: one for name, one in described.items() if reasons[name] is None}
+    decoded = {name: (described[name], why) for name, why in reasons.items() if why is not None}
+    _check_dense(to, held, decoded, allow_dense)
+    linears = target.arrange(held) if held else {}
+    packed_modules = {*linears, *(naming.guard(*found[:2]) for name in linears if (found := naming.parse_expert(name)))}
+    not_packed = [
+        name for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name not in packed_modules
+    ]  # fmt: skip
+    return Plan(source, checkpoint, to, target, linears, decoded, DENSE_DTYPES[dense_dtype], not_packed)
+
+
+def _check_dense(
+    to: str, held: Mapping[str, Linear], decoded: Mapping[str, tuple[Linear, str]], allow_dense: bool
+) -> None:
+    """Raises OutputError where nothing is left to copy, or where weights would become dense unasked."""
+    if to == "dense" or not decoded:
+        return
+    name, (_, why) = next(iter(decoded.items()))
+    if not held:
+        raise OutputError(
+            f"{to} can hold none of the {len(decoded)} packed linears: {why}",
+            do="Choose another target, or --to dense",
+            layer=name,
+        )
+    if not allow_dense:
+        ends = {one.kind for one, _ in decoded.values()} <= {"embedding", "head"}
+        cure = "compress with --embedding-bits none --head-bits none" if ends else "choose a target that holds them"
+        raise OutputError(
+            f"{to} cannot hold {len(decoded)} of the packed linears, the first because {why}",
+            do=f"Give --allow-dense to store them decoded, or {cure}",
+            layer=name,
+        )
+
+
+def edited_config(plan: Plan) -> dict[str, Any]:
+    """Returns the config.json of the export."""
+    raw = dict(model_config.read_raw(plan.source.path))
+    raw.pop("quantization_config", None)
+    return _older_rope(raw) | raw | plan.target.describe(plan.linears, plan.not_packed)
+
+
+def _older_rope(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of rotary embeddings by the names before transformers 5, which MLX and others read."""
+    rope = raw.get("rope_parameters")
+    if not isinstance(rope, dict) or "rope_theta" not in rope:  # none, or different ones for kinds of layers
+        return {}
+    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+    older = {"rope_theta": rope["rope_theta"]}
+    return older if rope.get("rope_type", "default") == "default" else older | {"rope_scaling": scaling}
