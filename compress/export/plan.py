@@ -22,6 +22,8 @@ from compress.models.source import ModelSource
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from transformers import PreTrainedModel
+
 _SCALES = (
     "the scales are float16, and engines hold them in the dtype of the model, bfloat16, which changes weights by up to "
     "0.4 %: load it with dtype float16 for the weights that were evaluated"
@@ -37,6 +39,8 @@ class Plan:
     checkpoint: Checkpoint
     to: str
     target: Target
+    model: PreTrainedModel
+    """The model on the meta device."""
     linears: Mapping[str, Linear]
     """The packed linears that are stored in the target's format, in the groups that are written."""
     decoded: Mapping[str, tuple[Linear, str]]
@@ -111,7 +115,7 @@ def make(folder: str | Path, to: str, *, allow_dense: bool, dense_dtype: str) ->
         name for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and name not in packed_modules
     ]  # fmt: skip
-    return Plan(source, checkpoint, to, target, linears, decoded, DENSE_DTYPES[dense_dtype], not_packed)
+    return Plan(source, checkpoint, to, target, model, linears, decoded, DENSE_DTYPES[dense_dtype], not_packed)
 
 
 def _check_dense(

@@ -11,8 +11,7 @@ import torch
 
 from compress import __version__
 from compress.errors import FormatError, OutputError
-from compress.export import card
-from compress.export.linear import CONV1D
+from compress.export import card, decode
 from compress.export.plan import Plan, edited_config, make
 from compress.format import dtypes, files, layouts, merge
 from compress.format.manifest import CONFIG, INDEX, shard_name
@@ -103,21 +102,15 @@ def _shard(plan: Plan, folder: Path, file: str, names: list[str]) -> ShardRecord
         if name in plan.linears:
             stored = plan.target.tensors(plan.linears[name], plan.checkpoint.packed(name))
             tensors |= {f"{name}.{suffix}": tensor for suffix, tensor in stored.items()}
-        elif name in plan.decoded:
-            tensors[f"{name}.weight"] = _decoded(plan, name)
-        else:
+        elif name not in plan.decoded:
             tensors[name] = plan.checkpoint.dense(name)
+    becoming_dense = [name for name in names if name in plan.decoded]
+    tensors |= decode.parameters(becoming_dense, plan.checkpoint, plan.model, plan.dense_dtype)
     size_bytes, sha256, described = files.write_tensors(folder / file, tensors, dtypes.NAMES)
     for name in names:
         if name in plan.linears:
             _check(plan, folder / file, name)
     return ShardRecord(file, size_bytes, sha256, described)
-
-
-def _decoded(plan: Plan, name: str) -> torch.Tensor:
-    weight_NK = layouts.unpack(plan.checkpoint.packed(name))
-    linear, _ = plan.decoded[name]
-    return (weight_NK.T if linear.kind == CONV1D else weight_NK).to(plan.dense_dtype).contiguous()
 
 
 def _check(plan: Plan, path: Path, name: str) -> None:

@@ -1,0 +1,137 @@
+"""What an export copies, records and refuses; nothing half written stays behind."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.cli import invoke
+from compress.errors import CompressError, FormatError, OutputError
+from compress.export import export
+from compress.export import plan as planning
+from tests.support.exports import books, integers, packed
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return packed(tmp_path / "packed", "llama", integers(4, 32)).folder
+
+
+def test_the_record_says_what_became_of_every_tensor(folder: Path, tmp_path: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+    made = export(folder, "compressed-tensors", tmp_path / "out")
+    record = json.loads((made / "compress_export.json").read_text())
+    assert set(record["tensors"]) == set(json.loads((folder / "compress.json").read_text())["tensors"])
+    assert {one["outcome"] for one in record["tensors"].values()} == {"lossless"}
+    assert sorted(path.name for path in made.iterdir()) == [
+        "README.md", "compress_export.json", "config.json", "model-00001-of-00001.safetensors",
+        "model.safetensors.index.json", "tokenizer.json",
+    ]  # fmt: skip
+    assert str(tmp_path) not in (made / "README.md").read_text() + (made / "compress_export.json").read_text()
+
+
+def test_the_bytes_depend_on_the_checkpoint_alone(folder: Path, tmp_path: Path) -> None:
+    one, other = export(folder, "mlx", tmp_path / "one"), export(folder, "mlx", tmp_path / "other")
+    assert {p.name: p.read_bytes() for p in one.iterdir()} == {p.name: p.read_bytes() for p in other.iterdir()}
+
+
+def test_many_files_hold_the_same_tensors(folder: Path, tmp_path: Path) -> None:
+    made = export(folder, "gptq", tmp_path / "out", max_shard_size="20kB")
+    index = json.loads((made / "model.safetensors.index.json").read_text())["weight_map"]
+    assert len(set(index.values())) > 1 and set(index.values()) == {p.name for p in made.glob("*.safetensors")}
+
+
+def test_dense_weights_need_leave(tmp_path: Path) -> None:
+    mixed = packed(
+        tmp_path / "a", "llama", lambda w_NK: (integers(4, 32) if len(w_NK) == 64 else books(1, 4))(w_NK), "mlp"
+    )
+    with pytest.raises(OutputError, match=r"additive.v1 has no counterpart.*--allow-dense"):
+        export(mixed.folder, "awq")
+    made = export(mixed.folder, "awq", allow_dense=True, dense_dtype="bfloat16")
+    record = json.loads((made / "compress_export.json").read_text())
+    assert record["tensors"]["model.layers.0.self_attn.k_proj"]["outcome"] == "dense"
+    skipped = json.loads((made / "config.json").read_text())["quantization_config"]["modules_to_not_convert"]
+    assert "model.layers.0.self_attn.k_proj" in skipped and "model.layers.0.self_attn.q_proj" not in skipped
+
+
+@pytest.mark.parametrize(
+    ("kind", "to", "bits", "message"),
+    [
+        ("llama", "awq", 3, "none of the 14 packed linears: codes have 4 bits there"),
+        ("llama", "gptq", 6, "codes are symmetric and have 2, 3, 4, 8 bits there"),
+        ("llama", "mlx", 7, "codes have 2, 3, 4, 5, 6, 8 bits there"),
+        ("llama", "aqlm", 4, "int_group.v1 has no counterpart"),
+        ("gpt2", "compressed-tensors", 4, "do not know Conv1D"),
+        ("mixtral", "mlx", 4, "experts of a projection lie in one parameter"),
+        ("llama", "ollama", 4, "unknown target 'ollama'"),
+    ],
+)
+def test_what_a_target_cannot_hold_is_refused(tmp_path: Path, kind: str, to: str, bits: int, message: str) -> None:
+    ours = packed(tmp_path / "a", kind, integers(bits, 32))
+    with pytest.raises(OutputError, match=message):
+        export(ours.folder, to)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_folders_that_are_no_checkpoint_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="exists"):
+        export(folder, "mlx", folder)
+    (folder / "compress.json").unlink()  # as a run leaves it that was stopped
+    for wrong in (folder, tmp_path / "nowhere"):
+        with pytest.raises(CompressError):
+            export(wrong, "mlx")
+    assert [path.name for path in tmp_path.iterdir()] == ["packed"]
+
+
+def test_a_damaged_shard_is_found_before_anything_is_written(folder: Path, tmp_path: Path) -> None:
+    shard = next(folder.glob("*.safetensors"))
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(FormatError, match="is damaged"):
+        export(folder, "mlx", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("problem", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_nothing_half_written_stays(
+    folder: Path, tmp_path: Path, problem: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> int:
+        raise problem
+
+    monkeypatch.setattr(os, "write", fail)
+    expected = OutputError if isinstance(problem, OSError) else KeyboardInterrupt
+    with pytest.raises(expected):
+        export(folder, "mlx", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["packed"]
+
+
+def test_scales_in_another_dtype_than_the_model_are_named(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    plan = planning.make(folder, "compressed-tensors", allow_dense=False, dense_dtype="float32")
+    assert "dtype float16" in plan.warnings[0]
+
+
+def test_readers_of_older_configurations_find_the_rotary_base(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"] = {"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    found = json.loads((export(folder, "mlx", tmp_path / "out") / "config.json").read_text())
+    assert found["rope_theta"] == 5e5 and found["rope_scaling"] == {"rope_type": "linear", "factor": 2.0}
+
+
+def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["export", str(folder), "--to", "compressed-tensors", "-o", str(tmp_path / "out")]
+    assert invoke([*command, "--dry-run"]) == 0
+    assert "lossless   14 linears, codes unchanged" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    assert invoke(command) == 0 and (tmp_path / "out" / "config.json").exists()
+    assert "written" in capsys.readouterr().out
+    assert invoke(["export", str(folder), "--to", "mlxx"]) == 2
+    assert "did you mean 'mlx'?" in capsys.readouterr().err
