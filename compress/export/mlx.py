@@ -30,8 +30,8 @@ def reason(linear: Linear) -> str | None:
         return not_inside_a_block(linear)
     if linear.scheme.bits not in _BITS:
         return f"codes have {', '.join(map(str, _BITS))} bits there"
-    if linear.scheme.options["scale_dtype"] != "float16":
-        return "its scales are no float16, and products with zero points would be rounded"
+    if linear.scheme.options["scale_dtype"] == "float32":
+        return "its scales are float32, and products with codes would be rounded"
     if _group(linear) is None:
         return f"its groups of {linear.group_size} cannot be split into groups of 32, 64 or 128"
     return None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _SCALES = (
     "the scales are float16, and engines hold them in the dtype of the model, bfloat16, which changes weights by up to "
-    "0.4 %: load it with dtype float16 for the weights that were evaluated"
+    "0.4 %: load it with dtype float16 for the weights that were evaluated, or compress with --scale-dtype bfloat16"
 )
 DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -55,10 +55,14 @@ class Config:
     """How ranges are fitted: `scan` (scales searched), `gradient` (Adam), or `extremes` (least and greatest weight)."""
     steps: int = 100
     """Steps of the gradient fit, 1 or more."""
+    scale_dtype: str = "auto"
+    """Dtype of the scales, in which the codes are chosen: float16, bfloat16 or float32; auto: float16, or float32 where
+    scales leave its range. Engines hold scales in the dtype of the model: give that one to export without rounding."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
             raise MethodError(f"bits={self.bits}", allowed="2 to 8")
+        grid.scale_dtype(self.scale_dtype)
         if not self.sigma > 0:
             raise MethodError(f"sigma={self.sigma}", allowed="more than 0, or inf for no outliers")
         if self.outlier_share is not None and self.outlier_bits is not None:
@@ -99,12 +103,13 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
         outlier_NK = _outliers(w_NK, config, dtype)
     # for the fit an outlier is zero: it takes the code of zero and adds nothing to ⟨q, w⟩ or ⟨q, q⟩
     inner_NGg = w_NK.masked_fill(outlier_NK, 0).view(out_features, in_features // width, width)
+    stored = grid.scale_dtype(config.scale_dtype)
     if config.fit == "scan":
-        fitted = ranges.searched(inner_NGg, config.bits, config.symmetric)
+        fitted = ranges.searched(inner_NGg, config.bits, config.symmetric, dtype=stored)
     elif config.fit == "gradient":
-        fitted = ranges.descended(inner_NGg, config.bits, config.symmetric, config.steps)
+        fitted = ranges.descended(inner_NGg, config.bits, config.symmetric, config.steps, stored)
     else:
-        fitted = ranges.extremes(inner_NGg, config.bits, config.symmetric)
+        fitted = ranges.extremes(inner_NGg, config.bits, config.symmetric, stored)
     del inner_NGg
     codes_NK = ranges.codes(w_NK.view(out_features, -1, width), fitted, config.bits)
     delta_NK = _exact_deltas(w_NK, codes_NK, outlier_NK, fitted, config.bits, dtype)

@@ -52,10 +52,14 @@ class Config:
     """Chooses among the whole row, 128, 64 and 32 only; off: among all halvings of the width."""
     symmetric: bool = True
     """True: zero is the middle code and only scales are stored. False: a zero point is stored too."""
+    scale_dtype: str = "auto"
+    """Dtype of the scales, in which the codes are chosen: float16, bfloat16 or float32; auto: float16, or float32 where
+    scales leave its range. Engines hold scales in the dtype of the model: give that one to export without rounding."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
             raise MethodError(f"bits={self.bits}", allowed="2 to 8")
+        grid.scale_dtype(self.scale_dtype)
         if self.smallest_group < 8:
             raise MethodError(f"smallest_group={self.smallest_group}", allowed="8 or more")
         if not 0 < self.alpha < 1:
@@ -92,7 +96,7 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
     out_features, in_features = w_NK.shape
     width = grid.group_width(in_features, shared([w_NK], config).group_size)
     w_NGg = w_NK.float().reshape(out_features, in_features // width, width)
-    fitted = ranges.extremes(w_NGg, config.bits, config.symmetric)
+    fitted = ranges.extremes(w_NGg, config.bits, config.symmetric, grid.scale_dtype(config.scale_dtype))
     codes_NK = ranges.codes(w_NGg, fitted, config.bits)
     return int_group.pack(codes_NK, fitted.scale_NG, fitted.zero_NG, bits=config.bits)
 

@@ -47,10 +47,14 @@ class Config:
     """Fits the ranges to the weighted squared error; off: takes the extremes of each group."""
     damping: float = 0.01
     """Added to the diagonal of the Gram matrix, relative to its mean; 0 or more."""
+    scale_dtype: str = "auto"
+    """Dtype of the scales, in which the codes are chosen: float16, bfloat16 or float32; auto: float16, or float32 where
+    scales leave its range. Engines hold scales in the dtype of the model: give that one to export without rounding."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
             raise MethodError(f"bits={self.bits}", allowed="2 to 8")
+        grid.scale_dtype(self.scale_dtype)
         if not 0 <= self.damping < math.inf:
             raise MethodError(f"damping={self.damping}", allowed="0 or more")
 
@@ -124,16 +128,18 @@ class _Rounder:
 
     def stored(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns scales and zero points [N, G] as they are stored."""
-        scale_NG = self.scale_GN.T
-        half_NG = scale_NG.to(torch.float16)
+        scale_NG, dtype = self.scale_GN.T, grid.scale_dtype(self.config.scale_dtype)
         # groups were fitted one by one; float16 serves when it holds every one of them
-        exact_NG = half_NG if torch.equal(half_NG.float(), scale_NG) else scale_NG
-        return exact_NG, None if self.config.symmetric else self.zero_GN.T
+        stored_NG = scale_NG.to(dtype or torch.float16)
+        return stored_NG if dtype or torch.equal(
+            stored_NG.float(), scale_NG
+        ) else scale_NG, None if self.config.symmetric else self.zero_GN.T
 
     def _fit(self, w_NGg: torch.Tensor, weight_Gg: torch.Tensor) -> ranges.Range:
+        bits, symmetric, dtype = self.config.bits, self.config.symmetric, grid.scale_dtype(self.config.scale_dtype)
         if self.config.search:
-            return ranges.searched(w_NGg, self.config.bits, self.config.symmetric, weight_Gg)
-        return ranges.extremes(w_NGg, self.config.bits, self.config.symmetric)
+            return ranges.searched(w_NGg, bits, symmetric, weight_Gg, dtype)
+        return ranges.extremes(w_NGg, bits, symmetric, dtype)
 
     def _keep(self, groups: slice, fitted: ranges.Range) -> None:
         self.scale_GN[groups] = fitted.scale_NG.T.float()

@@ -30,10 +30,14 @@ class Config:
     of 64, 32 and 16 that divides the width."""
     symmetric: bool = True
     """True: zero is the middle code and only scales are stored. False: min to max of the group, with a zero point."""
+    scale_dtype: str = "auto"
+    """Dtype of the scales, in which the codes are chosen: float16, bfloat16 or float32; auto: float16, or float32 where
+    scales leave its range. Engines hold scales in the dtype of the model: give that one to export without rounding."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
             raise MethodError(f"bits={self.bits}", allowed="2 to 8")
+        grid.scale_dtype(self.scale_dtype)
 
 
 def check(shape: tuple[int, int], config: Config) -> None:
@@ -56,6 +60,6 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
     out_features, in_features = w_NK.shape
     width = grid.group_width(in_features, config.group_size)
     w_NGg = w_NK.float().reshape(out_features, in_features // width, width)
-    fitted = ranges.extremes(w_NGg, config.bits, config.symmetric)
+    fitted = ranges.extremes(w_NGg, config.bits, config.symmetric, grid.scale_dtype(config.scale_dtype))
     codes_NK = ranges.codes(w_NGg, fitted, config.bits)
     return int_group.pack(codes_NK, fitted.scale_NG, fitted.zero_NG, bits=config.bits)

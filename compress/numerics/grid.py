@@ -51,14 +51,33 @@ def check_finite(w_NK: torch.Tensor) -> None:
         )
 
 
-def storable(scale_NG: torch.Tensor) -> torch.Tensor:
-    """Returns the scales in the smallest dtype that holds them: float16 in its normal range, else float32.
+SCALE_DTYPES = {"auto": None, "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+"""Name of an option -> dtype of the scales; None: chosen by `storable`."""
+
+
+def scale_dtype(name: str) -> torch.dtype | None:
+    """Returns the dtype that an option names; MethodError for an unknown one."""
+    if name not in SCALE_DTYPES:
+        raise MethodError(f"scale_dtype={name!r}", allowed=", ".join(SCALE_DTYPES))
+    return SCALE_DTYPES[name]
+
+
+def storable(scale_NG: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Returns the scales in `dtype`, or in the smallest one that holds them: float16 in its normal range, else float32.
 
     Zero or denormal scales (groups of zeros) become the least normal number, so that a division by them is safe. One
     scale out of the range makes all of the tensor float32: a plane has one dtype.
+
+    Raises:
+        MethodError: a scale is too large for `dtype`.
     """
-    positive = scale_NG[scale_NG > 0]
-    half = torch.finfo(torch.float16)
-    fits = positive.numel() == 0 or (positive.min() >= half.tiny and positive.max() <= half.max)
-    dtype = torch.float16 if fits else torch.float32
+    if dtype is None:
+        positive = scale_NG[scale_NG > 0]
+        half = torch.finfo(torch.float16)
+        fits = positive.numel() == 0 or (positive.min() >= half.tiny and positive.max() <= half.max)
+        dtype = torch.float16 if fits else torch.float32
+    elif scale_NG.numel() and scale_NG.max() > torch.finfo(dtype).max:
+        raise MethodError(
+            f"a scale of {float(scale_NG.max()):.3g} does not fit into {dtype}", do="Give scale_dtype=auto"
+        )
     return scale_NG.clamp_min(torch.finfo(dtype).tiny).to(dtype)

@@ -49,21 +49,27 @@ class Range:
     """Zero points, whole numbers as float32; None: symmetric."""
 
 
-def extremes(w_NGg: torch.Tensor, bits: int, symmetric: bool) -> Range:
-    """Returns the range that reaches the extremes of every group, and zero.
+def extremes(w_NGg: torch.Tensor, bits: int, symmetric: bool, dtype: torch.dtype | None = None) -> Range:
+    """Returns the range that reaches the extremes of every group, and zero; its scales as `grid.storable` gives them.
 
     Zero is always inside, so a pruned weight stays exactly zero; on a symmetric grid the greatest weight becomes the
     code ±(2^(b−1) − 1).
     """
     if symmetric:
-        return Range(grid.storable(w_NGg.abs().amax(-1) / (2 ** (bits - 1) - 1)), None)
+        return Range(grid.storable(w_NGg.abs().amax(-1) / (2 ** (bits - 1) - 1), dtype), None)
     top = 2**bits - 1
     low_NG, high_NG = w_NGg.amin(-1).clamp_max(0), w_NGg.amax(-1).clamp_min(0)
-    scale_NG = grid.storable((high_NG - low_NG) / top)
+    scale_NG = grid.storable((high_NG - low_NG) / top, dtype)
     return Range(scale_NG, (-low_NG / scale_NG.float()).round_().clamp_(0, top))
 
 
-def searched(w_NGg: torch.Tensor, bits: int, symmetric: bool, weight_Gg: torch.Tensor | None = None) -> Range:
+def searched(
+    w_NGg: torch.Tensor,
+    bits: int,
+    symmetric: bool,
+    weight_Gg: torch.Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Range:
     """Returns the range with the least squared error among those tried; zero points stay those of the extremes.
 
     Args:
@@ -71,6 +77,7 @@ def searched(w_NGg: torch.Tensor, bits: int, symmetric: bool, weight_Gg: torch.T
         bits: bits of one code.
         symmetric: whether the middle code is zero.
         weight_Gg: how much the error of each column counts, float32 [G, g]; None: all alike.
+        dtype: of the scales; None: as `grid.storable` chooses.
     """
 
     def search(w_RGg: torch.Tensor, start: Range) -> torch.Tensor:
@@ -84,10 +91,10 @@ def searched(w_NGg: torch.Tensor, bits: int, symmetric: bool, weight_Gg: torch.T
             _keep_better(best_RG, gain_RG, *levels.fitted(best_RG))
         return best_RG
 
-    return _by_chunks(w_NGg, extremes(w_NGg, bits, symmetric), search)
+    return _by_chunks(w_NGg, extremes(w_NGg, bits, symmetric), search, dtype)
 
 
-def descended(w_NGg: torch.Tensor, bits: int, symmetric: bool, steps: int) -> Range:
+def descended(w_NGg: torch.Tensor, bits: int, symmetric: bool, steps: int, dtype: torch.dtype | None = None) -> Range:
     """Returns the range that Adam finds from the extremes in `steps` steps (EasyQuant, arXiv 2403.02775 §3.2).
 
     The gradient is that of the paper, dL/ds = 2 Σ (s q − w) q with the codes q held. Differs from the paper in: the
@@ -110,7 +117,7 @@ def descended(w_NGg: torch.Tensor, bits: int, symmetric: bool, steps: int) -> Ra
             log_RG -= _ADAM_RATE * update_RG
         return log_RG.exp()
 
-    return _by_chunks(w_NGg, extremes(w_NGg, bits, symmetric), descend)
+    return _by_chunks(w_NGg, extremes(w_NGg, bits, symmetric), descend, dtype)
 
 
 def codes(w_NGg: torch.Tensor, fitted: Range, bits: int) -> torch.Tensor:
@@ -164,12 +171,17 @@ def _keep_better(
     gain_RG.copy_(torch.where(better_RG, other_gain_RG, gain_RG))
 
 
-def _by_chunks(w_NGg: torch.Tensor, start: Range, search: Callable[[torch.Tensor, Range], torch.Tensor]) -> Range:
+def _by_chunks(
+    w_NGg: torch.Tensor,
+    start: Range,
+    search: Callable[[torch.Tensor, Range], torch.Tensor],
+    dtype: torch.dtype | None,
+) -> Range:
     scale_NG = torch.empty(start.scale_NG.shape, device=w_NGg.device)
     for rows in _chunks(w_NGg):
         zero_RG = None if start.zero_NG is None else start.zero_NG[rows]
         scale_NG[rows] = search(w_NGg[rows], Range(start.scale_NG[rows], zero_RG))
-    return Range(grid.storable(scale_NG), start.zero_NG)
+    return Range(grid.storable(scale_NG, dtype), start.zero_NG)
 
 
 def _chunks(w_NGg: torch.Tensor) -> list[slice]:
