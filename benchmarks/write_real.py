@@ -28,6 +28,7 @@ HERE = Path(__file__).parent / "real"
 sys.path.insert(0, str(HERE))
 
 import speed  # noqa: E402
+from _environments import python_of  # noqa: E402
 from document import readme_table, write  # noqa: E402
 from picture import draw  # noqa: E402
 from rows import ENVIRONMENTS, ROWS, Row  # noqa: E402
@@ -145,7 +146,7 @@ class Setting:
         else:
             assert row.environment is not None
             options = {**row.options, **(self._engine() if row.environment == "llama.cpp" else {})}
-            python = _environment(self.output / "environments", row.environment)
+            python = python_of(self.output / "environments", row.environment, ENVIRONMENTS[row.environment])
             command = [str(python), str(HERE / row.script), str(self.model), str(self.tokens), str(folder),
                        json.dumps(options)]  # fmt: skip
         with (folder / "log.txt").open("w") as log:
@@ -173,7 +174,7 @@ class Setting:
         runnable = [row.slug for row in ROWS if row.script is None or row.environment == "llama.cpp"]
         folders = {slug: self.output / slug / "stored" for slug in runnable if slug in chosen}
         folders = {slug: folder for slug, folder in folders.items() if folder.is_dir()}
-        engine = _environment(self.output / "environments", "llama.cpp")
+        engine = python_of(self.output / "environments", "llama.cpp", ENVIRONMENTS["llama.cpp"])
         speeds = speed.measure({"dense": self.model, **folders}, engine, threads=len(os.sched_getaffinity(0)))
         print(json.dumps(speeds, indent=1))
         for slug, figures in speeds.items():
@@ -223,20 +224,6 @@ def _hub_text(target: Path) -> Path:
         rows = load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split="test")
         target.write_text("".join(rows["text"]))
     return target
-
-
-def _environment(folder: Path, name: str) -> Path:
-    """Returns the Python of a peer's environment, which is made the first time."""
-    place = folder / name
-    python, done = place / "bin" / "python", place / "complete"
-    if not done.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
-        pip = [str(python), "-m", "pip", "install", "-q"]
-        packages = ENVIRONMENTS[name]
-        subprocess.run([*pip, *packages[:-1]], check=True)  # first what a build of the last needs
-        subprocess.run([*pip, "--no-build-isolation", packages[-1]], check=True)
-        done.touch()
-    return python
 
 
 def _printed(command: list[str]) -> dict[str, Any]:
