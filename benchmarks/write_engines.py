@@ -172,8 +172,8 @@ Exports of SmolLM2-135M-Instruct, loaded by the engines themselves on a CPU. Wri
 `python benchmarks/write_engines.py`.
 
 **Difference** is ‖a − b‖ / ‖b‖ over all logits of a prompt: a from the engine, b from transformers in float32 on the
-decoded weights of our checkpoint (`--to dense`). **Same answers**: of ten prompts, continued greedily by {tokens} tokens.
-All engines compute in float32 here.
+decoded weights of our checkpoint (`--to dense`). **Same answers**: of ten prompts, continued greedily by {tokens}
+tokens. All engines compute in float32 here.
 
 | checkpoint | `--to` | engine | difference | same answers |
 | :-- | :-- | :-- | --: | --: |
