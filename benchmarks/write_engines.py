@@ -22,8 +22,8 @@ from _environments import python_of
 
 import compress
 from compress.errors import CompressError
-from compress.export import plan
-from compress.export.target import TARGETS
+from compress.exports import plan
+from compress.exports.target import TARGETS
 
 HERE = Path(__file__).parent / "engines"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "ENGINES.md"

@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from compress.evaluation import evaluate as evaluate
     from compress.evaluation.gate.decide import gate as gate
-    from compress.export import export as export
+    from compress.exports import export as export
     from compress.pipeline import run as run
     from compress.recipe import Recipe as Recipe
     from compress.runtime import load as load
@@ -24,7 +24,7 @@ _LAZY = {
     "load": "compress.runtime",
     "evaluate": "compress.evaluation",
     "gate": "compress.evaluation.gate.decide",
-    "export": "compress.export",
+    "export": "compress.exports",
     "Recipe": "compress.recipe",
 }
 __all__ = ["Recipe", "__version__", "evaluate", "export", "gate", "load", "run"]

@@ -27,8 +27,8 @@ def command(
     dry_run: bool,
 ) -> None:
     """Write the checkpoint in FOLDER in the format of another program. Codes are copied, nothing is rounded unasked."""
-    from compress.export import plan as planning
-    from compress.export.run import export
+    from compress.exports import plan as planning
+    from compress.exports.run import export
 
     plan = planning.make(folder, target, allow_dense=allow_dense, dense_dtype=dense_dtype)
     for label, text in plan.lines():

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from compress.export.integers import take_apart
-from compress.export.linear import CONV1D, EXPERT, Linear, not_inside_a_block, not_plain_integers
+from compress.exports.integers import take_apart
+from compress.exports.linear import CONV1D, EXPERT, Linear, not_inside_a_block, not_plain_integers
 from compress.format.layouts import bits as bitstream
 from compress.format.packed import PackedTensor
 

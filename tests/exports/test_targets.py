@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from compress.errors import FormatError, OutputError
-from compress.export import compressed_tensors, export, gptq
+from compress.exports import compressed_tensors, export, gptq
 from tests.support.exports import affine, books, integers, meaning, packed, stored, stream
 
 MLP = "model.layers.1.mlp.down_proj"

@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 import torch
 
 from compress.errors import OutputError, unknown
-from compress.export.linear import Linear
+from compress.exports.linear import Linear
 from compress.format.packed import PackedTensor
 
 TARGETS = {
@@ -55,4 +55,4 @@ def load(name: str) -> Target:
     """Returns the target `name`; OutputError for one that does not exist."""
     if name not in TARGETS:
         raise OutputError(unknown("target", name, TARGETS), allowed=", ".join(TARGETS))
-    return cast("Target", importlib.import_module(f"compress.export.{name.replace('-', '_')}"))
+    return cast("Target", importlib.import_module(f"compress.exports.{name.replace('-', '_')}"))

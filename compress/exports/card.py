@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compress.export.target import TARGETS
+from compress.exports.target import TARGETS
 
 if TYPE_CHECKING:
-    from compress.export.plan import Plan
+    from compress.exports.plan import Plan
 
 
 def text(plan: Plan) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from pathlib import Path
@@ -11,8 +12,8 @@ import pytest
 
 from compress.cli import invoke
 from compress.errors import CompressError, FormatError, OutputError
-from compress.export import export
-from compress.export import plan as planning
+from compress.exports import export
+from compress.exports import plan as planning
 from tests.support.exports import books, integers, packed
 
 
@@ -135,3 +136,11 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "written" in capsys.readouterr().out
     assert invoke(["export", str(folder), "--to", "mlxx"]) == 2
     assert "did you mean 'mlx'?" in capsys.readouterr().err
+
+
+def test_the_function_stays_callable_where_its_package_is_imported() -> None:
+    """A submodule takes the place of a name that its package resolves on first use."""
+    import compress
+
+    importlib.import_module("compress.exports.plan")
+    assert callable(compress.export)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from compress.errors import FormatError, OutputError
-from compress.export.linear import Linear, describe
-from compress.export.target import TARGETS, Target, load
+from compress.exports.linear import Linear, describe
+from compress.exports.target import TARGETS, Target, load
 from compress.format import naming
 from compress.format.manifest import fingerprint
 from compress.format.reader import Checkpoint, open_checkpoint

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from compress.errors import OutputError
-from compress.export.integers import put_together, take_apart
-from compress.export.linear import Linear, not_inside_a_block, not_plain_integers
+from compress.exports.integers import put_together, take_apart
+from compress.exports.linear import Linear, not_inside_a_block, not_plain_integers
 from compress.format.layouts import bits as bitstream
 from compress.format.packed import PackedTensor
 

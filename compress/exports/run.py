@@ -11,8 +11,8 @@ import torch
 
 from compress import __version__
 from compress.errors import FormatError, OutputError
-from compress.export import card, decode
-from compress.export.plan import Plan, edited_config, make
+from compress.exports import card, decode
+from compress.exports.plan import Plan, edited_config, make
 from compress.format import dtypes, files, layouts, merge
 from compress.format.manifest import CONFIG, INDEX, shard_name
 from compress.format.writer import ShardRecord
@@ -43,7 +43,7 @@ def export(
 
     Args:
         folder: a finished checkpoint of this package.
-        to: a target, see `compress.export.target.TARGETS`.
+        to: a target, see `compress.exports.target.TARGETS`.
         output: folder to write, which must not exist; `<folder>-<to>` by default.
         allow_dense: decode the linears that the format cannot hold, and store them dense.
         dense_dtype: dtype of decoded weights: float32, which is exact, bfloat16 or float16.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from compress.errors import OutputError
-from compress.export.linear import Linear, not_additive, not_inside_a_block
+from compress.exports.linear import Linear, not_additive, not_inside_a_block
 from compress.format.layouts import bits as bitstream
 from compress.format.packed import PackedTensor
 

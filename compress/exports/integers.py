@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from compress.export.linear import Linear
+from compress.exports.linear import Linear
 from compress.format.layouts import bits as bitstream
 from compress.format.packed import PackedTensor
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from compress.export.linear import Linear
+from compress.exports.linear import Linear
 from compress.format.packed import PackedTensor
 
 
