@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from compress.errors import OutputError
 from compress.exports.integers import put_together, take_apart
 from compress.exports.linear import Linear, not_inside_a_block, not_plain_integers
 from compress.format.layouts import bits as bitstream
@@ -35,19 +34,12 @@ def reason(linear: Linear) -> str | None:
         return "scales are float16 there"
     if linear.shape[0] % 8 or linear.shape[1] % 32:
         return "rows are multiples of 8 and columns of 32 there"
-    return None
+    return None if linear.group_size % 32 == 0 else "groups are multiples of 32 there"
 
 
 def arrange(linears: Mapping[str, Linear]) -> dict[str, Linear]:
-    """See `Target.arrange`: one group size for all linears, into which the others are split."""
-    sizes = {one.group_size for one in linears.values()}
-    group = next((size for size in (128, 64, 32, min(sizes)) if all(each % size == 0 for each in sizes)), None)
-    if group is None:
-        raise OutputError(
-            f"the linears have groups of {', '.join(map(str, sorted(sizes)))}",
-            allowed="group sizes that one size divides",
-            do="Export to compressed-tensors, or compress with one group size",
-        )
+    """See `Target.arrange`: one group size for all linears, the largest of 128, 64 and 32 that divides those of all."""
+    group = next(size for size in (128, 64, 32) if all(one.group_size % size == 0 for one in linears.values()))
     return {name: replace(one, group_size=group) for name, one in linears.items()}
 
 
