@@ -268,12 +268,13 @@ template <int BITS>
 void multiply_width(const Product& p, int64_t begin, int64_t end) {
   static_assert(BITS <= kByteBits);
   const int64_t group = p.weight->group;
-  if (p.weight->stats == kBilevel) {
-    if (group == 16) return multiply_tiles<BITS, 16, Bilevel>(p, begin, end);
-    return multiply_tiles<BITS, 0, Bilevel>(p, begin, end);
+  const bool two_levels = p.weight->stats == kBilevel;
+  if constexpr (BITS > 1) {  // groups of codes of one bit are whole periods (in_bytes)
+    if (two_levels && group == 16) return multiply_tiles<BITS, 16, Bilevel>(p, begin, end);
+    if (!two_levels && group % kPeriod) return multiply_tiles<BITS, 0, Integers>(p, begin, end);
   }
-  if (group % kPeriod == 0) return multiply_tiles<BITS, kPeriod, Integers>(p, begin, end);
-  return multiply_tiles<BITS, 0, Integers>(p, begin, end);
+  if (two_levels) return multiply_tiles<BITS, 0, Bilevel>(p, begin, end);
+  return multiply_tiles<BITS, kPeriod, Integers>(p, begin, end);
 }
 
 inline void multiply_bytes(const Product& p, int64_t begin, int64_t end) {

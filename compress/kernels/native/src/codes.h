@@ -77,16 +77,17 @@ struct Integers {
 struct Bilevel {
   const uint8_t* codes;
   const float* steps;
+  int64_t first, run;  // of the codes and of the steps
   float unit;
   Value<4, false> value;
 
   Bilevel(const Header& h, int64_t tile, bool)
-      : codes(h.at<uint8_t>(kZero) + tile * h.groups() * kLanes),
-        steps(h.at<float>(kSteps) + tile / h.run_tiles * h.groups() * 4), unit(power_of_two(h.exponent)) {}
+      : codes(h.at<uint8_t>(kZero)), steps(h.at<float>(kSteps)), first(tile * h.groups() * kLanes),
+        run(h.run_tiles ? tile / h.run_tiles * h.groups() * 4 : 0), unit(power_of_two(h.exponent)) {}
   INLINE bool has_zero() const { return true; }
   INLINE Statistic at(int64_t g) const {
-    const I both = load(codes + g * kLanes);
-    const float* s = steps + g * 4;
+    const I both = load(codes + first + g * kLanes);
+    const float* s = steps + run + g * 4;
     // a product and a sum, each rounded, as the layout defines it
     const F scale = add(splat(s[1]), mul(splat(s[0]), value(both)));
     const F zero = add(splat(s[3]), mul(splat(s[2]), value(right(both, 4))));
@@ -94,11 +95,22 @@ struct Bilevel {
   }
   // The same in units of `rough_unit`, rounded once less: for sums, which are not exact anyway.
   INLINE Statistic rough(int64_t g) const {
-    const I both = load(codes + g * kLanes);
-    const float* s = steps + g * 4;
+    const I both = load(codes + first + g * kLanes);
+    const float* s = steps + run + g * 4;
     return {fma(splat(s[0]), value(both), splat(s[1])), fma(splat(s[2]), value(right(both, 4)), splat(s[3]))};
   }
   INLINE float rough_unit() const { return unit; }
+};
+
+// Either of the two, told apart at each group: for what would not gain by a form for each.
+struct Either {
+  bool two_levels;
+  Integers integers;
+  Bilevel bilevel;
+
+  Either(const Header& h, int64_t tile, bool centred)
+      : two_levels(h.stats == kBilevel), integers(h, tile, centred), bilevel(h, tile, centred) {}
+  INLINE Statistic at(int64_t g) const { return two_levels ? bilevel.at(g) : integers.at(g); }
 };
 
 // Statistics as real numbers, for whatever has no form of its own.
@@ -132,12 +144,15 @@ void decode_codes(const Header& h, int64_t tile, int64_t from, int64_t to, float
   const Groups groups(h, tile, false);
   const Value<BITS, false> value;
   const uint32_t* words = words_of(h, tile) + from / kPeriod * BITS * kLanes;
+  int64_t g = from / h.group, left = (g + 1) * h.group - from;  // the group, and its columns from here on
+  Statistic s = groups.at(g);
   for (int64_t k = from; k < to; k += kPeriod, words += BITS * kLanes, block += kPeriod * kLanes) {
     I word[BITS];
     fetch<BITS>(words, word);
     each<kPeriod / RUN>([&](auto run) {
       if (k + run * RUN < to) {
-        const Statistic s = groups.at((k + run * RUN) / h.group);
+        if (left == 0) s = groups.at(++g), left = h.group;
+        left -= RUN;
         each<RUN>([&](auto j) {
           constexpr int kPlace = decltype(run)::value * RUN + decltype(j)::value;
           const F code = value(code_of<BITS, kPlace>(word));
@@ -254,23 +269,19 @@ constexpr int kByteBits = 7;
 
 // Runs of 16 columns serve groups of 32, too: sums are made in the same order, and each form less is a second less of
 // compiling. Where products are made in bytes, a group of more than 65,536 columns is left to decoding.
-template <int BITS, class Groups>
-CodeKernel kernel_of_groups(const Header& h) {
-  if (h.group % 16) return {decode_any<Groups>, one_token_any<Groups>};
-  if constexpr (BITS == 1 || BITS > kByteBits) {
-    return {decode_codes<BITS, 16, Groups>, one_token<BITS, 16, Groups>};
-  } else {
-    return {decode_codes<BITS, 16, Groups>, nullptr};
-  }
-}
-
 template <int BITS>
 CodeKernel kernel_of_width(const Header& h) {
-  return h.stats == kBilevel ? kernel_of_groups<BITS, Bilevel>(h) : kernel_of_groups<BITS, Integers>(h);
+  constexpr DecodeCodes kDecode = decode_codes<BITS, 16, Either>;
+  if constexpr (BITS == 1 || BITS > kByteBits) {
+    return {kDecode, h.stats == kBilevel ? one_token<BITS, 16, Bilevel> : one_token<BITS, 16, Integers>};
+  } else {
+    return {kDecode, nullptr};
+  }
 }
 
 inline CodeKernel code_kernel(const Header& h) {
   if (h.stats == kReal) return {decode_any<Reals>, one_token_any<Reals>};
+  if (h.group % 16) return {decode_any<Either>, one_token_any<Either>};
   switch (h.bits) {
     case 1: return kernel_of_width<1>(h);
     case 2: return kernel_of_width<2>(h);
