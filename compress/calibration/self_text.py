@@ -21,7 +21,7 @@ from compress.calibration import kept_tokens, writing
 from compress.calibration.chat_parts import chat_parts
 from compress.errors import CalibrationError, MemoryLimitError, TextError
 from compress.models.load_dense import load_dense
-from compress.models.memory import give_back
+from compress.models.memory import give_back, resident_bytes
 from compress.sizes import format_size
 from compress.texts.chat import has_template
 from compress.texts.special_tokens import text_encoder
@@ -172,7 +172,7 @@ def plan_self(
     chats = round(CHAT_SHARE * samples) if style.chat else 0
     kinds = tuple((place + 1) * chats // samples > place * chats // samples for place in range(samples))
     if device is not None and (rows := _rows_on(device, source, samples, length)):
-        base = int(psutil.Process().memory_info().rss)
+        base = resident_bytes()
         peak = base + source.parameters * _HALF.itemsize + source.size_bytes  # the model is loaded before it is moved
         if limit is None or peak <= limit:
             return SelfText(source, style, kinds, length, seed, rows, _HALF, device, peak, note)
@@ -217,7 +217,7 @@ def _is_word(piece: str) -> bool:
 
 def _fitting(source: ModelSource, samples: int, length: int, limit: int | None) -> tuple[torch.dtype, int, int]:
     """The dtype, the rows that are written at once, and the peak memory in bytes."""
-    base = int(psutil.Process().memory_info().rss)
+    base = resident_bytes()
     free = base + int(psutil.virtual_memory().available)
     room = free if limit is None else limit
     dtypes = (torch.bfloat16,) if _bfloat16_is_fast() else (torch.float32, torch.bfloat16)

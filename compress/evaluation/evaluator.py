@@ -18,6 +18,7 @@ from compress.evaluation.reading import residence
 from compress.evaluation.result import EvalResult
 from compress.evaluation.session import Session, of_suite
 from compress.evaluation.suites.base import Suite
+from compress.models.memory import resident_bytes
 from compress.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -32,11 +33,10 @@ def residence_of(model: Model, dense: Model | None, max_memory: int | None) -> r
 
     Raises MemoryLimitError if not even one block of each fits below `max_memory`.
     """
-    import psutil
 
     sources = [source_of(each) for each in (model, dense) if each is not None]
     sizes = [residence.Size.of(source) for source in sources if source is not None]
-    return residence.choose(sizes, max_memory, psutil.Process().memory_info().rss)
+    return residence.choose(sizes, max_memory, resident_bytes())
 
 
 def evaluate(

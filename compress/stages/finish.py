@@ -15,7 +15,7 @@ from compress.format.files import write_json
 from compress.format.manifest import MANIFEST, fingerprint, read_manifest
 from compress.format.writer import CheckpointWriter
 from compress.methods import registry
-from compress.models.memory import give_back
+from compress.models.memory import give_back, resident_bytes
 from compress.recipe import AUTO, DEFAULT_END_BITS, digest
 from compress.stages import memory
 from compress.stages.budget import allocation
@@ -190,12 +190,12 @@ def prove(recipe: Recipe, workspace: Workspace, progress: Progress) -> None:
         return  # a finished run asked for again: proven when it was finished
     give_back()
     size = residence.Size.of(ModelSource.open(workspace.folder))
-    room = None if limit is None else limit - memory.resident_bytes() - phases.proof_bytes(size, by_block=True)
+    room = None if limit is None else limit - resident_bytes() - phases.proof_bytes(size, by_block=True)
     texts = proof.read_reference(reference) if reference.is_file() else []
     complete = proof_reference.complete(texts, workspace.folder, progress, room)
     if len(complete) > len(texts):
         proof.write_reference(reference, complete)
-    planned = phases.proof(size, limit, memory.resident_bytes(), proof_reference.bytes_of(complete, workspace.folder))
+    planned = phases.proof(size, limit, resident_bytes(), proof_reference.bytes_of(complete, workspace.folder))
     with progress.stage("Proof of load", 1) as task:
         try:
             proven = proof.prove_in_fresh_process(

@@ -9,13 +9,13 @@ Shape letters: N out features, K in features.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psutil
 
 from compress.errors import MemoryLimitError
+from compress.models import memory as resident
 from compress.models.memory import LOADED
 from compress.sizes import format_size
 from compress.tuning.settings import FullSettings, Settings
@@ -72,18 +72,6 @@ class MemoryPlan:
     """Experts whose Gram matrices are collected in the same forward pass."""
     kept_forwards: int = 0
     """Micro-batches whose activations may wait in memory while linears are packed; others are computed again."""
-
-
-def resident_bytes(others: Iterable[int] = ()) -> int:
-    """Returns the resident memory of this process and of other processes, given by their ids.
-
-    Pages that processes share, such as the code of libraries, count for each of them.
-    """
-    total = int(psutil.Process().memory_info().rss)
-    for process in others:
-        with suppress(psutil.NoSuchProcess):  # it has died: whoever waits for its answer is told
-            total += int(psutil.Process(process).memory_info().rss)
-    return total
 
 
 def solver_bytes(shape: tuple[int, int]) -> int:
@@ -254,9 +242,5 @@ def enforce(limit: int | None, where: str, others: Iterable[int] = ()) -> None:
         where: layer that was being worked on, for the error.
         others: ids of worker processes.
     """
-    if limit is not None and (now := resident_bytes(others)) > limit:
-        raise MemoryLimitError(
-            f"resident memory reached {format_size(now)}, above the limit of {format_size(limit)}",
-            do="Raise --max-memory or lower --samples, and run again: finished blocks are kept",
-            layer=where,
-        )
+    cure = "Raise --max-memory or lower --samples, and run again: finished blocks are kept"
+    resident.enforce(limit, do=cure, layer=where, others=others)

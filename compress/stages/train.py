@@ -18,12 +18,13 @@ from compress.methods import registry
 from compress.models import linears
 from compress.models.blocks import BlockWalker
 from compress.models.linears import LinearRef
+from compress.models.memory import resident_bytes
 from compress.models.source import ModelSource
 from compress.models.walking.embedding import embedding_name
 from compress.models.walking.head import head_name
 from compress.progress import Silent
 from compress.sizes import format_size
-from compress.stages import distributed, memory
+from compress.stages import distributed
 from compress.stages.pack import solve_linear
 from compress.stages.stage_output import StageOutput
 from compress.stages.workspace import work_folder
@@ -92,7 +93,7 @@ def memory_bytes(source: ModelSource, teacher: ModelSource) -> int:
 
     Those are master, gradient, two moments and the best state.
     """
-    return memory.resident_bytes() + 4 * teacher.parameters + (4 + 20) * source.parameters
+    return resident_bytes() + 4 * teacher.parameters + (4 + 20) * source.parameters
 
 
 def check(recipe: Recipe, walker: BlockWalker) -> None:

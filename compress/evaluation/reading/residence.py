@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from compress.errors import MemoryLimitError
+from compress.models import memory
 from compress.models.memory import LOADED
 from compress.sizes import format_size
 
@@ -121,12 +121,8 @@ class Residence:
 def choose(models: Sequence[Size], limit: int | None, base_bytes: int, available: int | None = None) -> Residence:
     """Returns what `fit` does; raises MemoryLimitError if not even one block of each model fits."""
     where = fit(models, limit, base_bytes, available)
-    if models and limit is not None and where.peak_bytes > limit:
-        raise MemoryLimitError(
-            f"the evaluation needs about {format_size(where.peak_bytes)} even when the models are read block by block, "
-            f"more than the limit of {format_size(limit)}",
-            do="Raise --max-memory",
-        )
+    if models:
+        memory.check_by_block("evaluation", where.peak_bytes, limit, do="Raise --max-memory")
     return where
 
 
@@ -161,8 +157,4 @@ def fit(models: Sequence[Size], limit: int | None, base_bytes: int, available: i
 
 def enforce(limit: int | None) -> None:
     """Raises MemoryLimitError if this process takes more resident memory than the limit."""
-    if limit is not None and (now := psutil.Process().memory_info().rss) > limit:
-        raise MemoryLimitError(
-            f"resident memory reached {format_size(now)} in the evaluation, above the limit of {format_size(limit)}",
-            do="Raise --max-memory, and run again: finished replies are kept",
-        )
+    memory.enforce(limit, during="evaluation", do="Raise --max-memory, and run again: finished replies are kept")

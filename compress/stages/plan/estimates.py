@@ -16,6 +16,7 @@ import torch
 
 from compress.calibration.stats import LayerStats
 from compress.format import layouts
+from compress.models.memory import resident_bytes
 from compress.stages import memory
 from compress.stages.budget.sensitivity import PROBE_BYTES
 from compress.stages.pack.jobs import one_thread
@@ -59,7 +60,7 @@ def plan_memory(
         MemoryLimitError: a phase does not fit below `recipe.max_memory`.
     """
     stage, plans = recipe.stages[-1], []
-    base_bytes, block_bytes = memory.resident_bytes(), 4 * sum(math.prod(ref.shape) for ref in block)
+    base_bytes, block_bytes = resident_bytes(), 4 * sum(math.prod(ref.shape) for ref in block)
     tensor_bytes = max((entry.end - entry.start for entry in source.tensors.values()), default=0)
     one_by_one, mixed = streams(stage, method, source), stage.target_bits is not None
     if needs_data(stage, method) or not one_by_one:

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from compress.errors import MemoryLimitError
 from compress.evaluation.reading import residence
 from compress.evaluation.reading.residence import Size
-from compress.sizes import format_size
-from compress.stages import memory
+from compress.models.memory import check_by_block, resident_bytes
 
 if TYPE_CHECKING:
     from compress.evaluation.asking.default_suite import Chosen
@@ -121,7 +119,7 @@ def of_run(
 
 
 def _after(recipe: Recipe, dense: Size, compressed: Size, suite: Chosen | None) -> list[Phase]:
-    limit, base_bytes = recipe.max_memory, memory.resident_bytes() + LEFT
+    limit, base_bytes = recipe.max_memory, resident_bytes() + LEFT
     phases = [proof(compressed, limit, base_bytes)]
     if suite is not None:
         phases.append(evaluation(dense, compressed, limit, base_bytes, suite))
@@ -131,10 +129,5 @@ def _after(recipe: Recipe, dense: Size, compressed: Size, suite: Chosen | None) 
 def check(phases: Sequence[Phase], limit: int | None) -> None:
     """Raises MemoryLimitError if a phase needs more than the limit; it names the least limit that all fit below."""
     worst = max(phases, key=lambda phase: phase.peak_bytes)
-    if limit is not None and worst.peak_bytes > limit:
-        no_evaluation = ", or leave the evaluation out with --no-eval" if worst.name == "evaluation" else ""
-        raise MemoryLimitError(
-            f"the {worst.name} needs about {format_size(worst.peak_bytes)} even when the models are read block by "
-            f"block, more than the limit of {format_size(limit)}",
-            do=f"Raise --max-memory{no_evaluation}",
-        )
+    no_evaluation = ", or leave the evaluation out with --no-eval" if worst.name == "evaluation" else ""
+    check_by_block(worst.name, worst.peak_bytes, limit, do=f"Raise --max-memory{no_evaluation}")

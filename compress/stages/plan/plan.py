@@ -12,6 +12,7 @@ from compress import devices
 from compress.calibration.opening import CalibrationText, open_text
 from compress.methods import registry
 from compress.models.blocks import BlockWalker
+from compress.models.memory import resident_bytes
 from compress.stages import memory, train
 from compress.stages.plan import coverage, ends, estimates, refusals
 from compress.stages.plan.needs import check_workers, needs_data, streams
@@ -175,7 +176,7 @@ def _plan_dense(
             weights = sum(math.prod(ref.shape) for refs in blocks for ref in refs)
             output_bytes = output_bytes * (1 - weights / source.parameters) + weights * bits / 8
     else:
-        peak = memory.resident_bytes() + method.memory_bytes(source.parameters, config)
+        peak = resident_bytes() + method.memory_bytes(source.parameters, config)
         output_bytes *= method.kept_share(config)
     return _plan(
         recipe,

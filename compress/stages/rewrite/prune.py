@@ -15,13 +15,13 @@ import torch
 
 from compress.errors import MemoryLimitError, MethodError
 from compress.methods.protocol import Rewritten
+from compress.models.memory import resident_bytes
 from compress.models.surgery import remove_blocks, remove_units
 from compress.models.surgery.coupled import coupled
 from compress.models.surgery.remove_units import Cut
 from compress.models.surgery.units import Coupled, Kind, unit_parameters
 from compress.numerics import importance
 from compress.sizes import format_size
-from compress.stages import memory
 from compress.stages.rewrite import scoring, selection
 from compress.stages.rewrite.tensors import as_stored, names_by_block
 
@@ -279,9 +279,7 @@ def _plan(walker: BlockWalker, config: Config, tokens_ST: torch.Tensor, limit: i
         logits = 4 * micro_batch * tokens * walker.vocab_size * 4 if taylor else 0
         inside = 3 * micro_batch * tokens * max(sizes) // (4 * walker.hidden_size)
         states = (len(sizes) + 2 if taylor else 2) * state
-        peak = (
-            memory.resident_bytes() + walker.argument_bytes + states + max(copies * max(sizes) + inside, head + logits)
-        )
+        peak = resident_bytes() + walker.argument_bytes + states + max(copies * max(sizes) + inside, head + logits)
         if limit is None or peak <= limit:
             progress.note(f"Scoring takes about {format_size(peak)}")
             return micro_batch

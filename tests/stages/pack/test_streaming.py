@@ -21,6 +21,7 @@ from compress.methods import from_module, registry
 from compress.models import linears
 from compress.models.blocks import BlockWalker
 from compress.models.folder.tensor_files import TensorFiles
+from compress.models.memory import resident_bytes
 from compress.models.source import ModelSource
 from compress.models.stored import WeightReader
 from compress.stages import memory
@@ -251,11 +252,11 @@ def test_a_ceiling_counts_all_processes(tmp_path):
         memory.plan_streaming(limit=300 << 20, workers=1, **given)
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        assert memory.resident_bytes([sleeper.pid]) > memory.resident_bytes()
+        assert resident_bytes([sleeper.pid]) > resident_bytes()
     finally:
         sleeper.kill()
         sleeper.wait()
-    assert memory.resident_bytes([sleeper.pid]) > 0, "one that has ended counts nothing"
+    assert resident_bytes([sleeper.pid]) > 0, "one that has ended counts nothing"
 
 
 def test_the_ceiling_is_enforced_while_it_streams(tmp_path, monkeypatch):
