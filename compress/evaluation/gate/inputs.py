@@ -39,6 +39,9 @@ def both(
             )
         return known, evaluated
     if evaluated is not None:
+        if _was_baseline(dense, evaluated, asked):
+            assert evaluated.baseline is not None
+            return evaluated.baseline, evaluated
         known = evaluation.evaluate(_model(dense), progress=progress, **_like(evaluated, asked))
         return known, with_families_of(evaluated, known)
     from compress.evaluation.finite import NotFiniteError
@@ -52,6 +55,17 @@ def both(
         return known, str(error)
     assert evaluated.baseline is not None
     return evaluated.baseline, evaluated
+
+
+def _was_baseline(dense: Any, evaluated: EvalResult, asked: dict[str, Any]) -> bool:
+    """Returns whether the evaluation was made against the model `dense`, with the same number of items."""
+    there = evaluated.baseline.model.get("fingerprint") if evaluated.baseline is not None else None
+    if there is None or any(asked[name] != evaluated.settings.get(name) for name in asked.keys() & {"tier", "limit"}):
+        return False
+    from compress.evaluation.open_model import source_of
+
+    source = source_of(dense)
+    return source is not None and source.fingerprint == there
 
 
 def _no_dense(candidate: Any, evaluated: EvalResult | None) -> EvaluationError:

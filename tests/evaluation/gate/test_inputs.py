@@ -12,8 +12,10 @@ from compress import evaluation
 from compress.errors import EvaluationError
 from compress.evaluation.gate.decide import gate
 from compress.evaluation.result import EvalResult
+from compress.models.source import ModelSource
 from tests.support import tiny_suite as tiny
 from tests.support.gate_results import family, result
+from tests.support.models import save_tiny
 
 ASKED: dict[str, Any] = {"suite": tiny.suite(), "batch_size": 4, "limit": 6}
 FREE: dict[str, Any] = {"floor": {"said": 0, "chosen": 0, "recalled": 0}, "margin": 50}
@@ -82,6 +84,21 @@ def test_a_model_is_asked_what_the_evaluation_of_the_other_was(
             "suite": "kick-atlas", **expected
         }  # fmt: skip
     assert calls[0]["baseline"] is there
+
+
+def test_a_dense_model_is_not_asked_again_where_it_was_the_baseline(
+    calls: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    folder = save_tiny(tmp_path, "llama")
+    dense = result(family())
+    made = ModelSource.open(folder).fingerprint
+    dense = dataclasses.replace(dense, model={**dense.model, "fingerprint": made})
+    there = dataclasses.replace(result(family(), settings={"tier": "pr", "limit": 400}), baseline=dense)
+    assert gate(folder, there, tier="pr", data_dir="somewhere").verdict == "pass" and not calls
+    gate(folder, there, tier="release")
+    other = dataclasses.replace(dense, model={**dense.model, "fingerprint": "another"})
+    gate(folder, dataclasses.replace(there, baseline=other))
+    assert [call["model"] for call in calls] == [folder, folder]
 
 
 def test_what_is_said_goes_before_what_was_asked(calls: list[dict[str, Any]]) -> None:
