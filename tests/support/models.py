@@ -46,6 +46,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
         _COMMON | dict(n_embd=32, n_layer=3, n_head=4, n_positions=CONTEXT, multi_query=False),
     ),
     "gpt-neox": ("gpt_neox", _SIZES),
+    "xglm": ("xglm", _COMMON | dict(d_model=32, num_layers=3, attention_heads=4, ffn_dim=48)),
     "falcon-7b": ("falcon", _FALCON | dict(multi_query=True, parallel_attn=True, bias=False, alibi=False)),
     "falcon-40b": ("falcon", _FALCON | dict(new_decoder_architecture=True, num_kv_heads=2, bias=False, alibi=False)),
     "falcon-alibi": ("falcon", _FALCON | dict(alibi=True, multi_query=False, parallel_attn=False, bias=True)),

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from compress.errors import ModelError
+from compress.models.linears import is_linear
 from compress.models.surgery.units import Coupled, Kind, linear_members, size_of
 
 if TYPE_CHECKING:
@@ -130,8 +131,8 @@ def _counts(
 ) -> dict[str, Any]:
     """Returns how one unit counts in attributes of the module and in keys of the configuration, of those that exist."""
     numbers = {name: size for name, size in in_module.items() if isinstance(getattr(attention.module, name, None), int)}
-    if isinstance(getattr(attention.module, "kv_dim", None), int):  # GPT-BigCode splits its rows by these two widths
-        numbers["embed_dim"] = in_module["split_size"]
+    if getattr(attention.module, "embed_dim", None) == attention.heads * attention.head_dim:
+        numbers["embed_dim"] = in_module["split_size"]  # the width that XGLM gives its outputs, GPT-BigCode its queries
     if "qkv_proj" in attention.inputs:  # Phi-3 splits the rows by what its configuration says
         numbers["config.num_attention_heads"] = in_config["num_attention_heads"]
     return dict(
@@ -152,7 +153,7 @@ def find_attentions(block: nn.Module, block_name: str) -> Iterator[Attention]:
         children = dict(module.named_children())
         output = next((name for name in _OUTPUTS if name in children), None)
         inputs = next((names for names in _INPUTS if all(name in children for name in names)), None)
-        if output is not None and inputs is not None:
+        if output is not None and inputs is not None and all(is_linear(children[name]) for name in (*inputs, output)):
             yield _attention(f"{block_name}.{path}".rstrip("."), module, inputs, output)
 
 

@@ -83,7 +83,8 @@ def rewrite(
 
 
 def check_model(walker: BlockWalker, config: Config) -> None:
-    """Raises MethodError or ModelError where the options leave nothing to prune, or the units are not known."""
+    """Raises MethodError or ModelError where the options leave nothing to prune, or too little for the ratio, or where
+    the units are not known."""
     depth = len(walker.block_names)
     if config.protect_first + config.protect_last >= depth:
         raise MethodError(
@@ -91,7 +92,11 @@ def check_model(walker: BlockWalker, config: Config) -> None:
             allowed=f"together less than the {depth} blocks of the model",
         )
     if config.units == "width":
-        _sets(walker, config)
+        sets, shapes = _sets(walker, config), _shapes(walker)
+        # whatever the scores will be, the units must be able to lose this many parameters
+        groups = _groups(sets, config, [torch.zeros(units.units) for units in sets], shapes)
+        nothing = [torch.empty(0, dtype=torch.long) for _ in sets]
+        _remove(sets, config, groups, nothing, shapes, _budget(config, shapes, config.steps))
 
 
 def prune(
@@ -140,9 +145,8 @@ def _narrow(work: scoring.Scoring, source: ModelSource) -> Pruned:
         scores = scoring.scores(work, remove_units.cut(sets, removed), step)
         for score_U, removed_U in zip(scores, removed, strict=True):
             score_U[removed_U] = -1.0  # below all others, which are 0 or more: what is removed stays removed
-        groups = _groups(work, scores, shapes)
-        budget = math.ceil(config.ratio * total * (step + 1) / config.steps)
-        removed = _remove(work, groups, removed, shapes, budget)
+        groups = _groups(sets, config, scores, shapes)
+        removed = _remove(sets, config, groups, removed, shapes, _budget(config, shapes, step + 1))
     cut = remove_units.cut(sets, removed)
     outcome = remove_units.describe(source, walker.model, sets, removed, cut, stock=config.scope != "global")
     remaining = sum(math.prod(cut.shape(name, shape)) for name, shape in shapes.items())
@@ -151,15 +155,21 @@ def _narrow(work: scoring.Scoring, source: ModelSource) -> Pruned:
     return Pruned(outcome.config, structure, report, len(walker.block_names), walker, cut, ())
 
 
+def _budget(config: Config, shapes: Mapping[str, tuple[int, ...]], steps: int) -> int:
+    """Returns how many parameters have left the model after some of its steps."""
+    return math.ceil(config.ratio * sum(map(math.prod, shapes.values())) * steps / config.steps)
+
+
 def _remove(
-    work: scoring.Scoring,
+    sets: list[Coupled],
+    config: Config,
     groups: list[tuple[selection.Candidates, list[int]]],
     removed: list[torch.Tensor],
     shapes: Mapping[str, tuple[int, ...]],
     budget: int,
 ) -> list[torch.Tensor]:
     """Returns the removed units of every set, so that at least `budget` parameters are removed from the model."""
-    config, total, asked = work.config, sum(map(math.prod, shapes.values())), budget
+    total, asked = sum(map(math.prod, shapes.values())), budget
     while True:
         by_score = config.scope == "global" or config.by_score
         counts = selection.choose([group for group, _ in groups], asked, by_score=by_score)
@@ -167,7 +177,7 @@ def _remove(
         for (group, places), count in zip(groups, counts, strict=True):
             for place, removed_U in zip(places, group.least(count), strict=True):
                 removed[place] = removed_U
-        cut = remove_units.cut(work.sets, removed)
+        cut = remove_units.cut(sets, removed)
         remaining = sum(math.prod(cut.shape(name, shape)) for name, shape in shapes.items())
         missing = budget - (total - remaining)
         if missing <= 0:
@@ -227,26 +237,26 @@ def _sets(walker: BlockWalker, config: Config) -> list[Coupled]:
 
 
 def _groups(
-    work: scoring.Scoring, scores: list[torch.Tensor], shapes: Mapping[str, tuple[int, ...]]
+    sets: list[Coupled], config: Config, scores: list[torch.Tensor], shapes: Mapping[str, tuple[int, ...]]
 ) -> list[tuple[selection.Candidates, list[int]]]:
     """Returns the groups of sets that lose equally many units, with the indices of their sets."""
     tied: dict[str, list[int]] = {}
-    for place, units in enumerate(work.sets):
+    for place, units in enumerate(sets):
         # uniform: all layers whose width is one key of the configuration form one group
-        tie = units.tie.rpartition(":")[2] if work.config.scope == "uniform" else units.tie
+        tie = units.tie.rpartition(":")[2] if config.scope == "uniform" else units.tie
         tied.setdefault(tie, []).append(place)
     groups = []
     for tie, places in tied.items():
-        counts = {work.sets[place].units for place in places}
+        counts = {sets[place].units for place in places}
         if len(counts) > 1:
             raise MethodError(
                 f"layers have {sorted(counts)} units of {tie!r} and cannot become equally wide by equal cuts",
                 allowed="scope=local or scope=global",
             )
-        first = work.sets[places[0]]
-        parameters = sum(unit_parameters(work.sets[place], shapes) for place in places)
+        first = sets[places[0]]
+        parameters = sum(unit_parameters(sets[place], shapes) for place in places)
         of_places = tuple(scores[place] for place in places)
-        groups.append((selection.Candidates(tie, of_places, parameters, _step(first, work.config.multiple)), places))
+        groups.append((selection.Candidates(tie, of_places, parameters, _step(first, config.multiple)), places))
     return groups
 
 

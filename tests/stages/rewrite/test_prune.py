@@ -249,6 +249,26 @@ def test_what_cannot_be_done_is_said(tmp_path: Path, options: dict[str, Any], me
         prune(tmp_path, **options)
 
 
+def test_a_ratio_out_of_reach_is_refused_before_any_text_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "scores", None)
+    walker = BlockWalker(ModelSource.open(save_tiny(tmp_path, "llama")))
+    with pytest.raises(MethodError, match="would empty a layer"):
+        pruning.check_model(walker, Config(ratio=0.8))
+    pruning.check_model(walker, Config(ratio=0.2))
+
+
+def test_projections_that_are_no_linears_are_not_taken_for_heads(tmp_path: Path) -> None:
+    """Moshi wraps each projection in a module that holds the linear."""
+    walker = BlockWalker(ModelSource.open(save_tiny(tmp_path, "llama")))
+    for module in walker.model.modules():
+        if hasattr(module, "q_proj"):
+            module.q_proj = torch.nn.Sequential(module.q_proj)
+    with pytest.raises(ModelError, match="no attention with known projections"):
+        pruning.check_model(walker, Config(ratio=0.2))
+
+
 def test_an_mlp_without_a_gate_loses_channels(tmp_path: Path) -> None:
     save_family("arcee", tmp_path / "dense")
     pruned = prune(tmp_path / "dense", ratio=0.1, multiple=4)
