@@ -33,7 +33,7 @@ def take_apart(linear: Linear, packed: PackedTensor) -> Integers:
     if "zero_point" in packed.planes:
         zero_NG = bitstream.unpack_rows(packed.planes["zero_point"].T, bits, rows).T
     else:
-        zero_NG = torch.full(scale_NG.shape, 1 << (bits - 1), dtype=torch.uint8)
+        zero_NG = torch.full_like(scale_NG, 1 << (bits - 1), dtype=torch.uint8)
     times = packed.scheme.group_size // linear.group_size
     return Integers(codes_NK, scale_NG.repeat_interleave(times, 1), zero_NG.repeat_interleave(times, 1).contiguous())
 

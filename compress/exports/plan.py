@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,14 @@ import torch
 from compress.errors import FormatError, OutputError
 from compress.exports.linear import Linear, describe
 from compress.exports.target import TARGETS, Target, load
-from compress.format import naming
+from compress.format import layouts, naming
 from compress.format.manifest import fingerprint
+from compress.format.packed import PackedTensor
 from compress.format.reader import Checkpoint, open_checkpoint
 from compress.models import skeleton
 from compress.models.folder import model_config
 from compress.models.source import ModelSource
+from compress.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +59,25 @@ class Plan:
         return fingerprint(self.checkpoint.folder)
 
     @property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors that are written."""
+        stored: dict[str, torch.Tensor] = {}
+        for name, linear in self.linears.items():
+            specs = layouts.plane_specs(linear.scheme, linear.shape)
+            planes = {plane: torch.empty(shape, dtype=dtype, device="meta") for plane, (dtype, shape) in specs.items()}
+            written = self.target.tensors(linear, PackedTensor(linear.shape, linear.scheme, planes))
+            stored |= {f"{name}.{suffix}": tensor for suffix, tensor in written.items()}
+        packed = sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
+        decoded = sum(math.prod(one.shape) for one, _ in self.decoded.values()) * self.dense_dtype.itemsize
+        return packed + decoded + self._dense_bytes
+
+    @property
+    def _dense_bytes(self) -> int:
+        """Bytes of the tensors that were never packed."""
+        entries = (self.source.tensors[name] for name in self.checkpoint.dense_names)
+        return sum(entry.end - entry.start for entry in entries)
+
+    @property
     def warnings(self) -> list[str]:
         """What a reader of the export must know."""
         held = {str(one.scheme.options.get("scale_dtype")) for one in self.linears.values()}
@@ -75,10 +97,11 @@ class Plan:
             lines.append(("lossless", text + (f"; groups of {split} split, scales repeated" if split else "")))
         lines += [("dense", f"{count} × {dtype}: {why}") for why, count in reasons.items()]
         others = len(self.checkpoint.dense_names)
-        lines += [
-            ("as it is", f"{others} tensors that were never packed"),
-            *(("warning", text) for text in self.warnings),
-        ]
+        sizes = (self.source.size_bytes, self.size_bytes)
+        bits = " → ".join(f"{8 * size / self.source.parameters:.2f}" for size in sizes)
+        lines.append(("as it is", f"{others} tensors that were never packed"))
+        lines.append(("size", f"{' → '.join(map(format_size, sizes))}, {bits} bits per parameter"))
+        lines += [("warning", text) for text in self.warnings]
         return lines
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from compress.cli import invoke
 from compress.errors import CompressError, FormatError, OutputError
@@ -44,6 +45,16 @@ def test_many_files_hold_the_same_tensors(folder: Path, tmp_path: Path) -> None:
     made = export(folder, "gptq", tmp_path / "out", max_shard_size="20kB")
     index = json.loads((made / "model.safetensors.index.json").read_text())["weight_map"]
     assert len(set(index.values())) > 1 and set(index.values()) == {p.name for p in made.glob("*.safetensors")}
+
+
+@pytest.mark.parametrize("to", ["compressed-tensors", "mlx", "gptq", "awq", "dense"])
+def test_the_plan_knows_the_size(folder: Path, tmp_path: Path, to: str) -> None:
+    plan = planning.make(folder, to, allow_dense=False, dense_dtype="bfloat16")
+    made = export(folder, to, tmp_path / "out", dense_dtype="bfloat16")
+    index = json.loads((made / "model.safetensors.index.json").read_text())
+    tensors = [one for path in made.glob("*.safetensors") for one in load_file(path).values()]
+    assert plan.size_bytes == sum(one.numel() * one.element_size() for one in tensors)
+    assert len(index["weight_map"]) == len(tensors)
 
 
 def test_dense_weights_need_leave(tmp_path: Path) -> None:
