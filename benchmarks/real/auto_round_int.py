@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from auto_round import AutoRound
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
@@ -40,6 +40,9 @@ def main(model: str, tokens: str, output: str, text: str) -> None:
         rounding.quantize_and_save(str(Path(output, "written")), format="auto_round")
     (written,) = Path(output, "written").iterdir()  # it makes a folder of its own, named after the model
     stored = written.rename(Path(output, "stored"))
+    for path in stored.glob("*.safetensors"):  # what was not quantised, back to the dtype of the source
+        tensors = {name: one.bfloat16() if one.dtype == torch.float32 else one for name, one in load_file(path).items()}
+        save_file(tensors, path, metadata={"format": "pt"})
     dense = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     loaded = AutoModelForCausalLM.from_pretrained(str(stored), dtype=torch.float32, device_map="cpu")
     for name, module in loaded.named_modules():
