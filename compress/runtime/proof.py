@@ -180,12 +180,12 @@ def _finished(process: subprocess.Popen[str], watch: Callable[[int], object]) ->
 
 
 def _rounding(model: Any, texts: Sequence[Text], found: Sequence[torch.Tensor]) -> float:
-    """Returns how far rounding alone may move the logits of this model: four times what another kernel moves them.
+    """Returns how far rounding may move the logits of this model: four times what decoding its weights moves them.
 
-    Both read the same loaded weights, so that a weight that was loaded wrongly adds nothing. 0 where the difference is
+    Both read the same loaded planes, so that a plane that was loaded wrongly adds nothing. 0 where the difference is
     larger than rounding.
     """
-    with _transformers_alone(model):
+    with _transformers_alone(model), _decoded_weights():
         own = [_logits(model, text) for text in texts]
     apart = _worst([_error(text, text.logits + (a - b)) for text, a, b in zip(texts, found, own, strict=True)])
     return 4 * apart if apart <= _ROUNDING else 0.0
@@ -257,6 +257,25 @@ def _error(text: Text, logits_PV: torch.Tensor) -> float:
 def _worst(errors: Sequence[float]) -> float:
     """Returns the largest error, or NaN where one is."""
     return next((error for error in errors if error != error), max(errors))
+
+
+@contextmanager
+def _decoded_weights() -> Iterator[None]:
+    """Has packed linears multiply by their decoded weight inside the context; of low rank, too, in one product."""
+    import torch
+
+    from compress.format import layouts
+    from compress.runtime.linear import PackedLinear
+
+    def product(layer: PackedLinear, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return torch.nn.functional.linear(x, layouts.unpack(layer.packed).to(x.dtype), bias)
+
+    kept = PackedLinear._product
+    PackedLinear._product = product  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        PackedLinear._product = kept  # type: ignore[method-assign]
 
 
 @contextmanager
