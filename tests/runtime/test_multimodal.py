@@ -52,6 +52,13 @@ def test_the_decoder_is_packed_and_the_tower_carried_over(
         assert torch.equal(loaded(input_ids=tokens_ST).logits, again(input_ids=tokens_ST).logits)
 
 
+def test_a_stand_in_is_not_initialised() -> None:
+    """transformers does so with the experts of Qwen3-Omni while it loads them."""
+    stand_in = StackStandIn(Stack("gate_up_proj", 2, (4, 4)), lambda expert, x: x, torch.empty(0))
+    assert torch.nn.init.normal_(stand_in, mean=0.0, std=0.02) is stand_in
+    assert torch.nn.init.normal_(tensor=stand_in, mean=0.0, std=0.02) is stand_in
+
+
 def test_a_stand_in_has_no_marks_of_loaded_tensors() -> None:
     stack = Stack("gate_up_proj", 2, (4, 4))
     assert not hasattr(StackStandIn(stack, lambda expert, x: x, torch.empty(0)), "_is_hf_initialized")

@@ -117,9 +117,11 @@ class StackStandIn(_StandIn):
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> torch.Tensor:
+    ) -> Any:
         """A batched product: x [E, T, K], one slice per expert."""
-        self = next(arg for arg in args if isinstance(arg, cls))
+        self = next(arg for arg in (*args, *(kwargs or {}).values()) if isinstance(arg, cls))
+        if getattr(func, "__name__", "") in vars(nn.init):
+            return self  # while transformers loads: packed experts have their codes, and nothing to initialise
         if func not in _BATCHED or kwargs or len(args) != 2 or args[1] is not self or self._is_out_in:
             self._refuse(getattr(func, "__name__", str(func)))
         x_ETK = args[0]
