@@ -179,6 +179,9 @@ tokens. All engines compute in float32 here.
 | :-- | :-- | :-- | --: | --: |
 """
 MATRIX = """
+With zero points transformers decodes compressed-tensors while it loads, into the dtype of the scales, float16;
+`--scale-dtype float32` gives the very weights there.
+
 ## What goes where
 
 `lossless`: codes, scales and codebooks are copied. Otherwise what the target cannot hold; `--allow-dense` stores that
