@@ -271,7 +271,7 @@ def _decoded_weights() -> Iterator[None]:
         return torch.nn.functional.linear(x, layouts.unpack(layer.packed).to(x.dtype), bias)
 
     kept = PackedLinear._product
-    PackedLinear._product = product  # type: ignore[method-assign]
+    PackedLinear._product = product  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
