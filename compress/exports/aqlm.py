@@ -71,6 +71,6 @@ def describe(linears: Mapping[str, Linear], dense: list[str]) -> dict[str, Any]:
     return {
         "quantization_config": {
             "quant_method": "aqlm", "in_group_size": group, "out_group_size": 1, "num_codebooks": books,
-            "nbits_per_codebook": bits, "linear_weights_not_to_quantize": [f"{name}.weight" for name in dense],
+            "nbits_per_codebook": bits, "linear_weights_not_to_quantize": dense,
         }
     }  # fmt: skip

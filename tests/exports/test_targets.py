@@ -114,6 +114,8 @@ def test_aqlm(tmp_path: Path, count: int, bits: int) -> None:
         vectors = sum(found["codebooks"].astype(np.float32)[m, codes[..., m], 0] for m in range(count))
         weight = vectors.reshape(one.shape) * found["scales"].astype(np.float32).reshape(-1, 1)
         assert np.array_equal(weight, meaning(ours.linears, name))
+    # transformers compares names of modules: with `.weight` behind it, the tied head would be replaced
+    assert config_of(folder)["quantization_config"]["linear_weights_not_to_quantize"] == ["lm_head"]
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral"])
