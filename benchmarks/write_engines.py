@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,8 @@ PROMPTS = (
     "The speed of light is about", "My favourite book is",
 )  # fmt: skip
 TOKENS = 16
+ONE_THREAD = {"NUMBA_NUM_THREADS": "1"}
+"""aqlm 1.1.7 adds to one vector from all of numba's threads at once: with two of them its logits are wrong."""
 
 Options = dict[str, Any]
 ENDS: Options = {"embedding_bits": None, "head_bits": None}
@@ -155,7 +158,11 @@ class Work:
             asked = self.output / "prompts.json"
             asked.write_text(json.dumps({"prompts": self._prompts(folder), "tokens": TOKENS}))
             python = python_of(self.output / "environments", engine, ENVIRONMENTS[engine])
-            subprocess.run([str(python), str(HERE / SCRIPTS[engine]), str(folder), str(asked), str(result)], check=True)
+            subprocess.run(
+                [str(python), str(HERE / SCRIPTS[engine]), str(folder), str(asked), str(result)],
+                check=True,
+                env={**os.environ, **ONE_THREAD},
+            )
         with np.load(result) as stored:
             return {key: stored[key] for key in ("logits", "answers")}
 
@@ -180,7 +187,8 @@ tokens. All engines compute in float32 here.
 """
 MATRIX = """
 With zero points transformers decodes compressed-tensors while it loads, into the dtype of the scales, float16;
-`--scale-dtype float32` gives the very weights there.
+`--scale-dtype float32` gives the very weights there. The kernel of aqlm 1.1.7 for CPUs adds up in several threads without
+a lock: its products are right with `NUMBA_NUM_THREADS=1`, as here, and wrong by 12 to 17 % with two threads.
 
 ## What goes where
 
