@@ -187,8 +187,8 @@ tokens. All engines compute in float32 here.
 """
 MATRIX = """
 With zero points transformers decodes compressed-tensors while it loads, into the dtype of the scales, float16;
-`--scale-dtype float32` gives the very weights there. The kernel of aqlm 1.1.7 for CPUs adds up in several threads without
-a lock: its products are right with `NUMBA_NUM_THREADS=1`, as here, and wrong by 12 to 17 % with two threads.
+`--scale-dtype float32` gives the very weights there. The kernel of aqlm 1.1.7 for CPUs adds up in several threads
+without a lock: its products are right with `NUMBA_NUM_THREADS=1`, as here, and wrong by 12 to 17 % with two threads.
 
 ## What goes where
 
