@@ -28,7 +28,8 @@ def command(
 ) -> None:
     """Write the checkpoint in FOLDER in the format of another program. Codes are copied, nothing is rounded unasked."""
     from compress.exports import plan as planning
-    from compress.exports.run import export
+    from compress.exports.run import write
+    from compress.sizes import format_size
 
     plan = planning.make(folder, target, allow_dense=allow_dense, dense_dtype=dense_dtype)
     for label, text in plan.lines():
@@ -37,9 +38,6 @@ def command(
         return
     from compress.report.progress_bars import watch
 
-    made = export(
-        folder, target, output, allow_dense=allow_dense, dense_dtype=dense_dtype, max_shard_size=max_shard_size,
-        progress=watch(),
-    )  # fmt: skip
+    made = write(plan, output, max_shard_size=max_shard_size, progress=watch())
     size = sum(path.stat().st_size for path in made.glob("*.safetensors"))
-    click.echo(f"{'written':<10} {made}, {size / 1e6:.1f} MB")
+    click.echo(f"{'written':<10} {made}, {format_size(size)}")

@@ -17,15 +17,13 @@ from compress.format import layouts, naming
 from compress.format.manifest import fingerprint
 from compress.format.packed import PackedTensor
 from compress.format.reader import Checkpoint, open_checkpoint
-from compress.models import skeleton
+from compress.models.blocks import BlockWalker
 from compress.models.folder import model_config
 from compress.models.source import ModelSource
 from compress.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from transformers import PreTrainedModel
 
 _SCALES = (
     "the scales are float16, and engines hold them in the dtype of the model, bfloat16, which changes weights by up to "
@@ -42,8 +40,8 @@ class Plan:
     checkpoint: Checkpoint
     to: str
     target: Target
-    model: PreTrainedModel
-    """The model on the meta device."""
+    walker: BlockWalker
+    """Reads decoded weights as the model holds them."""
     linears: Mapping[str, Linear]
     """The packed linears that are stored in the target's format, in the groups that are written."""
     decoded: Mapping[str, tuple[Linear, str]]
@@ -126,8 +124,8 @@ def make(folder: str | Path, to: str, *, allow_dense: bool, dense_dtype: str) ->
             "its layers have widths that no config.json can say, so that no engine builds the model",
             do="Prune with scope=uniform, which keeps layers equal",
         )
-    model = skeleton.build(source.config)
-    described = describe(checkpoint.manifest["tensors"], model)
+    walker = BlockWalker(source)
+    described = describe(checkpoint.manifest["tensors"], walker.model)
     reasons = {name: target.reason(one) for name, one in described.items()}
     held = {name: one for name, one in described.items() if reasons[name] is None}
     decoded = {name: (described[name], why) for name, why in reasons.items() if why is not None}
@@ -135,10 +133,10 @@ def make(folder: str | Path, to: str, *, allow_dense: bool, dense_dtype: str) ->
     linears = target.arrange(held) if held else {}
     packed_modules = {*linears, *(naming.guard(*found[:2]) for name in linears if (found := naming.parse_expert(name)))}
     not_packed = [
-        name for name, module in model.named_modules()
+        name for name, module in walker.model.named_modules()
         if isinstance(module, torch.nn.Linear) and name not in packed_modules
     ]  # fmt: skip
-    return Plan(source, checkpoint, to, target, model, linears, decoded, DENSE_DTYPES[dense_dtype], not_packed)
+    return Plan(source, checkpoint, to, target, walker, linears, decoded, DENSE_DTYPES[dense_dtype], not_packed)
 
 
 def _check_dense(

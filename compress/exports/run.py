@@ -11,11 +11,11 @@ import torch
 
 from compress import __version__
 from compress.errors import FormatError, OutputError
-from compress.exports import card, decode
+from compress.exports import card
 from compress.exports.plan import Plan, edited_config, make
-from compress.format import dtypes, files, layouts, merge
+from compress.format import dtypes, files, layouts, merge, naming
 from compress.format.manifest import CONFIG, INDEX, shard_name
-from compress.format.writer import ShardRecord
+from compress.format.writer import ShardRecord, index
 from compress.progress import Progress, Silent
 from compress.sizes import parse_size
 
@@ -55,7 +55,18 @@ def export(
         OutputError: the target cannot hold the model, the output exists, or it cannot be written.
     """
     plan = make(folder, to, allow_dense=allow_dense, dense_dtype=dense_dtype)
-    target = Path(output) if output else Path(f"{Path(folder)}-{to}")
+    return write(plan, output, max_shard_size=max_shard_size, progress=progress)
+
+
+def write(
+    plan: Plan,
+    output: str | Path | None = None,
+    *,
+    max_shard_size: str | int = "5GB",
+    progress: Progress | None = None,
+) -> Path:
+    """Does what the plan says and returns the new folder; see `export`."""
+    target = Path(output) if output else Path(f"{plan.checkpoint.folder}-{plan.to}")
     if target.exists():
         raise OutputError(f"{target} exists", do="Give another folder with -o, or remove this one")
     most = parse_size(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
@@ -81,7 +92,7 @@ def _write(plan: Plan, folder: Path, most: int, progress: Progress) -> None:
     merge.remove_parts(folder, records, [record.file for record in joined])
     for name, source in plan.source.auxiliary_files().items():
         files.copy(source, folder / name)
-    files.write_json(folder / INDEX, _index(joined))
+    files.write_json(folder / INDEX, index(joined))
     files.write_json(folder / RECORD, _record(plan))
     files.write_whole(folder / "README.md", [card.text(plan).encode()])
     files.write_json(folder / CONFIG, edited_config(plan))
@@ -104,8 +115,8 @@ def _shard(plan: Plan, folder: Path, file: str, names: list[str]) -> ShardRecord
             tensors |= {f"{name}.{suffix}": tensor for suffix, tensor in stored.items()}
         elif name not in plan.decoded:
             tensors[name] = plan.checkpoint.dense(name)
-    becoming_dense = [name for name in names if name in plan.decoded]
-    tensors |= decode.parameters(becoming_dense, plan.checkpoint, plan.model, plan.dense_dtype)
+    decoded = dict.fromkeys(naming.parameter(name) for name in names if name in plan.decoded)
+    tensors |= {name: plan.walker.read_dense(name).to(plan.dense_dtype).contiguous() for name in decoded}
     size_bytes, sha256, described = files.write_tensors(folder / file, tensors, dtypes.NAMES)
     for name in names:
         if name in plan.linears:
@@ -123,12 +134,6 @@ def _check(plan: Plan, path: Path, name: str) -> None:
         stored = {full.removeprefix(prefix): file.get_tensor(full) for full in names}
     if not torch.equal(plan.target.decode(linear, stored), layouts.unpack(plan.checkpoint.packed(name))):
         raise FormatError(f"what was written for {plan.to} does not decode to the same weight", layer=name)
-
-
-def _index(records: list[ShardRecord]) -> dict[str, Any]:
-    where = {name: record.file for record in records for name in record.tensors}
-    total = sum(record.size_bytes for record in records)
-    return {"metadata": {"format": "pt", "total_size": total}, "weight_map": dict(sorted(where.items()))}
 
 
 def _record(plan: Plan) -> dict[str, Any]:

@@ -42,6 +42,12 @@ def guard(experts: str, projection: str) -> str:
     return f"{experts}.{projection}"
 
 
+def parameter(linear: str) -> str:
+    """Returns the name of the dense parameter that a packed linear takes the place of, or that holds its expert."""
+    found = parse_expert(linear)
+    return guard(*found[:2]) if found else f"{linear}.weight"
+
+
 def guard_tensor() -> torch.Tensor:
     """Returns the guard: a shape that no fused parameter has."""
     return torch.zeros(1, dtype=torch.int8)

@@ -102,6 +102,14 @@ class CheckpointWriter:
         _finish(self.folder, self.shard_count, list(records), dict(config), dict(manifest), dict(auxiliary or {}))
 
 
+def index(records: Iterable[ShardRecord]) -> dict[str, Any]:
+    """Returns the content of the index, by which transformers and engines find the file of a tensor."""
+    records = list(records)
+    where = {name: record.file for record in records for name in record.tensors}
+    total = sum(record.size_bytes for record in records)
+    return {"metadata": {"format": "pt", "total_size": total}, "weight_map": dict(sorted(where.items()))}
+
+
 def _finish(
     folder: Path,
     shard_count: int,
@@ -140,9 +148,7 @@ def _finish(
         }
     for name, source in sorted(auxiliary.items()):
         files.copy(source, folder / name)
-    total = sum(record.size_bytes for record in records)
-    index = {"metadata": {"format": "pt", "total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    files.write_json(folder / manifest.INDEX, index)
+    files.write_json(folder / manifest.INDEX, index(records))
     files.write_json(folder / manifest.CONFIG, config)
     for partial in folder.glob("model-*.safetensors.partial"):
         partial.unlink()

@@ -72,10 +72,7 @@ def _parameters(entries: Mapping[str, Any]) -> dict[str, list[str]]:
     """Returns the packed linears of each parameter: one, or the experts of a projection in their order."""
     parameters: dict[str, list[str]] = {}
     for name in entries:
-        if expert := naming.parse_expert(name):
-            parameters.setdefault(naming.guard(*expert[:2]), []).append(name)
-        else:
-            parameters[f"{name}.weight"] = [name]
+        parameters.setdefault(naming.parameter(name), []).append(name)
     for linears in parameters.values():
         linears.sort(key=lambda name: int(name.rpartition(".")[2]) if naming.parse_expert(name) else 0)
     return parameters
