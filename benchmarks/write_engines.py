@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from _environments import python_of
+from _names import slug
 
 import compress
 from compress.errors import CompressError
@@ -79,11 +80,6 @@ class Case:
         return slug(f"{self.checkpoint} {self.target} {self.engine}")
 
 
-def slug(text: str) -> str:
-    """Returns a file name."""
-    return "-".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
-
-
 _INTEGERS = list(CHECKPOINTS)[:4]
 CASES = (
     *(Case(name, "compressed-tensors", "transformers") for name in _INTEGERS),
@@ -133,22 +129,23 @@ class Work:
 
     def measured(self, case: Case) -> dict[str, Any]:
         """Returns the case's figures: those kept, or measured now."""
-        kept = self.output / f"{case.slug}.json"
-        if not kept.exists():
+        if (figures := self.known(case)) is None:
             ours = self._read(case.checkpoint, "dense", "transformers")
             found = self._read(case.checkpoint, case.target, case.engine)
             figures = {
                 "relative": float(np.linalg.norm(found["logits"] - ours["logits"]) / np.linalg.norm(ours["logits"])),
                 "same_answers": int((found["answers"] == ours["answers"]).all(1).sum()),
             }
-            kept.write_text(json.dumps(figures))
-        figures = json.loads(kept.read_text())
+            self._kept(case).write_text(json.dumps(figures))
         return figures
 
     def known(self, case: Case) -> dict[str, Any] | None:
         """Returns the figures that are kept, if there are any."""
-        kept = self.output / f"{case.slug}.json"
+        kept = self._kept(case)
         return json.loads(kept.read_text()) if kept.exists() else None
+
+    def _kept(self, case: Case) -> Path:
+        return self.output / f"{case.slug}.json"
 
     def _read(self, name: str, target: str, engine: str) -> dict[str, np.ndarray]:
         """Returns logits and answers of an export in an engine."""

@@ -14,9 +14,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from _names import slug
+
 import compress
 from compress.evaluation.result import EvalResult
 from compress.format.manifest import read_manifest
+from compress.methods import registry
 from compress.models.source import ModelSource
 from compress.recipe import Recipe, StageSpec, folders
 
@@ -37,7 +40,13 @@ def of_file(name: str) -> Recipe:
 
 def _dense_ends(recipe: Recipe) -> Recipe:
     """Returns the recipe with a dense embedding and head, so that a size shows what the methods did to the blocks."""
-    return dataclasses.replace(recipe, embedding_bits=None, head_bits=None)
+    stages = (
+        dataclasses.replace(one, embedding_bits=None, head_bits=None)
+        if registry.describe(one.method).kind == "pack"
+        else one
+        for one in recipe.stages
+    )
+    return dataclasses.replace(recipe, stages=tuple(stages))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +87,6 @@ TABLES: dict[str, dict[str, Recipe | Stage]] = {
         "three of four blocks, distilled, aqlm": of_file("distill-aqlm"),
     },
 }
-
-
-def slug(name: str) -> str:
-    """Returns the name of a folder."""
-    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
 def figures(found: EvalResult, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from _names import slug
+
 
 @dataclass(frozen=True)
 class Row:
@@ -21,8 +23,7 @@ class Row:
     @property
     def slug(self) -> str:
         """Name of the row's folder."""
-        text = f"{self.project} {self.name}".lower()
-        return "-".join("".join(c if c.isalnum() else " " for c in text).split())
+        return slug(f"{self.project} {self.name}")
 
 
 ENVIRONMENTS: dict[str, list[str]] = {

@@ -13,14 +13,15 @@ from typing import Any
 import torch
 
 from compress.errors import OutputError
-from compress.exports.linear import Linear, not_additive, not_inside_a_block
+from compress.exports.linear import Linear, not_inside_a_block, not_of_layout
+from compress.format.layouts import additive
 from compress.format.layouts import bits as bitstream
 from compress.format.packed import PackedTensor
 
 
 def reason(linear: Linear) -> str | None:
     """See `Target.reason`."""
-    if (why := not_inside_a_block(linear) or not_additive(linear)) is not None:
+    if (why := not_inside_a_block(linear) or not_of_layout(linear, additive.LAYOUT)) is not None:
         return why
     return None if linear.scheme.options["scale_dtype"] == "float16" else "scales are float16 there"
 

@@ -65,13 +65,13 @@ def _options(linear: Linear | None) -> str:
 
 def tensors(linear: Linear, packed: PackedTensor) -> dict[str, torch.Tensor]:
     """See `Target.tensors`."""
-    stored = {"weight_packed": packed.planes["weight"], "weight_scale": packed.planes["scale"]}
-    if "zero_point" in packed.planes:
-        stored["weight_zero_point"] = packed.planes["zero_point"]
     times = packed.scheme.group_size // linear.group_size
-    for name in stored.keys() & {"weight_scale", "weight_zero_point"} if times > 1 else ():
-        stored[name] = stored[name].repeat_interleave(times, 1)
-    return stored | {"weight_shape": torch.tensor(packed.shape)}
+    by_group = {f"weight_{name}": packed.planes[name] for name in ("scale", "zero_point") if name in packed.planes}
+    return {
+        "weight_packed": packed.planes["weight"],
+        **{name: plane.repeat_interleave(times, 1) for name, plane in by_group.items()},
+        "weight_shape": torch.tensor(packed.shape),
+    }
 
 
 def decode(linear: Linear, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from compress.exports.linear import Linear
-from compress.format.layouts import bits as bitstream
+from compress.format.layouts import int_group
 from compress.format.packed import PackedTensor
 
 
@@ -27,15 +27,14 @@ class Integers(NamedTuple):
 
 def take_apart(linear: Linear, packed: PackedTensor) -> Integers:
     """Returns the parts in groups of `linear.group_size` columns: a larger group is split by repeating its scale."""
-    (rows, columns), bits = packed.shape, packed.scheme.bits
-    codes_NK = bitstream.unpack_rows(packed.planes["weight"], bits, columns)
-    scale_NG = packed.planes["scale"]
-    if "zero_point" in packed.planes:
-        zero_NG = bitstream.unpack_rows(packed.planes["zero_point"].T, bits, rows).T
+    expanded, scale_NG = int_group.expand(packed), packed.planes["scale"]
+    if isinstance(expanded.zero, torch.Tensor):
+        zero_NG = expanded.zero[..., 0]
     else:
-        zero_NG = torch.full_like(scale_NG, 1 << (bits - 1), dtype=torch.uint8)
+        zero_NG = torch.full_like(scale_NG, expanded.zero, dtype=torch.uint8)
     times = packed.scheme.group_size // linear.group_size
-    return Integers(codes_NK, scale_NG.repeat_interleave(times, 1), zero_NG.repeat_interleave(times, 1).contiguous())
+    scale_NG, zero_NG = (plane_NG.repeat_interleave(times, 1) for plane_NG in (scale_NG, zero_NG))
+    return Integers(expanded.codes.flatten(1), scale_NG, zero_NG)
 
 
 def put_together(codes_NK: torch.Tensor, scale_NG: torch.Tensor, zero_NG: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compress.format import naming
-from compress.format.layouts import additive, int_group
+from compress.format.layouts import int_group
 from compress.format.scheme import Scheme
 from compress.models.linears import is_conv1d
 
@@ -68,11 +68,9 @@ def _kind(name: str, model: PreTrainedModel) -> str:
 
 def not_plain_integers(linear: Linear) -> str | None:
     """Returns why a linear is not made of integer codes with scales alone, or None if it is."""
-    if linear.scheme.layout != int_group.LAYOUT:
-        return f"the layout {linear.scheme.layout} has no counterpart there"
-    if linear.scheme.outliers:
+    if linear.scheme.layout == int_group.LAYOUT and linear.scheme.outliers:
         return "no engine adds the sparse outliers"
-    return None
+    return not_of_layout(linear, int_group.LAYOUT)
 
 
 def not_inside_a_block(linear: Linear) -> str | None:
@@ -86,8 +84,6 @@ def not_inside_a_block(linear: Linear) -> str | None:
     return None
 
 
-def not_additive(linear: Linear) -> str | None:
-    """Returns why a linear is not a sum of codebook vectors, or None if it is."""
-    if linear.scheme.layout != additive.LAYOUT:
-        return f"the layout {linear.scheme.layout} has no counterpart there"
-    return None
+def not_of_layout(linear: Linear, layout: str) -> str | None:
+    """Returns why a linear is not of the layout that a format has a counterpart for, or None if it is."""
+    return None if linear.scheme.layout == layout else f"the layout {linear.scheme.layout} has no counterpart there"

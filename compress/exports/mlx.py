@@ -1,8 +1,10 @@
 """MLX, mode `affine`: w = scale · q + bias, with the same bit stream as `int_group.v1`.
 
-X.weight  uint32 [N, K·b/32]   our `weight`
-X.scales  [N, G]               our `scale`; float32 where there are zero points
-X.biases  [N, G]               −zero point · scale, exact: a power of two times the scale, or float32
+    X.weight  uint32 [N, K·b/32]   our `weight`
+    X.scales  [N, G]               our `scale`; float32 where there are zero points
+    X.biases  [N, G]               −zero point · scale, exact: a power of two times the scale, or float32
+
+Embedding and head are stored in the same way.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ def reason(linear: Linear) -> str | None:
 
 def arrange(linears: Mapping[str, Linear]) -> dict[str, Linear]:
     """See `Target.arrange`: the largest group that MLX knows and that divides the linear's own."""
-    return {name: replace(one, group_size=_group(one) or 0) for name, one in linears.items()}
+    groups = {name: _group(one) for name, one in linears.items()}
+    return {name: replace(linears[name], group_size=group) for name, group in groups.items() if group is not None}
 
 
 def _group(linear: Linear) -> int | None:

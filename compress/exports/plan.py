@@ -13,7 +13,7 @@ import torch
 from compress.errors import FormatError, OutputError
 from compress.exports.linear import Linear, describe
 from compress.exports.target import TARGETS, Target, load
-from compress.format import layouts, naming
+from compress.format import layouts
 from compress.format.manifest import fingerprint
 from compress.format.packed import PackedTensor
 from compress.format.reader import Checkpoint, open_checkpoint
@@ -131,10 +131,9 @@ def make(folder: str | Path, to: str, *, allow_dense: bool, dense_dtype: str) ->
     decoded = {name: (described[name], why) for name, why in reasons.items() if why is not None}
     _check_dense(to, held, decoded, allow_dense)
     linears = target.arrange(held) if held else {}
-    packed_modules = {*linears, *(naming.guard(*found[:2]) for name in linears if (found := naming.parse_expert(name)))}
     not_packed = [
         name for name, module in walker.model.named_modules()
-        if isinstance(module, torch.nn.Linear) and name not in packed_modules
+        if isinstance(module, torch.nn.Linear) and name not in linears
     ]  # fmt: skip
     return Plan(source, checkpoint, to, target, walker, linears, decoded, DENSE_DTYPES[dense_dtype], not_packed)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from compress.errors import MethodError
+from compress.format.layouts import int_group
 
 WHOLE_ROW = -1
 """The group size that stands for the whole row, as in other projects' configurations."""
@@ -51,7 +52,7 @@ def check_finite(w_NK: torch.Tensor) -> None:
         )
 
 
-SCALE_DTYPES = {"auto": None, "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+SCALE_DTYPES: dict[str, torch.dtype | None] = {"auto": None, **int_group.SCALE_DTYPES}
 """Name of an option -> dtype of the scales; None: chosen by `storable`."""
 
 

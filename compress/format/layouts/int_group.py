@@ -26,7 +26,8 @@ from compress.format.scheme import Scheme
 LAYOUT = "int_group.v1"
 CONTINUOUS = ("scale", "delta_val")
 _DELTA_DTYPES = {"float16": torch.float16, "float32": torch.float32}
-_SCALE_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+SCALE_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+"""Name in a scheme -> dtype of the scales."""
 
 
 def pack(
@@ -70,15 +71,15 @@ def plane_specs(scheme: Scheme, shape: tuple[int, int]) -> delta.Specs:
     out_features, in_features = shape
     if not 1 <= scheme.bits <= 8 or scheme.group_size < 1 or in_features % scheme.group_size:
         raise FormatError(f"int_group.v1 with bits={scheme.bits} and group_size={scheme.group_size} for shape {shape}")
-    if scheme.options.get("scale_dtype") not in _SCALE_DTYPES:
-        raise FormatError(f"scale_dtype {scheme.options.get('scale_dtype')!r}", allowed=", ".join(_SCALE_DTYPES))
+    if scheme.options.get("scale_dtype") not in SCALE_DTYPES:
+        raise FormatError(f"scale_dtype {scheme.options.get('scale_dtype')!r}", allowed=", ".join(SCALE_DTYPES))
     delta_dtype = scheme.options.get("delta_dtype", "float16")
     if delta_dtype not in _DELTA_DTYPES:
         raise FormatError(f"delta_dtype {delta_dtype!r}", allowed=", ".join(_DELTA_DTYPES))
     groups = in_features // scheme.group_size
     specs: delta.Specs = {
         "weight": (torch.int32, (out_features, bitstream.words_for(in_features, scheme.bits))),
-        "scale": (_SCALE_DTYPES[scheme.options["scale_dtype"]], (out_features, groups)),
+        "scale": (SCALE_DTYPES[scheme.options["scale_dtype"]], (out_features, groups)),
     }
     if not scheme.options.get("symmetric"):
         specs["zero_point"] = (torch.int32, (bitstream.words_for(out_features, scheme.bits), groups))
