@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from compress.errors import OutputError
-from compress.exports.linear import Linear, not_inside_a_block, not_of_layout
+from compress.exports.linear import EXPERT, Linear, not_inside_a_block, not_of_layout
 from compress.format.layouts import additive
 from compress.format.layouts import bits as bitstream
 from compress.format.packed import PackedTensor
@@ -21,6 +21,8 @@ from compress.format.packed import PackedTensor
 
 def reason(linear: Linear) -> str | None:
     """See `Target.reason`."""
+    if linear.kind == EXPERT:
+        return "transformers replaces linears there, and no experts"
     if (why := not_inside_a_block(linear) or not_of_layout(linear, additive.LAYOUT)) is not None:
         return why
     return None if linear.scheme.options["scale_dtype"] == "float16" else "scales are float16 there"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 
 from compress.errors import OutputError
 from compress.exports.integers import put_together
-from compress.exports.linear import Linear, not_inside_a_block, not_plain_integers
+from compress.exports.linear import EXPERT, Linear, not_inside_a_block, not_plain_integers
 from compress.format.layouts import bits as bitstream
 from compress.format.packed import PackedTensor
 
@@ -39,24 +39,37 @@ def reason(linear: Linear) -> str | None:
 def arrange(linears: Mapping[str, Linear]) -> dict[str, Linear]:
     """See `Target.arrange`: joined linears get the largest group that divides those of all."""
     arranged = dict(linears)
-    for name in linears:
-        parent, _, own = name.rpartition(".")
-        for names in _JOINED:
-            if own != names[0]:
-                continue
-            paths = [f"{parent}.{other}" for other in names]
-            joined = [linears[path] for path in paths if path in linears]
-            if len({(one.scheme.bits, one.symmetric) for one in joined}) > 1 or len(joined) != len(paths):
-                options = "; ".join(f"{path.rpartition('.')[2]} {_options(linears.get(path))}" for path in paths)
-                raise OutputError(
-                    f"engines join {', '.join(names)}, and they differ: {options}",
-                    allowed="the same bits and the same symmetry for all of them",
-                    do="Compress with equal options for them",
-                    layer=parent,
-                )
-            group = math.gcd(*(one.group_size for one in joined))
-            arranged |= {one.name: replace(one, group_size=group) for one in joined}
+    for parent, paths in _joined(linears):
+        joined = [linears[path] for path in paths if path in linears]
+        if len({(one.scheme.bits, one.symmetric) for one in joined}) > 1 or len(joined) != len(paths):
+            first = {_options(linears.get(path)): path for path in reversed(paths)}
+            shown = paths if len(paths) <= 3 else sorted(first.values(), key=paths.index)
+            options = "; ".join(f"{_own(path, parent)} {_options(linears.get(path))}" for path in shown)
+            raise OutputError(
+                f"engines join {', '.join(_own(path, parent) for path in shown)}, and they differ: {options}",
+                allowed="the same bits and the same symmetry for all of them",
+                do="Compress with equal options for them",
+                layer=parent,
+            )
+        group = math.gcd(*(one.group_size for one in joined))
+        arranged |= {one.name: replace(one, group_size=group) for one in joined}
     return arranged
+
+
+def _joined(linears: Mapping[str, Linear]) -> Iterator[tuple[str, list[str]]]:
+    """Yields the linears that engines join, as (path that all lie below, their names); an absent one is dense."""
+    experts: dict[str, list[str]] = {}
+    for name, linear in linears.items():
+        parent, _, own = name.rpartition(".")
+        if linear.kind == EXPERT:  # one kernel multiplies with all experts, and takes the options of the first
+            experts.setdefault(parent.rpartition(".")[0], []).append(name)
+        else:
+            yield from ((parent, [f"{parent}.{other}" for other in names]) for names in _JOINED if own == names[0])
+    yield from experts.items()
+
+
+def _own(path: str, parent: str) -> str:
+    return path.removeprefix(f"{parent}.")
 
 
 def _options(linear: Linear | None) -> str:

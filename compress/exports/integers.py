@@ -5,6 +5,7 @@ Shape letters: N rows, K columns, G groups of the export.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,16 @@ def take_apart(linear: Linear, packed: PackedTensor) -> Integers:
     times = packed.scheme.group_size // linear.group_size
     scale_NG, zero_NG = (plane_NG.repeat_interleave(times, 1) for plane_NG in (scale_NG, zero_NG))
     return Integers(expanded.codes.flatten(1), scale_NG, zero_NG)
+
+
+def rows_of(linear: Linear, packed: PackedTensor) -> PackedTensor:
+    """Returns the rows of a packed tensor that are the linear; the tensor itself where they are all."""
+    if linear.shape == packed.shape:
+        return packed
+    parts = take_apart(replace(linear, group_size=packed.scheme.group_size), packed)
+    rows = slice(linear.start, linear.start + linear.shape[0])
+    zero_NG = None if linear.symmetric else parts.zero_NG[rows]
+    return int_group.pack(parts.codes_NK[rows], parts.scale_NG[rows], zero_NG, bits=linear.scheme.bits)
 
 
 def put_together(codes_NK: torch.Tensor, scale_NG: torch.Tensor, zero_NG: torch.Tensor) -> torch.Tensor:

@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any
 from compress.format import naming
 from compress.format.layouts import int_group
 from compress.format.scheme import Scheme
+from compress.models import hub_names
 from compress.models.linears import is_conv1d
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LINEAR, CONV1D, EXPERT, EMBEDDING, HEAD = "linear", "conv1d", "expert", "embedding", "head"
+LINEAR, CONV1D, EXPERT, EMBEDDING, HEAD, JOINED = "linear", "conv1d", "expert", "embedding", "head", "joined"
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A packed linear, without its planes."""
+    """A packed linear as checkpoints of the architecture have it on the hub, without its planes."""
 
     name: str
+    """Its name there."""
     kind: str
     """One of the constants of this module."""
     scheme: Scheme
@@ -29,6 +31,11 @@ class Linear:
     """Rows N and columns K."""
     group_size: int
     """Columns that share a scale in the export; it divides the group size of the scheme."""
+    origin: str
+    """Name of the packed linear that its rows come from, from row `start` on."""
+    start: int
+    stack: tuple[str, int] | None = None
+    """Name of the module that holds all experts there, and the number of this one; None: it is stored by itself."""
 
     @property
     def symmetric(self) -> bool:
@@ -42,17 +49,20 @@ class Linear:
 
 
 def describe(entries: Mapping[str, Any], model: PreTrainedModel) -> dict[str, Linear]:
-    """Returns the packed linears of a manifest by name.
+    """Returns the packed linears of a manifest by their names on the hub: gate and up of an expert are two.
 
     Args:
         entries: `tensors` of the manifest.
         model: the model on the meta device.
     """
-    found = {}
-    for name, entry in entries.items():
-        scheme, (rows, columns) = Scheme.from_dict(entry["scheme"]), entry["shape"]
-        found[name] = Linear(name, _kind(name, model), scheme, (rows, columns), scheme.group_size)
-    return found
+    described = {}
+    for origin, places in hub_names.places(model, entries).items():
+        scheme, (rows, columns) = Scheme.from_dict(entries[origin]["scheme"]), entries[origin]["shape"]
+        kind = _kind(origin, model)
+        for name, start, stop in places or [hub_names.Place(origin, 0, rows)]:
+            shape = (stop - start, columns)
+            described[name] = Linear(name, kind if places else JOINED, scheme, shape, scheme.group_size, origin, start)
+    return described
 
 
 def _kind(name: str, model: PreTrainedModel) -> str:
@@ -74,13 +84,13 @@ def not_plain_integers(linear: Linear) -> str | None:
 
 
 def not_inside_a_block(linear: Linear) -> str | None:
-    """Returns why a matrix is none of the plain linears of the decoder blocks, or None if it is one."""
+    """Returns why a matrix is no plain linear of the decoder blocks, or of their experts; None if it is one."""
     if linear.kind in (EMBEDDING, HEAD):
         return f"its engines read the {linear.kind} dense"
     if linear.kind == CONV1D:
         return "its engines do not know Conv1D"
-    if linear.kind == EXPERT:
-        return "the experts of a projection lie in one parameter, whose parts have other names there"
+    if linear.kind == JOINED:
+        return "checkpoints of its architecture hold it in one tensor with others"
     return None
 
 

@@ -11,19 +11,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from compress.errors import FormatError, OutputError
+from compress.exports import integers
 from compress.exports.linear import Linear, describe
 from compress.exports.target import TARGETS, Target, load
 from compress.format import layouts
 from compress.format.manifest import fingerprint
 from compress.format.packed import PackedTensor
 from compress.format.reader import Checkpoint, open_checkpoint
+from compress.models import hub_names
 from compress.models.blocks import BlockWalker
 from compress.models.folder import model_config
+from compress.models.moe.routers import find_routers
 from compress.models.source import ModelSource
 from compress.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from transformers import PreTrainedModel
 
 _SCALES = (
     "the scales are float16, and engines hold them in the dtype of the model, bfloat16, which changes weights by up to "
@@ -43,13 +48,17 @@ class Plan:
     walker: BlockWalker
     """Reads decoded weights as the model holds them."""
     linears: Mapping[str, Linear]
-    """The packed linears that are stored in the target's format, in the groups that are written."""
+    """The packed linears that are stored in the target's format, by their names there, in the groups that are written."""
     decoded: Mapping[str, tuple[Linear, str]]
     """The packed linears that become dense, and why."""
     dense_dtype: torch.dtype
     """Dtype of decoded weights."""
     not_packed: list[str]
     """Names of the modules with a dense matrix that an engine might take for a packed one, the head among them."""
+
+    def packed(self, linear: Linear) -> PackedTensor:
+        """Returns the planes of a linear."""
+        return integers.rows_of(linear, self.checkpoint.packed(linear.origin))
 
     @property
     def fingerprint(self) -> str:
@@ -131,11 +140,16 @@ def make(folder: str | Path, to: str, *, allow_dense: bool, dense_dtype: str) ->
     decoded = {name: (described[name], why) for name, why in reasons.items() if why is not None}
     _check_dense(to, held, decoded, allow_dense)
     linears = target.arrange(held) if held else {}
-    not_packed = [
-        name for name, module in walker.model.named_modules()
-        if isinstance(module, torch.nn.Linear) and name not in linears
-    ]  # fmt: skip
-    return Plan(source, checkpoint, to, target, walker, linears, decoded, DENSE_DTYPES[dense_dtype], not_packed)
+    dtype, not_packed = DENSE_DTYPES[dense_dtype], _not_packed(walker.model, linears)
+    return Plan(source, checkpoint, to, target, walker, linears, decoded, dtype, not_packed)
+
+
+def _not_packed(model: PreTrainedModel, linears: Mapping[str, Linear]) -> list[str]:
+    """Returns the names on the hub of the modules that engines see as linears and that are not packed."""
+    routers = find_routers(model)
+    modules = [name for name, one in model.named_modules() if isinstance(one, torch.nn.Linear) or one in routers]
+    places = hub_names.places(model, modules)
+    return [place.name for name in modules for place in places[name] if place.name not in linears]
 
 
 def _check_dense(
@@ -165,7 +179,9 @@ def edited_config(plan: Plan) -> dict[str, Any]:
     """Returns the config.json of the export."""
     raw = dict(model_config.read_raw(plan.source.path))
     raw.pop("quantization_config", None)
-    return _older_rope(raw) | raw | plan.target.describe(plan.linears, plan.not_packed)
+    aliases = plan.source.config.attribute_map.items()  # engines read either name: num_experts, num_local_experts
+    named = {alias: raw[name] for alias, name in aliases if name in raw}
+    return _older_rope(raw) | named | raw | plan.target.describe(plan.linears, plan.not_packed)
 
 
 def _older_rope(raw: Mapping[str, Any]) -> dict[str, Any]:

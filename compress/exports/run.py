@@ -16,11 +16,14 @@ from compress.exports.plan import Plan, edited_config, make
 from compress.format import dtypes, files, layouts, merge, naming
 from compress.format.manifest import CONFIG, INDEX, shard_name
 from compress.format.writer import ShardRecord, index
+from compress.models import hub_names
 from compress.progress import Progress, Silent
 from compress.sizes import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from compress.exports.linear import Linear
 
 RECORD = "compress_export.json"
 _BLOCK = re.compile(r".*?\.\d+\.|")
@@ -108,32 +111,42 @@ def _groups(plan: Plan) -> list[list[str]]:
 
 def _shard(plan: Plan, folder: Path, file: str, names: list[str]) -> ShardRecord:
     """Writes one file and checks what was written; returns its record."""
-    tensors: dict[str, torch.Tensor] = {}
-    for name in names:
-        if name in plan.linears:
-            stored = plan.target.tensors(plan.linears[name], plan.checkpoint.packed(name))
-            tensors |= {f"{name}.{suffix}": tensor for suffix, tensor in stored.items()}
-        elif name not in plan.decoded:
-            tensors[name] = plan.checkpoint.dense(name)
-    decoded = dict.fromkeys(naming.parameter(name) for name in names if name in plan.decoded)
-    tensors |= {name: plan.walker.read_dense(name).to(plan.dense_dtype).contiguous() for name in decoded}
+    linears = [plan.linears[name] for name in names if name in plan.linears]
+    decoded = [plan.decoded[name][0] for name in names if name in plan.decoded]
+    dense = {name: plan.checkpoint.dense(name) for name in names if name not in plan.linears | plan.decoded}
+    for name in dict.fromkeys(naming.parameter(linear.origin) for linear in decoded):
+        dense[name] = plan.walker.read_dense(name).to(plan.dense_dtype)
+    tensors = _packed(plan, linears) | hub_names.as_stored(plan.walker.model, dense)
     size_bytes, sha256, described = files.write_tensors(folder / file, tensors, dtypes.NAMES)
-    for name in names:
-        if name in plan.linears:
-            _check(plan, folder / file, name)
+    for linear in linears:
+        _check(plan, folder / file, linear)
     return ShardRecord(file, size_bytes, sha256, described)
 
 
-def _check(plan: Plan, path: Path, name: str) -> None:
+def _packed(plan: Plan, linears: list[Linear]) -> dict[str, torch.Tensor]:
+    """Returns what is stored for packed linears by name; experts that share a module are stacked by number."""
+    tensors: dict[str, torch.Tensor] = {}
+    stacks: dict[str, dict[int, torch.Tensor]] = {}
+    for linear in linears:
+        for suffix, tensor in plan.target.tensors(linear, plan.packed(linear)).items():
+            if linear.stack is None:
+                tensors[f"{linear.name}.{suffix}"] = tensor
+            else:
+                stacks.setdefault(f"{linear.stack[0]}.{suffix}", {})[linear.stack[1]] = tensor
+    return tensors | {name: torch.stack([parts[e] for e in range(len(parts))]) for name, parts in stacks.items()}
+
+
+def _check(plan: Plan, path: Path, linear: Linear) -> None:
     """Raises FormatError unless the written tensors decode to the weight of the checkpoint, bit for bit."""
     from safetensors import safe_open
 
-    linear, prefix = plan.linears[name], f"{name}."
+    module, expert = linear.stack or (linear.name, None)
     with safe_open(path, framework="pt") as file:
-        names = [full for full in file.keys() if full.rpartition(".")[0] == name]  # noqa: SIM118 (no mapping)
-        stored = {full.removeprefix(prefix): file.get_tensor(full) for full in names}
-    if not torch.equal(plan.target.decode(linear, stored), layouts.unpack(plan.checkpoint.packed(name))):
-        raise FormatError(f"what was written for {plan.to} does not decode to the same weight", layer=name)
+        names = [full for full in file.keys() if full.rpartition(".")[0] == module]  # noqa: SIM118 (no mapping)
+        parts = {name: file.get_tensor(name) if expert is None else file.get_slice(name)[expert] for name in names}
+    stored = {name.removeprefix(f"{module}."): part for name, part in parts.items()}
+    if not torch.equal(plan.target.decode(linear, stored), layouts.unpack(plan.packed(linear))):
+        raise FormatError(f"what was written for {plan.to} does not decode to the same weight", layer=linear.name)
 
 
 def _record(plan: Plan) -> dict[str, Any]:

@@ -78,7 +78,6 @@ def test_dense_weights_need_leave(tmp_path: Path) -> None:
         ("llama", "mlx", 7, "codes have 2, 3, 4, 5, 6, 8 bits there"),
         ("llama", "aqlm", 4, "int_group.v1 has no counterpart"),
         ("gpt2", "compressed-tensors", 4, "do not know Conv1D"),
-        ("mixtral", "mlx", 4, "experts of a projection lie in one parameter"),
         ("llama", "ollama", 4, "unknown target 'ollama'"),
     ],
 )
@@ -136,6 +135,12 @@ def test_readers_of_older_configurations_find_the_rotary_base(folder: Path, tmp_
     (folder / "config.json").write_text(json.dumps(config))
     found = json.loads((export(folder, "mlx", tmp_path / "out") / "config.json").read_text())
     assert found["rope_theta"] == 5e5 and found["rope_scaling"] == {"rope_type": "linear", "factor": 2.0}
+
+
+def test_settings_with_two_names_have_both(tmp_path: Path) -> None:
+    ours = packed(tmp_path / "a", "qwen3_moe", integers(4, 32))  # transformers 5 writes num_local_experts, others read
+    config = json.loads((export(ours.folder, "mlx") / "config.json").read_text())
+    assert config["num_experts"] == config["num_local_experts"] == 4
 
 
 def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,64 @@ def test_transformers_reads_compressed_tensors(tmp_path: Path, kind: str, symmet
         assert torch.equal(found, ours.dense(tokens).logits)
 
 
+EXPERTS = {"mixtral": "block_sparse_moe.experts.3.w3", "qwen3_moe": "mlp.experts.3.up_proj"}
+
+
+@pytest.mark.parametrize("kind", EXPERTS)
+@pytest.mark.parametrize("to", ["compressed-tensors", "mlx", "awq", "gptq"])
+def test_experts_have_the_names_of_the_hub(tmp_path: Path, kind: str, to: str) -> None:
+    """Gate and up of an expert are one packed linear here and two matrices there."""
+    ours = packed(tmp_path / "a", kind, integers(4, 32, symmetric=to == "gptq"))
+    folder = export(ours.folder, to, allow_dense=True)
+    name = f"model.layers.1.{EXPERTS[kind]}"
+    record = json.loads((folder / "compress_export.json").read_text())["tensors"]
+    assert record[name]["outcome"] == "lossless" and not any("q_gate_up_proj" in each for each in record)
+    if to == "compressed-tensors":
+        found = stored(folder, name)
+        rows, columns = found["weight_shape"]
+        zero = stream(np.ascontiguousarray(found["weight_zero_point"].T), 4, rows).T
+        weight = affine(stream(found["weight_packed"], 4, columns), found["weight_scale"], zero)
+        assert np.array_equal(weight, meaning(ours.linears, "model.layers.1.mlp.experts.q_gate_up_proj.3")[rows:])
+        router = "mlp.gate" if kind == "qwen3_moe" else "block_sparse_moe.gate"
+        assert f"model.layers.1.{router}" in config_of(folder)["quantization_config"]["ignore"]
+    if to == "mlx":  # all experts in one tensor
+        found = stored(folder, f"{name.partition('.experts')[0]}.switch_mlp.up_proj")
+        codes = stream(found["weight"][3], 4, 64)
+        scale, bias = (found[key][3].astype(np.float64).repeat(32, 1) for key in ("scales", "biases"))
+        weight = (codes * scale + bias).astype(np.float32)
+        assert np.array_equal(weight, meaning(ours.linears, "model.layers.1.mlp.experts.q_gate_up_proj.3")[96:])
+
+
+def test_transformers_reads_packed_experts(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    for kind in EXPERTS:
+        ours = packed(tmp_path / kind, kind, integers(4, 32, scale=torch.float32))
+        tokens = torch.arange(12)[None]
+        with torch.no_grad():
+            folder = export(ours.folder, "compressed-tensors")
+            found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(tokens).logits
+            assert torch.equal(found, ours.dense(tokens).logits)
+
+
+def test_aqlm_holds_no_experts(tmp_path: Path) -> None:
+    ours = packed(tmp_path / "a", "mixtral", books(1, 4))
+    with pytest.raises(OutputError, match=r"24 of the packed linears.* replaces linears there, and no experts"):
+        export(ours.folder, "aqlm")
+
+
+def test_experts_of_different_widths_are_refused(tmp_path: Path) -> None:
+    two, four = integers(2, 32), integers(4, 32)
+    ours = packed(tmp_path / "a", "mixtral", lambda w_NK: (two if len(w_NK) == 192 else four)(w_NK))
+    with pytest.raises(OutputError, match=r"0\.w1 2 bits; .*0\.w2 4 bits") as error:
+        export(ours.folder, "compressed-tensors")
+    assert error.value.layer == "model.layers.0.block_sparse_moe.experts"
+    several = iter([two, four] * 99)
+    unequal = packed(tmp_path / "b", "mixtral", lambda w_NK: next(several)(w_NK))
+    with pytest.raises(OutputError, match="lie in one tensor there, and they differ"):
+        export(unequal.folder, "mlx")
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 @pytest.mark.parametrize(("symmetric", "group"), [(True, 32), (False, 32), (False, None)])
 def test_mlx(tmp_path: Path, bits: int, symmetric: bool, group: int | None) -> None:

@@ -22,7 +22,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen3": {"model_type": "qwen3", **_SIZES, "head_dim": 32},  # norms of q and k; heads wider than the stream
     "gpt2": {"model_type": "gpt2", "vocab_size": 61, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64},
     "mixtral": {"model_type": "mixtral", **_SIZES, "num_experts_per_tok": 2, "num_local_experts": 4},
-}
+    "qwen3_moe": {
+        "model_type": "qwen3_moe", **_SIZES, "head_dim": 32, "num_experts_per_tok": 2, "num_experts": 4,
+        "moe_intermediate_size": 96, "decoder_sparse_step": 1,
+    },
+}  # fmt: skip
 Solve = Callable[[torch.Tensor], PackedTensor]
 
 

@@ -15,6 +15,7 @@ import torch
 
 from compress.errors import MemoryLimitError, MethodError
 from compress.methods.protocol import Rewritten
+from compress.models.hub_names import as_stored
 from compress.models.memory import resident_bytes
 from compress.models.surgery import remove_blocks, remove_units
 from compress.models.surgery.coupled import coupled
@@ -23,7 +24,7 @@ from compress.models.surgery.units import Coupled, Kind, unit_parameters
 from compress.numerics import importance
 from compress.sizes import format_size
 from compress.stages.rewrite import scoring, selection
-from compress.stages.rewrite.tensors import as_stored, names_by_block
+from compress.stages.rewrite.tensors import names_by_block
 
 if TYPE_CHECKING:
     from compress.methods.llm_pruner import Config
@@ -66,7 +67,7 @@ class Pruned:
             if step - 1 in self.gone:
                 continue
             kept = {renamed(n): self.cut.parameter(n, self.walker.read_dense(n)).contiguous() for n in names}
-            yield kept if self.structure else as_stored(self.walker, kept)
+            yield kept if self.structure else as_stored(self.walker.model, kept)
 
 
 def rewrite(

@@ -1,12 +1,10 @@
-"""Names and splits the tensors of a rewritten model for its checkpoint, block by block."""
+"""Names the tensors of a model, block by block, for the checkpoint of a rewritten one."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch
-
     from compress.models.blocks import BlockWalker
 
 
@@ -18,10 +16,3 @@ def names_by_block(walker: BlockWalker) -> list[list[str]]:
     stored = sorted({*walker.dense_tensors(), *linear})
     outside = [name for name in stored if not name.startswith(prefixes)]
     return [outside, *([name for name in stored if name.startswith(prefix)] for prefix in prefixes)]
-
-
-def as_stored(walker: BlockWalker, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns tensors of the model under the names, and split, as checkpoints of its architecture have them."""
-    from transformers.core_model_loading import revert_weight_conversion
-
-    return {name: tensor.contiguous() for name, tensor in revert_weight_conversion(walker.model, tensors).items()}
