@@ -48,7 +48,7 @@ class Plan:
     walker: BlockWalker
     """Reads decoded weights as the model holds them."""
     linears: Mapping[str, Linear]
-    """The packed linears that are stored in the target's format, by their names there, in the groups that are written."""
+    """The packed linears that are stored in the target's format, by name, in the groups that are written."""
     decoded: Mapping[str, tuple[Linear, str]]
     """The packed linears that become dense, and why."""
     dense_dtype: torch.dtype

@@ -113,7 +113,7 @@ def _shard(plan: Plan, folder: Path, file: str, names: list[str]) -> ShardRecord
     """Writes one file and checks what was written; returns its record."""
     linears = [plan.linears[name] for name in names if name in plan.linears]
     decoded = [plan.decoded[name][0] for name in names if name in plan.decoded]
-    dense = {name: plan.checkpoint.dense(name) for name in names if name not in plan.linears | plan.decoded}
+    dense = {name: plan.checkpoint.dense(name) for name in names if name not in {*plan.linears, *plan.decoded}}
     for name in dict.fromkeys(naming.parameter(linear.origin) for linear in decoded):
         dense[name] = plan.walker.read_dense(name).to(plan.dense_dtype)
     tensors = _packed(plan, linears) | hub_names.as_stored(plan.walker.model, dense)

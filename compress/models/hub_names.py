@@ -1,7 +1,7 @@
 """Gives tensors the names, and the parts, that checkpoints of their architecture have on the hub.
 
-transformers renames and joins tensors when it loads a model: one parameter holds a matrix of every expert, or gate above
-up. Other programs read the names of the hub.
+transformers renames and joins tensors when it loads a model: one parameter holds a matrix of every expert, or gate
+above up. Other programs read the names of the hub.
 
 Shape letters: N rows, E experts.
 """
