@@ -1,32 +1,23 @@
-"""Writes the export: block by block into a folder beside the output, which takes the output's name when it is whole."""
+"""Writes the export: into a folder beside the output, which takes the output's name when it is whole."""
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from compress import __version__
-from compress.errors import FormatError, OutputError
-from compress.exports import card
-from compress.exports.plan import Plan, edited_config, make
-from compress.format import dtypes, files, layouts, merge, naming
-from compress.format.manifest import CONFIG, INDEX, shard_name
-from compress.format.writer import ShardRecord, index
-from compress.models import hub_names
+from compress.errors import OutputError
+from compress.exports import card, container
+from compress.exports.plan import Plan, make
+from compress.format import files
 from compress.progress import Progress, Silent
 from compress.sizes import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from compress.exports.linear import Linear
-
 RECORD = "compress_export.json"
-_BLOCK = re.compile(r".*?\.\d+\.|")
 
 
 def export(
@@ -85,68 +76,9 @@ def write(
 
 def _write(plan: Plan, folder: Path, most: int, progress: Progress) -> None:
     plan.checkpoint.verify()
-    groups = _groups(plan)
-    records = []
-    with progress.stage("Writing", len(groups)) as task:
-        for number, names in enumerate(groups):
-            records.append(_shard(plan, folder, shard_name(number, len(groups)), names))
-            task.advance(note=names[0])
-    joined = merge.merge(folder, records, most)
-    merge.remove_parts(folder, records, [record.file for record in joined])
-    for name, source in plan.source.auxiliary_files().items():
-        files.copy(source, folder / name)
-    files.write_json(folder / INDEX, index(joined))
-    files.write_json(folder / RECORD, _record(plan))
-    files.write_whole(folder / "README.md", [card.text(plan).encode()])
-    files.write_json(folder / CONFIG, edited_config(plan))
-
-
-def _groups(plan: Plan) -> list[list[str]]:
-    """Returns the names of linears and dense tensors, those of a block together."""
-    groups: dict[str, list[str]] = {}
-    for name in (*plan.checkpoint.dense_names, *plan.linears, *plan.decoded):
-        groups.setdefault(_BLOCK.match(f"{name}.")[0], []).append(name)  # type: ignore[index]
-    return list(groups.values())
-
-
-def _shard(plan: Plan, folder: Path, file: str, names: list[str]) -> ShardRecord:
-    """Writes one file and checks what was written; returns its record."""
-    linears = [plan.linears[name] for name in names if name in plan.linears]
-    decoded = [plan.decoded[name][0] for name in names if name in plan.decoded]
-    dense = {name: plan.checkpoint.dense(name) for name in names if name not in {*plan.linears, *plan.decoded}}
-    for name in dict.fromkeys(naming.parameter(linear.origin) for linear in decoded):
-        dense[name] = plan.walker.read_dense(name).to(plan.dense_dtype)
-    tensors = _packed(plan, linears) | hub_names.as_stored(plan.walker.model, dense)
-    size_bytes, sha256, described = files.write_tensors(folder / file, tensors, dtypes.NAMES)
-    for linear in linears:
-        _check(plan, folder / file, linear)
-    return ShardRecord(file, size_bytes, sha256, described)
-
-
-def _packed(plan: Plan, linears: list[Linear]) -> dict[str, torch.Tensor]:
-    """Returns what is stored for packed linears by name; experts that share a module are stacked by number."""
-    tensors: dict[str, torch.Tensor] = {}
-    stacks: dict[str, dict[int, torch.Tensor]] = {}
-    for linear in linears:
-        for suffix, tensor in plan.target.tensors(linear, plan.packed(linear)).items():
-            if linear.stack is None:
-                tensors[f"{linear.name}.{suffix}"] = tensor
-            else:
-                stacks.setdefault(f"{linear.stack[0]}.{suffix}", {})[linear.stack[1]] = tensor
-    return tensors | {name: torch.stack([parts[e] for e in range(len(parts))]) for name, parts in stacks.items()}
-
-
-def _check(plan: Plan, path: Path, linear: Linear) -> None:
-    """Raises FormatError unless the written tensors decode to the weight of the checkpoint, bit for bit."""
-    from safetensors import safe_open
-
-    module, expert = linear.stack or (linear.name, None)
-    with safe_open(path, framework="pt") as file:
-        names = [full for full in file.keys() if full.rpartition(".")[0] == module]  # noqa: SIM118 (no mapping)
-        parts = {name: file.get_tensor(name) if expert is None else file.get_slice(name)[expert] for name in names}
-    stored = {name.removeprefix(f"{module}."): part for name, part in parts.items()}
-    if not torch.equal(plan.target.decode(linear, stored), layouts.unpack(plan.packed(linear))):
-        raise FormatError(f"what was written for {plan.to} does not decode to the same weight", layer=linear.name)
+    done = container.load(plan.to).write(plan, folder, most, progress)
+    files.write_json(folder / RECORD, _record(done))
+    files.write_whole(folder / "README.md", [card.text(done).encode()])
 
 
 def _record(plan: Plan) -> dict[str, Any]:
