@@ -54,7 +54,7 @@ def test_a_wrong_command_is_refused_before_torch_is_imported(args: list[str]) ->
     "config",
     [
         {"model_type": "no_such_thing"},
-        {"model_type": "llama", "quantization_config": {"quant_method": "awq"}},
+        {"model_type": "llama", "quantization_config": {"quant_method": "hqq"}},
         {"model_type": "llama", "hidden_size": 0},
         {},
     ],

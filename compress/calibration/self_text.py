@@ -20,7 +20,7 @@ from compress import kept_files
 from compress.calibration import kept_tokens, writing
 from compress.calibration.chat_parts import chat_parts
 from compress.errors import CalibrationError, MemoryLimitError, TextError
-from compress.models.load_dense import load_dense
+from compress.models.load_dense import load_source
 from compress.models.memory import give_back, resident_bytes
 from compress.sizes import format_size
 from compress.texts.chat import has_template
@@ -119,7 +119,7 @@ class SelfText:
                     batches_ST.append(stored[0])
                     task.advance(stored[0].numel())
                     continue
-                model = model or load_dense(self.source.path, self.dtype).to(self.device)
+                model = model or load_source(self.source, self.dtype).to(self.device)
                 batch_ST = writing.write(model, self.style, kinds, self.length, self._seed(number), task)
                 batches_ST.append(batch_ST)
                 if path is not None:

@@ -153,9 +153,9 @@ def _compressed(folder: Path, tokenizer: PreTrainedTokenizerBase | None, device:
 def _dense(source: ModelSource, tokenizer: PreTrainedTokenizerBase | None, device: torch.device | None) -> Subject:
     import torch
 
-    from compress.models.load_dense import load_dense
+    from compress.models.load_dense import load_source
 
-    model = load_dense(source.path, torch.float32).to(device or "cpu")
+    model = load_source(source, torch.float32).to(device or "cpu")
     return Subject(model, tokenizer or source.tokenizer(), _name(source), "dense", source.fingerprint)
 
 

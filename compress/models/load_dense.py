@@ -1,7 +1,11 @@
-"""Loads a dense model with transformers as it is read everywhere else: without an adapter, no tensor left unread."""
+"""Loads a whole dense model: with transformers, or decoded tensor by tensor where another program quantised it.
+
+Either way as it is read everywhere else: without an adapter, no tensor left unread.
+"""
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +18,43 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from compress.models.source import ModelSource
+
 NO_ADAPTER = {"subfolder": "no-adapter"}
 """`adapter_kwargs` that keep transformers from applying a PEFT adapter that lies beside the model: it looks for one in
 this subfolder. What a folder means must not depend on whether peft is installed."""
+
+
+def load_source(source: ModelSource, dtype: torch.dtype) -> PreTrainedModel:
+    """Returns the model of `source` in evaluation mode, on the CPU, its floating-point tensors in `dtype`.
+
+    Raises:
+        ModelError: it cannot be loaded, tensors are missing, or the checkpoint holds some that nobody reads.
+    """
+    return load_dense(source.path, dtype) if source.foreign is None else _decoded(source, dtype)
+
+
+def _decoded(source: ModelSource, dtype: torch.dtype) -> PreTrainedModel:
+    """Returns the model whose weights another program quantised; of what is decoded, one tensor is in memory twice."""
+    import torch
+    from transformers import GenerationConfig
+
+    from compress.models import skeleton
+    from compress.models.folder import generation
+    from compress.models.walking.buffers import compute_buffers, computed_buffers
+    from compress.models.weights import Weights
+
+    model, cpu = skeleton.build(deepcopy(source.config)), torch.device("cpu")
+    weights = Weights(source, model)
+    sort_unread(weights.unused, source.tensors, model)
+    compute_buffers(model, computed_buffers(model), cpu)
+    weights.load([name for name in model.state_dict() if name not in weights.tied], cpu, dtype)
+    for copy, master in weights.tied.items():
+        table, key = skeleton.slot(model, copy)
+        table[key] = model.get_parameter_or_buffer(master)
+    if (source.path / generation.FILE).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(source.path)
+    return model.eval()
 
 
 def load_dense(folder: Path, dtype: torch.dtype) -> PreTrainedModel:

@@ -13,7 +13,9 @@ from compress.models.folder import model_config, other_kinds
 from compress.models.folder.generation import check_generation_config
 from compress.models.folder.locate import locate
 from compress.models.folder.safetensors_header import TensorEntry
+from compress.models.folder.tensor_files import TensorFiles
 from compress.models.folder.tensor_list import list_tensors
+from compress.models.foreign.weights import ForeignWeights
 from compress.models.packed_source import PackedLinears
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ class OpenedFolder:
     """The model's tensors by name; packed linears appear as the dense weights that they decode to."""
     packed: PackedLinears | None
     """The packed linears of one of our checkpoints; None for any other folder."""
+    foreign: ForeignWeights | None
+    """The weights that another program quantised; None for any other folder."""
     warnings: tuple[str, ...]
     """What a user must know about the folder, for the manifest of what is made of it."""
 
@@ -49,18 +53,26 @@ def open_folder(model: str | Path, revision: str | None) -> OpenedFolder:
     # a local folder goes by its own name: what is written about a model must not depend on where it lies
     name = path.resolve().name if Path(model).expanduser() == path else str(model)
     other_kinds.refuse_folder(path)
-    config, tensors = model_config.read_config(path), list_tensors(path)
+    config, quantisation = model_config.read_config(path)
+    tensors = list_tensors(path)
     check_generation_config(path, error=ModelError)
-    packed = None
-    if getattr(config, "quantization_config", None):
+    packed = foreign = None
+    warnings: list[str] = []
+    if quantisation is not None:
+        foreign = ForeignWeights(quantisation, TensorFiles(path, name, tensors))
+        tensors = foreign.shown()
+        warnings += [f"the model was quantised before ({foreign.label}); here it means the decoded model"]
+        warnings += foreign.warnings
+    elif getattr(config, "quantization_config", None):
         packed = PackedLinears(open_checkpoint(path))
         tensors = packed.shown(tensors)
     if hasattr(config, "quantization_config"):  # an empty one describes nothing
         del config.quantization_config
     model_config.check_depth(config, len(tensors))
     _refuse_codes(tensors)
-    note = other_kinds.adapter_note(path)
-    return OpenedFolder(path, name, config, tensors, packed, () if note is None else (note,))
+    if (note := other_kinds.adapter_note(path)) is not None:
+        warnings.append(note)
+    return OpenedFolder(path, name, config, tensors, packed, foreign, tuple(warnings))
 
 
 def _refuse_codes(tensors: Mapping[str, TensorEntry]) -> None:

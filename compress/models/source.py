@@ -18,12 +18,15 @@ from compress.format.scheme import Scheme
 from compress.models.folder import extra_files, model_config
 from compress.models.folder.tensor_files import TensorFiles, bytes_of
 from compress.models.folder.tokenizer import load_tokenizer
+from compress.models.foreign.formats import without_description
+from compress.models.foreign.weights import size_bytes
 from compress.models.open_source import OpenedFolder, open_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from compress.format.packed import PackedTensor
+    from compress.models.folder.safetensors_header import TensorEntry
 
 _PROBES, _PROBE_BYTES = 16, 4096  # the fingerprint reads 16 stretches of 4 KiB of every tensor
 
@@ -34,6 +37,8 @@ class ModelSource(TensorFiles):
     def __init__(self, opened: OpenedFolder):
         super().__init__(opened.path, opened.name, opened.tensors)
         self.config, self.warnings, self._packed = opened.config, opened.warnings, opened.packed
+        self.foreign = opened.foreign
+        """The weights that another program quantised, or None."""
         self._load_tokenizer = partial(load_tokenizer, opened.path, opened.name)
 
     @classmethod
@@ -47,8 +52,13 @@ class ModelSource(TensorFiles):
 
     @property
     def unpacked(self) -> frozenset[str]:
-        """Names of the parameters that are packed on disk and decoded when they are read; empty for a dense model."""
+        """Names of the parameters that are packed on disk, in one of our checkpoints; empty for any other model."""
         return frozenset() if self._packed is None else self._packed.parameters
+
+    @property
+    def decoded(self) -> frozenset[str]:
+        """Names of the tensors that are decoded when they are read: packed by this package or quantised by another."""
+        return self.unpacked if self.foreign is None else self.foreign.parameters
 
     @property
     def structure(self) -> Mapping[str, Any] | None:
@@ -69,10 +79,24 @@ class ModelSource(TensorFiles):
         return None if entry is None else Scheme.from_dict(entry["scheme"])
 
     def read(self, name: str) -> torch.Tensor:
-        """Returns one tensor in its stored dtype and shape; a packed one decoded, as PackedLinears.read returns it."""
+        """Returns one tensor in its stored dtype and shape; one of `decoded` in float32."""
         if self._packed is not None and name in self._packed.parameters:
             return self._packed.read(name)
+        if self.foreign is not None and name in self.foreign.parameters:
+            return self.foreign.read(name)
         return super().read(name)
+
+    def read_slice(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Returns rows `start` to `stop` of a tensor; of a weight that another program quantised decoded."""
+        if self.foreign is not None and name in self.foreign.parameters:
+            return self.foreign.read_rows(name, start, stop)
+        return super().read_slice(name, start, stop)
+
+    def read_rows(self, name: str, rows: list[int]) -> torch.Tensor:
+        """Returns the named rows of a matrix in the order given; of a weight that another program quantised decoded."""
+        if self.foreign is not None and name in self.foreign.parameters:
+            return torch.cat([self.foreign.read_rows(name, row, row + 1) for row in rows])
+        return super().read_rows(name, rows)
 
     @property
     def parameters(self) -> int:
@@ -82,9 +106,12 @@ class ModelSource(TensorFiles):
     @property
     def size_bytes(self) -> int:
         """Bytes of all tensors on disk; of one of our checkpoints those of its shards."""
-        if self._packed is not None:
-            return self._packed.size_bytes
-        return sum(entry.end - entry.start for entry in self.tensors.values())
+        return self._packed.size_bytes if self._packed is not None else size_bytes(self._stored)
+
+    @property
+    def _stored(self) -> Mapping[str, TensorEntry]:
+        """The tensors of the files."""
+        return self.tensors if self.foreign is None else self.foreign.files.tensors
 
     @cached_property
     def fingerprint(self) -> str:
@@ -95,8 +122,8 @@ class ModelSource(TensorFiles):
         """
         if self._packed is not None:
             return manifest.fingerprint(self.path)
-        digest = hashlib.sha256(json.dumps(self.raw_config, sort_keys=True).encode())
-        for name, entry in sorted(self.tensors.items()):
+        digest = hashlib.sha256(json.dumps(model_config.read_raw(self.path), sort_keys=True).encode())
+        for name, entry in sorted(self._stored.items()):
             digest.update(json.dumps([name, entry.dtype, entry.shape]).encode())
             for start, end in _probes(entry.end - entry.start):
                 digest.update(bytes_of(self.read_bytes(entry, entry.start + start, entry.start + end)))
@@ -104,11 +131,10 @@ class ModelSource(TensorFiles):
 
     @cached_property
     def raw_config(self) -> dict[str, Any]:
-        """The content of config.json; of one of our checkpoints without the `quantization_config` added by packing."""
+        """The content of config.json without what describes a quantisation: what the decoded model would have."""
         raw = model_config.read_raw(self.path)
-        if self._packed is not None:
-            raw.pop("quantization_config", None)
-        return raw
+        dense = self._packed is None and self.foreign is None
+        return raw if dense else without_description(raw)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Returns the model's tokenizer; ModelError when the folder has none that loads without remote code."""

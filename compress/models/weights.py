@@ -90,11 +90,14 @@ class Weights:
     def plain(self, name: str) -> str | None:
         """Returns the checkpoint tensor that is the model tensor `name` as it stands, or None when it is made."""
         origins = self.origins[name]
-        if name in self.rules or len(origins) != 1 or origins[0] in self._source.unpacked:
-            return None
-        if self._source.tensors[origins[0]].shape != self._shapes[name]:
-            return None
-        return origins[0]
+        return origins[0] if self._as_it_stands(name) and origins[0] not in self._source.decoded else None
+
+    def _as_it_stands(self, name: str) -> bool:
+        """Whether the model tensor is one tensor of the checkpoint, in its shape."""
+        origins = self.origins[name]
+        if name in self.rules or len(origins) != 1:
+            return False
+        return self._source.tensors[origins[0]].shape == self._shapes[name]
 
     def rows(self, name: str) -> Rows | None:
         """Returns the reader of the rows of the matrix `name`; None when the loader has to make it."""
@@ -102,6 +105,8 @@ class Weights:
             return PackedRows(packed)
         if (origin := self.plain(name)) is not None:
             return StoredRows(self._source, origin)
+        if self._as_it_stands(name) and self.origins[name][0] not in self._source.unpacked:
+            return StoredRows(self._source, self.origins[name][0])
         part = self._source.part(name.removesuffix(".weight"))
         # a checkpoint of this package stores every tensor under its name in the model
         if part is not None and part.scheme.layout in layouts.ROWS and not part.scheme.outliers:
@@ -125,7 +130,7 @@ class Weights:
         names = set(names)
         state = {
             name if name in self._swapped else origin: _LazyTensor(
-                self._source, origin, self._holder(name) if origin in self._source.unpacked else None
+                self._source, origin, self._holder(name, origin) if origin in self._source.decoded else None
             )
             for name in names
             for origin in self.origins[name]
@@ -151,11 +156,15 @@ class Weights:
             if isinstance(tensor := self._model.get_parameter_or_buffer(name), torch.nn.Parameter):
                 check_finite(tensor, name)
 
-    def _holder(self, name: str) -> LinearRef | None:
-        """A linear whose weight the parameter holds, which knows which way round the model holds it, or None."""
+    def _holder(self, name: str, origin: str) -> LinearRef | None:
+        """A linear whose weight the parameter holds, which knows which way round the model holds it, or None.
+
+        Experts that another program quantised have the shapes that its checkpoint would have with dense ones.
+        """
         path = name.rpartition(".")[0]
         refs = linears.find_linears(self._model.get_submodule(path), path)
-        return next((ref for ref in refs if ref.parameter == name), None)
+        ours = origin in self._source.unpacked
+        return next((ref for ref in refs if ref.parameter == name and (ours or ref.kind != "expert")), None)
 
     def _plan(self) -> None:
         from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key

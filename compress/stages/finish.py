@@ -105,20 +105,21 @@ def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, ou
     if allotted and bits is not None and bits > allotted["target_bits"]:
         warnings.append(f"{bits:.4f} bits per weight were stored, above the target of {allotted['target_bits']}")
     records = merge.merge(workspace.folder, shards.records(workspace), recipe.max_shard_size)
+    described = {
+        "model": recipe.model_name,
+        "revision": recipe.revision,
+        "fingerprint": source.fingerprint,
+        "size_bytes": source.size_bytes,
+        "parameters": source.parameters,
+    }
     CheckpointWriter(workspace.folder, shard_count=len(records)).finish(
         records=records,
         config=output.config,
         manifest={
             "compress_version": __version__,
             **workspace.identity,
-            "source": {
-                "model": recipe.model_name,
-                "revision": recipe.revision,
-                "fingerprint": source.fingerprint,
-                "size_bytes": source.size_bytes,
-                "parameters": source.parameters,
-            },
-            "history": history(source),
+            "source": described,
+            "history": [*history(source), *_imported(source, described)],
             "recipe": recipe_identity(recipe),
             "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
             "bits_per_weight": None if bits is None else round(bits, 6),
@@ -151,6 +152,14 @@ def history(source: ModelSource) -> list[dict[str, Any]]:
         *(earlier if isinstance(earlier, list) else []),
         {"source": before.get("source"), "recipe": before.get("recipe")},
     ]
+
+
+def _imported(source: ModelSource, described: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the entry of `history` for a source that another program quantised; none for any other."""
+    if source.foreign is None:
+        return []
+    did = f"dequantised from {source.foreign.label}"
+    return [{"source": dict(described), "recipe": {"stages": []}, "imported": did}]
 
 
 def _tuning(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:

@@ -290,7 +290,7 @@ def test_a_folder_without_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"already quantised \(gptq\)"),
+        ({"quantization_config": {"quant_method": "hqq", "nbits": 4}}, r"already quantised \(hqq\)"),
         ({"model_type": "no_such_thing"}, "'no_such_thing' cannot be opened"),
         ({"model_type": None}, "names no model_type"),
         ({"model_type": "own", "auto_map": {"AutoConfig": "evil.Config"}}, "'own' cannot be opened"),

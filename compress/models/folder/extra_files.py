@@ -32,6 +32,8 @@ _OTHER_PREFIXES = (
 )
 _NATIVE = "params.json"  # of weights in the form of Mistral's own code, which are left out
 _OURS = (MANIFEST, f"{MANIFEST}.unproven", "eval.json", "speed.json", "gate.json", "frontier.json", "report.md")
+_QUANTISERS = ("quantize_config.json", "quant_config.json", "hf_quant_config.json", "quantization_config.json",
+               "quant_log.csv")  # fmt: skip
 _TRAINING = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "latest")
 
 
@@ -51,7 +53,7 @@ def list_extra_files(folder: Path) -> dict[str, Path]:
 def _belongs(name: str) -> bool:
     return not (
         name == CONFIG
-        or name in (*_OURS, *_TRAINING, _NATIVE)
+        or name in (*_OURS, *_QUANTISERS, *_TRAINING, _NATIVE)
         or name.startswith(_OTHER_PREFIXES)
         or name.lower().endswith((*WEIGHT_SUFFIXES, *_OTHER_SUFFIXES))
     )

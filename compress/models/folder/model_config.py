@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import ModelError, translated
-from compress.format.manifest import CONFIG, QUANT_METHOD
+from compress.format.manifest import CONFIG
 from compress.json_files import read_object
 from compress.models.folder import other_kinds
+from compress.models.foreign import formats
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+    from compress.models.foreign.formats import Quantisation
 
 _AT_LEAST_ONE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "n_embd", "n_layer", "n_head",
                  "n_positions", "d_model", "max_position_embeddings")  # fmt: skip
@@ -28,29 +31,33 @@ def read_raw(folder: Path) -> dict[str, Any]:
     return read_object(folder / CONFIG, error=ModelError, do="Download the model again")
 
 
-def read_config(folder: Path) -> PreTrainedConfig:
-    """Returns the model's configuration as transformers reads it, with the `quantization_config` of our checkpoints.
+def read_config(folder: Path) -> tuple[PreTrainedConfig, Quantisation | None]:
+    """Returns the model's configuration as transformers reads it, with the `quantization_config` of our checkpoints,
+    and what the folder says of a quantisation by others.
 
     Raises:
-        ModelError: config.json is damaged, belongs to a model of another kind, to one that is quantised by others, or
+        ModelError: config.json is damaged, belongs to a model of another kind, to one in a format that is not read, or
             to an architecture that the installed transformers does not know.
     """
     from transformers import AutoConfig
 
-    kind = check_config(folder)
+    kind, quantisation = check_config(folder)
     with translated(_cannot_be_opened(folder, kind), allowed=_ARCHITECTURES, do=_OTHER_VERSION):
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if quantisation is not None:
+        formats.clear(config)
+    return config, quantisation
 
 
-def check_config(folder: Path) -> str:
-    """Returns the `model_type` of config.json after all checks that need no torch.
+def check_config(folder: Path) -> tuple[str, Quantisation | None]:
+    """Returns the `model_type` of config.json, and the quantisation by others, after all checks that need no torch.
 
     Raises:
         ModelError: as `read_config`, but for values that only the architecture's own configuration refuses.
     """
     raw = read_raw(folder)
     other_kinds.refuse_task(raw)
-    _refuse_quantised(folder, raw)
+    quantisation = formats.of_folder(folder, raw)
     for where in (raw, raw.get(_TEXT)):
         if isinstance(where, dict):
             _check_sizes(where)
@@ -69,7 +76,7 @@ def check_config(folder: Path) -> str:
             allowed=_ARCHITECTURES,
             do=_OTHER_VERSION,
         )
-    return kind
+    return kind, quantisation
 
 
 _ARCHITECTURES = "architectures built into the installed transformers (remote code is never run)"
@@ -91,27 +98,6 @@ def _is_known(kind: str) -> bool:
     # this module adds a few names to the list, and imports torch
     more = Path(auto_mappings.__file__).with_name("configuration_auto.py").read_text(encoding="utf-8")
     return kind in auto_mappings.CONFIG_MAPPING_NAMES or f'"{kind}"' in more
-
-
-def _refuse_quantised(folder: Path, raw: Mapping[str, Any]) -> None:
-    for name, value in _quantisations(raw):
-        method = value.get("quant_method", "unknown") if isinstance(value, dict) else "unknown"
-        if method != QUANT_METHOD or name != "quantization_config":
-            raise ModelError(
-                f"{folder} is already quantised ({method}), says {name} in {CONFIG}",
-                do="Give the model in float32, bfloat16 or float16",
-            )
-
-
-def _quantisations(raw: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields every non-empty description of a quantisation, at the top and in the configurations of parts."""
-    for name, value in raw.items():
-        if not value:
-            continue
-        if name in ("quantization_config", "compression_config") or (name == "quantization" and not prefix):
-            yield prefix + name, value
-        elif name.endswith("_config") and isinstance(value, dict) and not prefix:
-            yield from _quantisations(value, f"{name}.")
 
 
 def _check_sizes(raw: Mapping[str, Any]) -> None:

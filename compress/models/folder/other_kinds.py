@@ -32,7 +32,6 @@ _FORMATS = {
     ".llamafile": "llamafile",
 }
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-_QUANTISERS = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
 _HEADS = ("CausalLM", "ConditionalGeneration")
 _TASKS = {
     "SequenceClassification": "a classifier of texts",
@@ -74,11 +73,6 @@ def refuse_folder(folder: Path) -> None:
         raise ModelError(
             f"{folder} is an embedding model of sentence-transformers, not a causal language model",
             do="Give the language model that it was made from",
-        )
-    if quantiser := next((name for name in _QUANTISERS if name in names), None):
-        raise ModelError(
-            f"{folder} is already quantised: {quantiser} says so",
-            do=f"{_ORIGINAL}; if the weights are not quantised, remove {quantiser}",
         )
     if not _whole_model(names) and (other := _other_format(names)):
         raise ModelError(f"{folder} holds its weights as {other}", allowed=_HUGGING_FACE, do=_ORIGINAL)

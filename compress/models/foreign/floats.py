@@ -1,0 +1,50 @@
+"""Decodes floats of 4 and 8 bits, and spreads scales over the groups and blocks that they are for.
+
+Shape letters: N out features, K in features.
+"""
+
+from __future__ import annotations
+
+import torch
+
+_FP4 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+FP4 = torch.cat([_FP4, -_FP4])
+"""Value of every 4-bit float E2M1 (OCP Microscaling Formats, table 5)."""
+
+
+def packed_fp4(bytes_NB: torch.Tensor) -> torch.Tensor:
+    """Returns the 4-bit floats in bytes, the lower half of each byte first: float32 [..., 2·B] of uint8 [..., B]."""
+    codes = torch.stack([bytes_NB & 15, bytes_NB >> 4], dim=-1).flatten(-2)
+    return FP4[codes.int()]
+
+
+def power_of_two(exponent: torch.Tensor) -> torch.Tensor:
+    """Returns the scales E8M0, 2^(e − 127), in float32; the code 255 is NaN."""
+    if exponent.dtype != torch.uint8:
+        exponent = exponent.view(torch.uint8)
+    value = torch.ldexp(torch.ones(()), exponent.int() - 127)
+    return torch.where(exponent == 255, torch.nan, value)
+
+
+def spread(scale: torch.Tensor, shape: tuple[int, ...], block: tuple[int, int] | None = None) -> torch.Tensor:
+    """Returns the scale of every weight, broadcast to the last two dimensions of `shape`.
+
+    Args:
+        scale: one number, one for each row, or one for each block of rows and columns.
+        shape: that of the weight.
+        block: rows and columns of a block; None: the least that covers the weight, which must divide it.
+
+    Raises:
+        ValueError: the scales do not cover the weight.
+    """
+    if scale.numel() == 1:
+        return scale.reshape(())
+    if scale.dim() == 1:
+        scale = scale[:, None]
+    for place, length in ((-2, shape[-2]), (-1, shape[-1])):
+        parts = scale.shape[place]
+        size = block[place] if block is not None and parts != 1 else -(-length // parts)
+        if size * parts < length or size * (parts - 1) >= length or (block is None and size * parts != length):
+            raise ValueError(f"scales {list(scale.shape)} for a weight {list(shape)}")
+        scale = scale.repeat_interleave(size, place).narrow(place, 0, length) if size > 1 else scale
+    return scale
