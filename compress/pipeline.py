@@ -22,7 +22,7 @@ from compress.report.progress_bars import watch
 from compress.result import Result
 from compress.stages import distributed, finish, train
 from compress.stages.pack import run as pack
-from compress.stages.plan import phases
+from compress.stages.plan import engine, phases
 from compress.stages.plan import plan as planning
 from compress.stages.plan.early_refusals import check_recipe
 from compress.stages.rewrite import run as rewrite
@@ -56,7 +56,7 @@ def run(
         progress: receives progress reports; by default bars on a terminal and in a notebook, plain lines elsewhere.
         options: options of the method (`bits=3`), of the stage (`tune`, `target_bits`), of the calibration
             (`calibration`, `column`, `samples`, `seq_len`, `seed`) and of the recipe (`skip`, `suite`, `data_dir`,
-            `tier`, `limit`, `device`, `max_memory`, `min_coverage`, `workers`, `revision`).
+            `tier`, `limit`, `device`, `engine`, `max_memory`, `min_coverage`, `workers`, `revision`).
 
     Raises:
         CompressError: the recipe, the model or the output folder is not usable. Finished work is kept, and the same
@@ -72,6 +72,7 @@ def run(
     distributed.start(devices.resolve(recipe.device))
     evaluation = None
     source = model_source = ModelSource.open(recipe.model, revision=recipe.revision)
+    recipe = engine.fitted(recipe, source)
     # questions that cannot be read are an error before the work, not after it
     suite = finish.suite_of(recipe, source) if distributed.is_main() else None
     if suite is not None:
@@ -108,8 +109,9 @@ def plan(recipe: Recipe) -> Plan:
 
     check_recipe(recipe)
     devices.resolve(recipe.device)
-    step = recipe.step(0, recipe.model, str(folders(recipe)[0]))
     source = ModelSource.open(recipe.model, revision=recipe.revision)
+    recipe = engine.fitted(recipe, source)
+    step = recipe.step(0, recipe.model, str(folders(recipe)[0]))
     with source.one_tokenizer():
         suite = finish.suite_of(recipe, source)
         phases.check_ahead(recipe, source, suite)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from compress import devices
+from compress import devices, engines
 from compress.errors import RecipeError, unknown
 from compress.sizes import parse_size
 
@@ -124,6 +124,9 @@ class Recipe:
     calibration: CalibrationSpec = field(default_factory=CalibrationSpec)
     skip: tuple[str, ...] = ()
     """Globs of linears to leave dense, e.g. `*.down_proj`. Routers always stay dense."""
+    engine: str | None = None
+    """Engine that the result is for (`compress.engines.ENGINES`): options that it cannot hold are refused, and those
+    that are not given are chosen for it. None: any option."""
     suite: str = "auto"
     """Evaluation suite, a file of questions, `auto` (by the model: `docs/EVAL.md`), or `none`."""
     chat: str = "auto"
@@ -154,6 +157,7 @@ class Recipe:
             raise RecipeError("the recipe has no stage", do='Add a [[stage]] with method = "spqr"')
         _check_types("", self)
         devices.check(self.device)
+        engines.check(self.engine)
         if self.forward_dtype not in FORWARD_DTYPES:
             raise RecipeError(
                 unknown("forward_dtype", self.forward_dtype, FORWARD_DTYPES), allowed=", ".join(FORWARD_DTYPES)
@@ -266,6 +270,7 @@ class Recipe:
             "calibration": self.calibration.identity(),
             "skip": list(self.skip),
             "max_shard_size": self.max_shard_size,
+            **({} if self.engine is None else {"engine": self.engine}),
             **({} if self.forward_dtype == "auto" else {"forward_dtype": self.forward_dtype}),
         }
 

@@ -10,6 +10,7 @@ import click
 
 from compress.cli._collector import collector_paused
 from compress.cli._method_options import DEFAULT_METHOD, MethodCommand, OrNone, given_flags
+from compress.engines import ENGINES
 from compress.methods import registry
 from compress.recipe import (
     CALIBRATION_OPTIONS,
@@ -69,6 +70,12 @@ recipe_defaults = {
 @click.option("--seq-len", type=int, default=recipe_defaults["seq_len"], help="Tokens per sequence.")
 @click.option("--seed", type=int, default=recipe_defaults["seed"], help="Seed for drawing the sequences.")
 @click.option("--skip", metavar="GLOB", multiple=True, help="Linears to leave dense, e.g. '*.down_proj'; repeatable.")
+@click.option(
+    "--for",
+    "engine",
+    metavar="ENGINE",
+    help="Choose only what this engine can hold: " + ", ".join(ENGINES) + ".",
+)
 @click.option(
     "--suite", metavar="NAME", default=recipe_defaults["suite"], help="Evaluation suite, or auto: chosen by the model."
 )

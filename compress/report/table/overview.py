@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress.engines import ENGINES
 from compress.report import formatting
 from compress.report import manifest as manifests
 from compress.report.formatting import NOTHING, signed, size
@@ -42,7 +43,7 @@ def of_checkpoint(checkpoint: Path | None, manifest: Mapping[str, Any], evaluati
         sections += suite.paired(evaluation, metrics=False)
         header = (*header[:3], suite.difference_header(evaluation), "lost/gained")
         notes = [*suite.remarks(evaluation), *notes]
-    location = (f"result: {checkpoint}", f"load it: compress.load({str(checkpoint)!r})") if checkpoint else ()
+    location = _location(checkpoint, manifest) if checkpoint else ()
     stages = methods(manifest)
     title = f"{manifests.origin(manifest).get('model', 'model')}: dense vs compressed"
     return Overview(
@@ -51,6 +52,14 @@ def of_checkpoint(checkpoint: Path | None, manifest: Mapping[str, Any], evaluati
         sections=tuple(sections),
         remarks=(*notes, *location),
     )
+
+
+def _location(checkpoint: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns where the result is, and the commands that load it or export it to the engine it was made for."""
+    engine = manifest.get("recipe", {}).get("engine")
+    known = ENGINES.get(engine) if isinstance(engine, str) else None
+    export = (f"for {engine}: compress export {checkpoint} --to {known.target}",) if known else ()
+    return (f"result: {checkpoint}", f"load it: compress.load({str(checkpoint)!r})", *export)
 
 
 def of_evaluation(evaluation: EvalResult) -> Overview:

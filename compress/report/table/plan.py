@@ -19,6 +19,7 @@ def render(plan: Mapping[str, Any]) -> str:
     facts = {
         "model": f"{plan['model']}, {plan['blocks']} blocks, {size(plan['source_bytes'])}",
         "method": f"{plan['method']} ({options})",
+        "for": plan["engine"],
         "linears": f"{plan['linears']}{_share(coverage)}",
         "outside": None if coverage is None else covered.outside(coverage),
         "left dense": _left_dense(coverage),

@@ -75,7 +75,7 @@ def measure(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> 
             block = walker.load_block(start)
             groups = len(collecting.input_groups(walker, block, hidden_STH))
             walker.free_block(block)
-            probes, blocks = _portion(hidden_STH, groups * len(settings(stage.method, stage.config)), depth)
+            probes, blocks = _portion(hidden_STH, groups * len(settings(stage.method, stage.config, stage.bits)), depth)
             stop = min(start + blocks, depth)
             path = stage.workspace.work / f"candidates-{start:03d}.json"
             if path.is_file():
@@ -196,7 +196,7 @@ def _configs(
     """Returns each candidate that all of `refs` can take, with the Config of every linear."""
     possible = []
     refused: CompressError | None = None
-    for override in settings(stage.method, stage.config):
+    for override in settings(stage.method, stage.config, stage.bits):
         config = dataclasses.replace(stage.config, **override)
         try:
             for ref in refs:

@@ -54,6 +54,8 @@ class LinearStage:
     """The embedding and the head, where they are packed."""
     tuning: Settings | None = None
     """Settings for fitting each block after packing; None: no fitting."""
+    bits: tuple[int, ...] | None = None
+    """Widths that mixed precision chooses from; None: all of the method's."""
     workers: int = 1
     """Processes that solve at the same time, this process included."""
 

@@ -132,6 +132,11 @@ def rounded(w_RH: torch.Tensor, bits: int) -> PackedTensor:
     return int_group.pack(ranges.codes(w_RGg, fitted, bits), fitted.scale_NG, fitted.zero_NG, bits=bits)
 
 
+def sample_scheme(width: int, bits: int) -> Scheme:
+    """Returns the scheme of an embedding or a head of this width."""
+    return rounded(torch.eye(_ROWS, width), bits).scheme
+
+
 def _joined(parts: Sequence[PackedTensor], shape: tuple[int, int]) -> PackedTensor:
     """Returns one tensor of the rows of all parts; scales are float32 if those of any part are."""
     wide = [part for part in parts if part.planes["scale"].dtype == torch.float32]

@@ -15,7 +15,7 @@ from compress.stages import finish, proof_reference
 from compress.stages.budget import allocation, rank_ratios
 from compress.stages.pack import block_loop, ends, full_tuning, precision, streaming
 from compress.stages.pack.block import LinearStage
-from compress.stages.plan import plan
+from compress.stages.plan import engine, plan
 from compress.stages.plan.needs import streams
 from compress.stages.stage_output import StageOutput
 from compress.tuning.settings import FullSettings, Settings
@@ -62,6 +62,7 @@ def run(
         skipped=frozenset(planned.coverage.skipped),
         memory_plan=planned.memory,
         memory_limit=recipe.max_memory,
+        bits=engine.bits(recipe.engine),
         workers=recipe.workers,
         ends=ends.prepare(workspace, walker, planned.ends, recipe.max_memory, progress),
         tuning=Settings() if stage.tune else None,

@@ -14,7 +14,7 @@ from compress.methods import registry
 from compress.models.blocks import BlockWalker
 from compress.models.memory import resident_bytes
 from compress.stages import memory, train
-from compress.stages.plan import coverage, ends, estimates, refusals
+from compress.stages.plan import coverage, ends, engine, estimates, refusals
 from compress.stages.plan.needs import check_workers, needs_data, streams
 from compress.stages.workspace import work_folder
 
@@ -58,6 +58,8 @@ class Plan:
     evaluation: dict[str, Any] | None = None
     """Suite, why it was chosen, and how many items are asked (`default_suite.Chosen.record`); None for a recipe without
     evaluation."""
+    engine: str | None = None
+    """Engine that the options were chosen for."""
     phases: tuple[Phase, ...] = ()
     """Peak memory of the compression, the proof of load and the evaluation, and whether models are read block by block.
     Empty for a stage that is planned by itself."""
@@ -119,7 +121,8 @@ def plan_pack(
     shapes = {ref.name: ref.shape for refs in blocks for ref in refs if ref.name not in account.skipped}
     refusals.check_linears(method, config, source, shapes)
     largest = max(blocks, key=lambda refs: sum(math.prod(ref.shape) for ref in refs))
-    allotted = refusals.check_target_bits(stage, method, config, source, shapes.values())
+    allotted = refusals.check_target_bits(stage, method, config, source, shapes.values(), engine.bits(recipe.engine))
+    engine.check(recipe, method, config, shapes, chosen, walker.model)
     end_bytes = [int(ends.size_bytes(end, source)) for end in chosen if end.packed]
     memory_plan = estimates.plan_memory(recipe, source, walker, method, largest, end_bytes)
     narrowest = min(shapes.values(), key=lambda shape: shape[1], default=None)
@@ -202,6 +205,7 @@ def _plan(recipe: Recipe, source: ModelSource, **figures: Any) -> Plan:
         method=stage.method,
         options=dict(stage.options),
         output=str(recipe.output),
+        engine=recipe.engine,
         source_bytes=source.size_bytes,
         **figures,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import RecipeError
@@ -32,9 +32,14 @@ def check_linears(method: PackMethod, config: Any, source: ModelSource, shapes: 
 
 
 def check_target_bits(
-    stage: StageSpec, method: PackMethod, config: Any, source: ModelSource, shapes: Iterable[tuple[int, int]]
+    stage: StageSpec,
+    method: PackMethod,
+    config: Any,
+    source: ModelSource,
+    shapes: Iterable[tuple[int, int]],
+    bits: Sequence[int] | None = None,
 ) -> dict[str, Any] | None:
-    """Returns the number of candidates per linear and the smallest bits per weight that they allow.
+    """Returns the number of candidates per linear, of these `bits`, and the smallest bits per weight that they allow.
 
     None for a stage without `target_bits`; a target below the smallest is a BudgetError.
     """
@@ -45,10 +50,10 @@ def check_target_bits(
             "--target-bits is not supported for composite (low-rank or sparse) linears",
             do="Give the method's bits instead",
         )
-    least = least_bits(method, config, list(shapes))
+    least = least_bits(method, config, list(shapes), bits)
     if least > stage.target_bits:
         raise target_too_low(stage.target_bits, least)
-    return {"candidates": len(settings(method, config)), "least_bits": round(least, 6)}
+    return {"candidates": len(settings(method, config, bits)), "least_bits": round(least, 6)}
 
 
 def refuse_split_experts(refs: Iterable[LinearRef], skipped: set[str]) -> None:
