@@ -15,6 +15,9 @@ import click
 )
 @click.option("--dense-dtype", metavar="DTYPE", default="float32",
               help="Dtype of decoded weights: float32 (exact), bfloat16 or float16.")  # fmt: skip
+@click.option(
+    "--requantise", type=int, metavar="BITS", help="Round the weights that the target cannot hold again, to BITS bits."
+)
 @click.option("--max-shard-size", metavar="SIZE", default="5GB", help="Largest file of weights.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 def command(
@@ -23,6 +26,7 @@ def command(
     output: str | None,
     allow_dense: bool,
     dense_dtype: str,
+    requantise: int | None,
     max_shard_size: str,
     dry_run: bool,
 ) -> None:
@@ -31,13 +35,17 @@ def command(
     from compress.exports.run import write
     from compress.sizes import format_size
 
-    plan = planning.make(folder, target, allow_dense=allow_dense, dense_dtype=dense_dtype)
+    plan = planning.make(folder, target, allow_dense=allow_dense, dense_dtype=dense_dtype, requantise_bits=requantise)
     for label, text in plan.lines():
         click.echo(f"{label:<10} {text}")
     if dry_run:
         return
     from compress.report.progress_bars import watch
 
+    before = plan.lines()
     made = write(plan, output, max_shard_size=max_shard_size, progress=watch())
     size = sum(path.stat().st_size for path in made.glob("*.safetensors"))
+    for label, text in plan.lines():
+        if (label, text) not in before:  # measured while it was written
+            click.echo(f"{label:<10} {text}")
     click.echo(f"{'written':<10} {made}, {format_size(size)}")

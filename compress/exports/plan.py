@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from compress.errors import FormatError, OutputError
-from compress.exports import integers
+from compress.exports import integers, requantise
 from compress.exports.linear import Linear, describe
 from compress.exports.target import TARGETS, Target, load
 from compress.format import layouts
@@ -56,9 +56,19 @@ class Plan:
     not_packed: list[str]
     """Names of the modules with a dense matrix that an engine might take for a packed one, the head among them."""
 
+    requantised: Mapping[str, str] = field(default_factory=dict)
+    """Those of `linears` that are rounded again, and why."""
+    errors: dict[str, float] = field(default_factory=dict)
+    """‖W − Ŵ‖² / ‖W‖² of each of these, once `packed` has rounded it."""
+
     def packed(self, linear: Linear) -> PackedTensor:
         """Returns the planes of a linear."""
-        return integers.rows_of(linear, self.checkpoint.packed(linear.origin))
+        packed = self.checkpoint.packed(linear.origin)
+        if linear.name not in self.requantised:
+            return integers.rows_of(linear, packed)
+        weight_NK = layouts.unpack(packed)[linear.start : linear.start + linear.shape[0]]
+        packed, self.errors[linear.name] = requantise.rounded(weight_NK, linear)
+        return packed
 
     @property
     def fingerprint(self) -> str:
@@ -98,10 +108,17 @@ class Plan:
         reasons = Counter(why for _, why in self.decoded.values())
         dtype = str(self.dense_dtype).removeprefix("torch.")
         lines = [("source", str(self.checkpoint.folder)), ("target", f"{self.to} ({TARGETS[self.to]})")]
-        if self.linears:
-            split = sum(one.group_size != one.scheme.group_size for one in self.linears.values())
-            text = f"{len(self.linears)} linears, codes unchanged"
+        if copied := [one for name, one in self.linears.items() if name not in self.requantised]:
+            split = sum(one.group_size != one.scheme.group_size for one in copied)
+            text = f"{len(copied)} linears, codes unchanged"
             lines.append(("lossless", text + (f"; groups of {split} split, scales repeated" if split else "")))
+        again = Counter((why, self.linears[name].scheme.bits) for name, why in self.requantised.items())
+        lines += [("rounded", f"{count} × {bits} bits, a second loss: {why}") for (why, bits), count in again.items()]
+        if self.errors:
+            mean = sum(self.errors.values()) / len(self.errors)
+            lines.append(
+                ("error", f"{mean:.2e} of rounding again, ‖W − Ŵ‖² / ‖W‖², mean of {len(self.errors)} linears")
+            )
         lines += [("dense", f"{count} × {dtype}: {why}") for why, count in reasons.items()]
         others = len(self.checkpoint.dense_names)
         sizes = (self.source.size_bytes, self.size_bytes)
@@ -112,7 +129,9 @@ class Plan:
         return lines
 
 
-def make(folder: str | Path, to: str, *, allow_dense: bool, dense_dtype: str) -> Plan:
+def make(
+    folder: str | Path, to: str, *, allow_dense: bool, dense_dtype: str, requantise_bits: int | None = None
+) -> Plan:
     """Returns the plan for the checkpoint in `folder`; no weight is read.
 
     Raises:
@@ -120,6 +139,8 @@ def make(folder: str | Path, to: str, *, allow_dense: bool, dense_dtype: str) ->
         OutputError: the target cannot hold it, or only with dense weights that were not allowed.
     """
     target = load(to)
+    if requantise_bits is not None:
+        requantise.check(requantise_bits)
     if dense_dtype not in DENSE_DTYPES:
         raise OutputError(f"dense_dtype={dense_dtype!r}", allowed=", ".join(DENSE_DTYPES))
     checkpoint = open_checkpoint(folder)
@@ -136,12 +157,18 @@ def make(folder: str | Path, to: str, *, allow_dense: bool, dense_dtype: str) ->
     walker = BlockWalker(source)
     described = describe(checkpoint.manifest["tensors"], walker.model)
     reasons = {name: target.reason(one) for name, one in described.items()}
+    again: dict[str, str] = {}
+    if requantise_bits is not None:
+        rounded = {name: requantise.described(described[name], requantise_bits) for name, why in reasons.items() if why}
+        again = {name: str(reasons[name]) for name, one in rounded.items() if target.reason(one) is None}
+        described |= {name: rounded[name] for name in again}
+        reasons |= dict.fromkeys(again)
     held = {name: one for name, one in described.items() if reasons[name] is None}
     decoded = {name: (described[name], why) for name, why in reasons.items() if why is not None}
     _check_dense(to, held, decoded, allow_dense)
     linears = target.arrange(held) if held else {}
     dtype, not_packed = DENSE_DTYPES[dense_dtype], _not_packed(walker.model, linears)
-    return Plan(source, checkpoint, to, target, walker, linears, decoded, dtype, not_packed)
+    return Plan(source, checkpoint, to, target, walker, linears, decoded, dtype, not_packed, again)
 
 
 def _not_packed(model: PreTrainedModel, linears: Mapping[str, Linear]) -> list[str]:
@@ -170,7 +197,7 @@ def _check_dense(
         cure = "compress with --embedding-bits none --head-bits none" if ends else "choose a target that holds them"
         raise OutputError(
             f"{to} cannot hold {len(decoded)} of the packed linears, the first because {why}",
-            do=f"Give --allow-dense to store them decoded, or {cure}",
+            do=f"Give --allow-dense to store them decoded, --requantise BITS to round them again, or {cure}",
             layer=name,
         )
 

@@ -27,13 +27,15 @@ def export(
     *,
     allow_dense: bool = False,
     dense_dtype: str = "float32",
+    requantise: int | None = None,
     max_shard_size: str | int = "5GB",
     progress: Progress | None = None,
 ) -> Path:
     """Writes the checkpoint in `folder` in the format of another program and returns the new folder.
 
     Codes, scales and codebooks are copied under other names; nothing is rounded. What the format cannot hold is an
-    error, unless `allow_dense`. Every tensor that was written is read back and decoded: it must give the same weight.
+    error, unless `allow_dense` or `requantise` is given. Every tensor that was written is read back and decoded: it
+    must give the same weight.
 
     Args:
         folder: a finished checkpoint of this package.
@@ -41,6 +43,8 @@ def export(
         output: folder to write, which must not exist; `<folder>-<to>` by default.
         allow_dense: decode the linears that the format cannot hold, and store them dense.
         dense_dtype: dtype of decoded weights: float32, which is exact, bfloat16 or float16.
+        requantise: round the linears that the format cannot hold to the nearest of symmetric codes of so many bits, in
+            groups of 128 or the next size that fits; the errors stand in `compress_export.json`.
         max_shard_size: bytes of the largest file, or text such as `5GB`.
         progress: receives the progress.
 
@@ -48,7 +52,7 @@ def export(
         FormatError: the folder is damaged or unfinished.
         OutputError: the target cannot hold the model, the output exists, or it cannot be written.
     """
-    plan = make(folder, to, allow_dense=allow_dense, dense_dtype=dense_dtype)
+    plan = make(folder, to, allow_dense=allow_dense, dense_dtype=dense_dtype, requantise_bits=requantise)
     return write(plan, output, max_shard_size=max_shard_size, progress=progress)
 
 
@@ -83,7 +87,12 @@ def _write(plan: Plan, folder: Path, most: int, progress: Progress) -> None:
 
 def _record(plan: Plan) -> dict[str, Any]:
     """Returns what compress_export.json says: where the weights come from, and what became of each."""
-    became: Mapping[str, Any] = {name: {"outcome": "lossless"} for name in plan.linears}
+    became: Mapping[str, Any] = {
+        name: {"outcome": "lossless"}
+        if (why := plan.requantised.get(name)) is None
+        else {"outcome": "requantised", "why": why, **_second_loss(plan, name)}
+        for name in plan.linears
+    }
     became = {**became, **{name: {"outcome": "dense", "why": why} for name, (_, why) in plan.decoded.items()}}
     return {
         "target": plan.to,
@@ -94,3 +103,8 @@ def _record(plan: Plan) -> dict[str, Any]:
         "warnings": plan.warnings,
         "tensors": became,
     }
+
+
+def _second_loss(plan: Plan, name: str) -> dict[str, Any]:
+    scheme = plan.linears[name].scheme
+    return {"bits": scheme.bits, "group_size": scheme.group_size, "relative_error": plan.errors[name]}

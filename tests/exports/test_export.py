@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from compress.cli import invoke
 from compress.errors import CompressError, FormatError, OutputError
 from compress.exports import export
 from compress.exports import plan as planning
-from tests.support.exports import books, integers, packed
+from compress.format import layouts
+from tests.support.exports import affine, books, integers, packed, stream
 
 
 @pytest.fixture
@@ -68,6 +70,30 @@ def test_dense_weights_need_leave(tmp_path: Path) -> None:
     assert record["tensors"]["model.layers.0.self_attn.k_proj"]["outcome"] == "dense"
     skipped = json.loads((made / "config.json").read_text())["quantization_config"]["modules_to_not_convert"]
     assert "model.layers.0.self_attn.k_proj" in skipped and "model.layers.0.self_attn.q_proj" not in skipped
+
+
+def test_what_a_target_cannot_hold_is_rounded_again_when_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixed = packed(
+        tmp_path / "a", "mixtral", lambda w_NK: (books(1, 4) if len(w_NK) in (32, 192) else integers(4, 32))(w_NK)
+    )
+    command = ["export", str(mixed.folder), "--to", "compressed-tensors", "--requantise", "4", "-o"]
+    assert invoke([*command, str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "rounded    20 × 4 bits, a second loss: the layout additive.v1" in shown and "of rounding again" in shown
+    record = json.loads((tmp_path / "out" / "compress_export.json").read_text())["tensors"]
+    assert record["model.layers.0.self_attn.q_proj"] == {"outcome": "lossless"}
+    up = record["model.layers.0.block_sparse_moe.experts.1.w3"]
+    weight = layouts.unpack(mixed.linears["model.layers.0.mlp.experts.q_gate_up_proj.1"])[96:]
+    found = load_file(tmp_path / "out" / "model-00001-of-00001.safetensors")
+    name = "model.layers.0.block_sparse_moe.experts.1.w3"
+    codes = stream(found[f"{name}.weight_packed"].numpy(), 4, 64)
+    again = torch.from_numpy(affine(codes, found[f"{name}.weight_scale"].numpy(), 8))
+    error = float((weight - again).double().square().sum() / weight.double().square().sum())
+    assert up["outcome"] == "requantised" and up["relative_error"] == pytest.approx(error) and 0 < error < 0.02
+    with pytest.raises(OutputError, match="requantise=9"):
+        export(mixed.folder, "mlx", requantise=9)
 
 
 @pytest.mark.parametrize(
