@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _environments import python_of
+from _engines import ENGINES, read, relative
 from _names import slug
 
 import compress
@@ -27,27 +25,13 @@ from compress.errors import CompressError
 from compress.exports import plan
 from compress.exports.target import TARGETS
 
-HERE = Path(__file__).parent / "engines"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "ENGINES.md"
-ENVIRONMENTS: dict[str, list[str]] = {
-    "transformers": ["torch==2.13.0", "transformers==5.23.0", "accelerate", "compressed-tensors==0.20.1"],
-    "mlx-lm": ["mlx==0.32.4", "mlx-cpu==0.32.4", "mlx-lm==0.32.2"],
-    "onnxruntime-genai": ["torch==2.13.0", "transformers>=5.17,<5.24", "onnx", "onnx-ir", "onnxruntime==1.32.0",
-                          "onnxruntime-genai==0.18.0"],
-    "aqlm": ["torch==2.13.0", "transformers==5.23.0", "accelerate", "numba", "scipy", "setuptools", "aqlm==1.1.7"],
-}  # fmt: skip
-SCRIPTS = {
-    "transformers": "transformers_reader.py", "mlx-lm": "mlx_reader.py", "onnxruntime-genai": "onnx_reader.py",
-    "aqlm": "transformers_reader.py",
-}  # fmt: skip
 PROMPTS = (
     "The capital of France is", "Water boils at a temperature of", "In 1969, the first human", "def fibonacci(n):",
     "Dear Sir or Madam,", "The three primary colours are", "To make bread you need flour,", "Once upon a time, there",
     "The speed of light is about", "My favourite book is",
 )  # fmt: skip
 TOKENS = 16
-ONE_THREAD = {"NUMBA_NUM_THREADS": "1"}
-"""aqlm 1.1.7 adds to one vector from all of numba's threads at once: with two of them its logits are wrong."""
 
 Options = dict[str, Any]
 ENDS: Options = {"embedding_bits": None, "head_bits": None}
@@ -57,6 +41,8 @@ CHECKPOINTS: dict[str, Options] = {
     "rtn, 3 bits, groups of 32": {"method": "rtn", "bits": 3, "group_size": 32, **ENDS},
     "rtn, 8 bits, whole rows": {"method": "rtn", "bits": 8, "group_size": -1, **ENDS},
     "rtn, 4 bits, embedding 8 bits": {"method": "rtn", "bits": 4, "group_size": 64},
+    "gptq, 4 bits, groups of 64": {"method": "gptq", "bits": 4, "group_size": 64, "samples": 16, **ENDS},
+    "spqr, 3 bits": {"method": "spqr", "threshold": 0.2, "samples": 16, **ENDS},
     "easyquant, 3 bits": {"method": "easyquant", "bits": 3, **ENDS},
     "aqlm 2×8, two blocks": {
         "method": "aqlm", "codebooks": 2, "code_bits": 8, "skip": ["model.layers.[2-9].*", "model.layers.[12][0-9].*"],
@@ -80,6 +66,7 @@ class Case:
         return slug(f"{self.checkpoint} {self.target} {self.engine}")
 
 
+GPTQ, SPQR = "gptq, 4 bits, groups of 64", "spqr, 3 bits"
 _INTEGERS = list(CHECKPOINTS)[:4]
 CASES = (
     *(Case(name, "compressed-tensors", "transformers") for name in _INTEGERS),
@@ -87,6 +74,11 @@ CASES = (
     Case(_INTEGERS[0], "gptq", "onnxruntime-genai"),
     *(Case(name, "awq", "onnxruntime-genai") for name in _INTEGERS[:2]),
     Case("aqlm 2×8, two blocks", "aqlm", "aqlm"),
+    Case(_INTEGERS[1], "compressed-tensors", "vllm-float32"),
+    Case(GPTQ, "compressed-tensors", "vllm-float32"),
+    *(Case(GPTQ, target, "vllm") for target in ("compressed-tensors", "gptq", "awq", "dense")),
+    Case(SPQR, "dense", "vllm-float32"),
+    *(Case(name, target, "mlx-lm") for name, target in ((GPTQ, "mlx"), (SPQR, "dense"))),
 )
 
 
@@ -132,10 +124,11 @@ class Work:
         if (figures := self.known(case)) is None:
             ours = self._read(case.checkpoint, "dense", "transformers")
             found = self._read(case.checkpoint, case.target, case.engine)
-            figures = {
-                "relative": float(np.linalg.norm(found["logits"] - ours["logits"]) / np.linalg.norm(ours["logits"])),
-                "same_answers": int((found["answers"] == ours["answers"]).all(1).sum()),
-            }
+            same = found["answers"] == ours["answers"]
+            figures = {"relative": relative(found["logits"], ours["logits"]), "same_answers": int(same.all(1).sum())}
+            if not same.all() and "gaps" in ours:
+                first_PN = (~same).cumsum(1) == 1  # the first token of each prompt that differs
+                figures["gap"] = float(ours["gaps"][first_PN & ~same].max())
             self._kept(case).write_text(json.dumps(figures))
         return figures
 
@@ -150,18 +143,8 @@ class Work:
     def _read(self, name: str, target: str, engine: str) -> dict[str, np.ndarray]:
         """Returns logits and answers of an export in an engine."""
         result = self.output / f"{slug(f'{name} {target} {engine}')}.npz"
-        if not result.exists():
-            folder = self.export(name, target)
-            asked = self.output / "prompts.json"
-            asked.write_text(json.dumps({"prompts": self._prompts(folder), "tokens": TOKENS}))
-            python = python_of(self.output / "environments", engine, ENVIRONMENTS[engine])
-            subprocess.run(
-                [str(python), str(HERE / SCRIPTS[engine]), str(folder), str(asked), str(result)],
-                check=True,
-                env={**os.environ, **ONE_THREAD},
-            )
-        with np.load(result) as stored:
-            return {key: stored[key] for key in ("logits", "answers")}
+        folder = self.export(name, target)
+        return read(engine, folder, self._prompts(folder), TOKENS, result, self.output / "environments")
 
     def _prompts(self, folder: Path) -> list[list[int]]:
         from transformers import AutoTokenizer
@@ -177,7 +160,8 @@ Exports of SmolLM2-135M-Instruct, loaded by the engines themselves on a CPU. Wri
 
 **Difference** is ‖a − b‖ / ‖b‖ over all logits of a prompt: a from the engine, b from transformers in float32 on the
 decoded weights of our checkpoint (`--to dense`). **Same answers**: of ten prompts, continued greedily by {tokens}
-tokens. All engines compute in float32 here.
+tokens; in brackets, how far apart the two largest logits were where an answer began to differ. Engines compute in
+float32 where nothing else is said.
 
 | checkpoint | `--to` | engine | difference | same answers |
 | :-- | :-- | :-- | --: | --: |
@@ -186,6 +170,11 @@ MATRIX = """
 With zero points transformers decodes compressed-tensors while it loads, into the dtype of the scales, float16;
 `--scale-dtype float32` gives the very weights there. The kernel of aqlm 1.1.7 for CPUs adds up in several threads
 without a lock: its products are right with `NUMBA_NUM_THREADS=1`, as here, and wrong by 12 to 17 % with two threads.
+
+The kernels of vLLM for packed weights multiply 16-bit numbers. The three formats give the same logits there, decoded
+weights (`dense`) differ as much in float16, and an answer changes only where two logits are nearly equal. The rows in
+float32 show the weights alone: loading, joining and repacking are vLLM's, and one function that multiplies by the
+repacked weights is replaced (`benchmarks/engines/vllm_float32_reader.py`).
 
 ## What goes where
 
@@ -196,8 +185,7 @@ decoded.
 MISSING = """
 ## Not run
 
-- **vLLM, SGLang**: their formats are written (compressed-tensors, GPTQ, AWQ), and tests decode the bytes, but the
-  engines were not run.
+- **SGLang**: its formats are written (compressed-tensors, GPTQ, AWQ), and tests decode the bytes, but it was not run.
 - **llama.cpp**: GGUF is not written.
 - **GPUs**: none of the engines ran on one. Kernels for GPUs compute in float16 or bfloat16, and differ by that.
 """
@@ -208,8 +196,8 @@ def document(work: Work) -> str:
     text = HEAD.format(tokens=TOKENS)
     for case in CASES:
         figures = work.known(case)
-        measured = "not run | –" if figures is None else f"{figures['relative']:.1e} | {figures['same_answers']} of 10"
-        text += f"| {case.checkpoint} | {case.target} | {_version(case.engine)} | {measured} |\n"
+        measured = "not run | –" if figures is None else _figures(figures)
+        text += f"| {case.checkpoint} | {case.target} | {ENGINES[case.engine].title} | {measured} |\n"
     text += MATRIX + "| checkpoint | " + " | ".join(TARGETS) + " |\n| :-- |" + " :-- |" * len(TARGETS) + "\n"
     for name in CHECKPOINTS:
         folder = work.output / slug(name)
@@ -218,18 +206,20 @@ def document(work: Work) -> str:
     return text + MISSING
 
 
+def _figures(figures: dict[str, Any]) -> str:
+    """Returns the last two cells of a case's row."""
+    answers = f"{figures['same_answers']} of 10"
+    if (gap := figures.get("gap")) is not None:
+        answers += f" ({gap:.2g})"
+    return f"{figures['relative']:.1e} | {answers}"
+
+
 def _verdict(folder: Path, target: str) -> str:
     try:
         plan.make(folder, target, allow_dense=False, dense_dtype="float32")
     except CompressError as error:
         return error.given
     return "decoded, float32" if target == "dense" else "lossless"
-
-
-def _version(engine: str) -> str:
-    packages = ENVIRONMENTS[engine]
-    shown = [one for one in packages if one.startswith(("transformers==", "compressed", "mlx", "onnxruntime", "aqlm"))]
-    return ", ".join(one.replace("==", " ") for one in shown)
 
 
 if __name__ == "__main__":

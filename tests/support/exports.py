@@ -59,12 +59,18 @@ def books(count: int, bits: int) -> Solve:
     return solve
 
 
-def packed(folder: Path, kind: str, solve: Solve, skip: str = "^$") -> Packed:
-    """Returns a tiny model of the kind, packed into `folder`; linears that match `skip` stay dense."""
+def packed(folder: Path, kind: str, solve: Solve, skip: str = "^$", **sizes: int) -> Packed:
+    """Returns a tiny model of the kind, packed into `folder`; linears that match `skip` stay dense.
+
+    `sizes` replace keys of its configuration.
+    """
     torch.manual_seed(0)
-    config = dict(MODELS[kind])
+    config = MODELS[kind] | sizes
     model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
     model = model.float().eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
     linears = pack_in_place(model, solve, skip)
     write(folder, model, linears)
     return Packed(folder, model, linears)

@@ -1,0 +1,91 @@
+"""Engines in environments of their own, run on exports, and damage that an engine must show in its logits.
+
+What installs and runs them is `benchmarks/_engines.py`, the same as for docs/ENGINES.md. The environments are kept in
+the folder of kept files, so that only the first run installs anything.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from compress import kept_files
+from tests.support.packed_checkpoints import Packed
+
+PROMPT = list(range(12))
+
+
+def difference(ours: Packed, export: Path, engine: str) -> float:
+    """Returns ‖a − b‖ / ‖b‖ over the logits of all positions: a of the engine, b of the weights that we mean."""
+    machinery: Any = _machinery()
+    result = export.with_name(f"{export.name}-{engine}.npz")
+    found = machinery.read(engine, export, [PROMPT], 1, result, kept_files.folder("engines"))
+    with torch.no_grad():
+        expected = ours.dense(torch.tensor([PROMPT])).logits[0].float().numpy()
+    assert found["logits"].shape == expected.shape and np.isfinite(found["logits"]).all()
+    return float(machinery.relative(found["logits"], expected))
+
+
+def _machinery() -> Any:
+    folder = str(Path(__file__).parents[2] / "benchmarks")
+    sys.path.insert(0, folder)
+    try:
+        return importlib.import_module("_engines")
+    finally:
+        sys.path.remove(folder)
+
+
+def _rows(tensor: torch.Tensor) -> None:
+    tensor[[0, 1]] = tensor[[1, 0]]
+
+
+def _columns(tensor: torch.Tensor) -> None:
+    tensor[:, [0, 1]] = tensor[:, [1, 0]]
+
+
+def _words(tensor: torch.Tensor) -> None:
+    """Exchanges the first two codes of every word of four-bit codes: in AWQ, output rows 0 and 2 of eight."""
+    low, next_one = tensor & 15, (tensor >> 4) & 15
+    tensor.copy_((tensor & ~255) | (low << 4) | next_one)
+
+
+def _lowest_bit(tensor: torch.Tensor) -> None:
+    tensor[0, 0] ^= 1
+
+
+def _by_one_step(tensor: torch.Tensor) -> None:
+    """Moves a bias of MLX, −zero · scale, by half its size, some steps of the grid."""
+    tensor[0, 0] *= 1.5
+
+
+DAMAGE: dict[str, dict[str, tuple[str, Callable[[torch.Tensor], None]]]] = {
+    "two rows": {
+        "compressed-tensors": ("weight_packed", _rows), "mlx": ("weight", _rows), "gptq": ("qweight", _columns),
+        "awq": ("qweight", _words), "aqlm": ("codes", _rows),
+    },
+    "a zero point": {
+        "compressed-tensors": ("weight_zero_point", _lowest_bit), "mlx": ("biases", _by_one_step),
+        "gptq": ("qzeros", _lowest_bit), "awq": ("qzeros", _lowest_bit),
+    },
+}  # fmt: skip
+"""What is damaged -> target -> the suffix of the tensor, and the change."""
+
+
+def damaged(export: Path, target: str, what: str, linear: str = "model.layers.0.self_attn.q_proj") -> Path:
+    """Changes one tensor of one linear in the export, and returns the folder."""
+    suffix, change = DAMAGE[what][target]
+    name = f"{linear}.{suffix}"
+    (path,) = (path for path in export.glob("*.safetensors") if name in load_file(path))
+    tensors = load_file(path)
+    before = tensors[name].clone()
+    change(tensors[name])
+    assert not torch.equal(tensors[name], before)
+    save_file(tensors, path, metadata={"format": "mlx" if target == "mlx" else "pt"})
+    return export
