@@ -10,12 +10,13 @@ Zero points of their own are not written: version 1 wraps at zero, and readers d
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from compress.errors import OutputError
+from compress.exports import joined
 from compress.exports.integers import put_together, take_apart
 from compress.exports.linear import Linear, not_inside_a_block, not_plain_integers
 from compress.format.layouts import bits as bitstream
@@ -39,16 +40,8 @@ def reason(linear: Linear) -> str | None:
 
 
 def arrange(linears: Mapping[str, Linear]) -> dict[str, Linear]:
-    """See `Target.arrange`: all linears have the same bits and groups."""
-    kinds = {(one.scheme.bits, -1 if one.by_row else one.group_size) for one in linears.values()}
-    if len(kinds) > 1:
-        listed = ", ".join(f"{bits} bits in groups of {group}" for bits, group in sorted(kinds))
-        raise OutputError(
-            f"the linears have different options: {listed}",
-            allowed="one width and one group size for all linears",
-            do="Export to compressed-tensors, or compress with one width and one group size",
-        )
-    return dict(linears)
+    """See `Target.arrange`: joined linears get the largest group that divides those of all."""
+    return joined.arrange(linears)
 
 
 def tensors(linear: Linear, packed: PackedTensor) -> dict[str, torch.Tensor]:
@@ -72,11 +65,25 @@ def decode(linear: Linear, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 def describe(linears: Mapping[str, Linear], dense: list[str]) -> dict[str, Any]:
-    """See `Target.describe`."""
-    one = next(iter(linears.values()))
+    """See `Target.describe`: the commonest options for all; `dynamic` for linears that differ, or that stay dense."""
+    kinds: dict[tuple[int, int], list[str]] = {}
+    for name, one in linears.items():
+        kinds.setdefault((one.scheme.bits, -1 if one.by_row else one.group_size), []).append(name)
+    commonest = max(kinds, key=lambda kind: len(kinds[kind]))
+    names = [*linears, *dense]
+    dynamic: dict[str, dict[str, int]] = {}
+    for (bits, group), others in kinds.items():
+        if (bits, group) != commonest:
+            dynamic |= {f"+:{each}": {"bits": bits, "group_size": group} for each in _patterns(others, names)}
+    inside = [name for name in dense if re.search(r"\.\d+\.", name)]  # the head has a setting of its own
+    dynamic |= {f"-:{each}": {} for each in _patterns(inside, names)}
     return {
         "quantization_config": {
-            "quant_method": "gptq", "bits": one.scheme.bits, "group_size": -1 if one.by_row else one.group_size,
-            "desc_act": False, "sym": True, "lm_head": False, "checkpoint_format": "gptq",
+            "quant_method": "gptq", "bits": commonest[0], "group_size": commonest[1], "desc_act": False, "sym": True,
+            "lm_head": False, "checkpoint_format": "gptq", **({"dynamic": dynamic} if dynamic else {}),
         }
     }  # fmt: skip
+
+
+def _patterns(names: list[str], everywhere: list[str]) -> list[str]:
+    return list(dict.fromkeys(f"^{joined.with_joined(each)}$" for each in joined.patterns(names, everywhere)))

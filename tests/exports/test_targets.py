@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +134,7 @@ def test_mlx(tmp_path: Path, bits: int, symmetric: bool, group: int | None) -> N
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("group", [32, None])
 def test_gptq(tmp_path: Path, bits: int, group: int | None) -> None:
-    skip = r"down_proj" if group is None else "^$"  # a row of 64 and one of 96 have no group size in common
-    ours = packed(tmp_path / "a", "qwen2", integers(bits, group), skip)
+    ours = packed(tmp_path / "a", "qwen2", integers(bits, group))
     folder = export(ours.folder, "gptq")
     for name, one in ours.linears.items():
         found = stored(folder, name)
@@ -144,6 +144,29 @@ def test_gptq(tmp_path: Path, bits: int, group: int | None) -> None:
         assert np.array_equal(found["g_idx"], np.arange(one.shape[1]) // (group or one.shape[1]))
         assert "bias" in found or "self_attn" not in name or "o_proj" in name
     assert config_of(folder)["quantization_config"]["group_size"] == (group or -1)
+
+
+def test_gptq_of_several_widths(tmp_path: Path) -> None:
+    """`dynamic` gives each linear its own options, also under the name of the joined linear that vLLM asks for."""
+    choices = {32: integers(8, 32), 64: integers(8, 64), 96: integers(4, 32)}  # k and v; q, o and down; gate and up
+    ours = packed(tmp_path / "a", "llama", lambda w_NK: choices[len(w_NK)](w_NK), r"1\.self_attn\.o_proj")
+    quantization = config_of(export(ours.folder, "gptq"))["quantization_config"]
+
+    def options(name: str) -> Any:  # as GPTQModel and vLLM read it: the first pattern that fits
+        for pattern, overrides in quantization["dynamic"].items():
+            if re.match(pattern[2:], name):
+                return False if pattern.startswith("-:") else overrides
+        return {}
+
+    common = {"bits": quantization["bits"], "group_size": quantization["group_size"]}
+    for name in ours.linears:
+        bits = 4 if "gate" in name or "up" in name else 8
+        group = -1 if "o_proj" in name or "down_proj" in name else 32  # q has a row, and is joined with k and v
+        assert common | options(name) == {"bits": bits, "group_size": group}, name
+    assert options("model.layers.1.self_attn.o_proj") is False and options("lm_head") == {}
+    layer = "model.layers.1"
+    assert options(f"{layer}.self_attn.qkv_proj") == options(f"{layer}.self_attn.q_proj")
+    assert options(f"{layer}.mlp.gate_up_proj") == options(f"{layer}.mlp.up_proj")
 
 
 @pytest.mark.parametrize(("symmetric", "group"), [(True, 32), (False, 32), (True, None)])

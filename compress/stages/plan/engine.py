@@ -130,6 +130,4 @@ def _cure(linear: Linear) -> str:
         return "Give --embedding-bits none --head-bits none"
     if linear.kind in (linears.CONV1D, linears.JOINED):
         return "Leave --for out, and export with --to dense"
-    return (
-        f"Choose other options or another method (rtn, gptq, finequant), or leave it dense with --skip '{linear.name}'"
-    )
+    return f"Choose other options, or leave it dense with --skip '{linear.name}'"
