@@ -56,7 +56,7 @@ def run(
         progress: receives progress reports; by default bars on a terminal and in a notebook, plain lines elsewhere.
         options: options of the method (`bits=3`), of the stage (`tune`, `target_bits`), of the calibration
             (`calibration`, `column`, `samples`, `seq_len`, `seed`) and of the recipe (`skip`, `suite`, `data_dir`,
-            `tier`, `limit`, `device`, `engine`, `max_memory`, `min_coverage`, `workers`, `revision`).
+            `tier`, `limit`, `device`, `engine`, `max_memory`, `min_coverage`, `workers`, `revision`, `keep_codes`).
 
     Raises:
         CompressError: the recipe, the model or the output folder is not usable. Finished work is kept, and the same
@@ -71,7 +71,7 @@ def run(
     check_recipe(recipe)
     distributed.start(devices.resolve(recipe.device))
     evaluation = None
-    source = model_source = ModelSource.open(recipe.model, revision=recipe.revision)
+    source = model_source = ModelSource.open(recipe.model, revision=recipe.revision, keep_codes=recipe.keep_codes)
     recipe = engine.fitted(recipe, source)
     # questions that cannot be read are an error before the work, not after it
     suite = finish.suite_of(recipe, source) if distributed.is_main() else None
@@ -109,7 +109,7 @@ def plan(recipe: Recipe) -> Plan:
 
     check_recipe(recipe)
     devices.resolve(recipe.device)
-    source = ModelSource.open(recipe.model, revision=recipe.revision)
+    source = ModelSource.open(recipe.model, revision=recipe.revision, keep_codes=recipe.keep_codes)
     recipe = engine.fitted(recipe, source)
     step = recipe.step(0, recipe.model, str(folders(recipe)[0]))
     with source.one_tokenizer():

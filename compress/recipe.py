@@ -149,6 +149,9 @@ class Recipe:
     """Largest file of weights in bytes; a decoder block that is larger is a file by itself."""
     workers: int = 1
     """Worker processes that solve linears; more than one only for methods that need no calibration data."""
+    keep_codes: bool = False
+    """Carries the codes of a model that another program quantised over where a layout of this package holds them; the
+    first stage then packs the other linears only. False: they are decoded and packed anew."""
     min_coverage: float = 0.9
     """Minimum share, 0 to 1, of the decoder's matrix parameters that must be compressed; below it the run fails."""
 
@@ -256,6 +259,7 @@ class Recipe:
             self,
             model=model,
             revision=self.revision if number == 0 else None,
+            keep_codes=self.keep_codes and number == 0,
             output=output,
             stages=(dataclasses.replace(stage, calibration={}),),
             calibration=dataclasses.replace(self.calibration, **stage.calibration),
@@ -272,6 +276,7 @@ class Recipe:
             "max_shard_size": self.max_shard_size,
             **({} if self.engine is None else {"engine": self.engine}),
             **({} if self.forward_dtype == "auto" else {"forward_dtype": self.forward_dtype}),
+            **({"keep_codes": True} if self.keep_codes else {}),
         }
 
 

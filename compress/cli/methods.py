@@ -27,4 +27,4 @@ def command(ctx: click.Context, name: str | None) -> None:
 def _summary(name: str) -> str:
     info = registry.describe(name)
     reads = {"pack": "Reads calibration statistics.", "rewrite": "Reads text.", "train": "Trains on text."}[info.kind]
-    return f"{info.summary} {reads if info.needs_data else 'Needs no data.'}"
+    return info.summary if not info.packs else f"{info.summary} {reads if info.needs_data else 'Needs no data.'}"

@@ -41,6 +41,9 @@ recipe_defaults = {
     help="TOML file with the same settings. Flags override it: --method replaces its stages, options of the method "
     "those of its only stage.",
 )
+@click.option(
+    "--keep-codes", is_flag=True, help="Carry the codes of a model that is quantised already over; pack the rest."
+)
 @click.option("--tune", metavar="HOW", help="Fine-tune after packing: block, or full (blocks, then the whole model).")
 @click.option("--target-bits", type=float, help="Average stored bits per weight; each linear gets its own options.")
 @click.option(

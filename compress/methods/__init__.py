@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         gptq,
         llm_pruner,
         magnitude,
+        none,
         rtn,
         sparsegpt,
         spqr,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     # What the type checker holds the bundled files to: what is required, and the signature of every hook they define.
     _PACK: tuple[PackFile, ...] = (aqlm, easyquant, finequant, gptq, magnitude, rtn, sparsegpt, spqr, svd_llm, wanda)
+    _NOTHING: tuple[PackFile, ...] = (none,)
     _OTHERS: tuple[MethodFile, ...] = (ast, distill, llm_pruner)
 
     class _Aqlm(PackMethod):
@@ -51,6 +53,9 @@ if TYPE_CHECKING:
 
     class _Sparse(PackMethod):
         COMPOSES = magnitude.COMPOSES and sparsegpt.COMPOSES and svd_llm.COMPOSES and wanda.COMPOSES
+
+    class _None(PackMethod):
+        PACKS = none.PACKS
 
     class _LLMPruner(RewriteMethod):
         REWRITER = llm_pruner.REWRITER

@@ -81,6 +81,8 @@ class PackMethod(PackFile, Loaded, Protocol):
     """A method that packs one linear at a time."""
 
     KIND: Literal["pack"]
+    PACKS: bool = True
+    """False for a method that leaves every linear as the source has it; its `check` and `solve` are not called."""
     COMPOSES: bool = False
     """True for a method whose PackedTensor is made of parts; it cannot follow a stage that made parts."""
 

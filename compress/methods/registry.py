@@ -50,6 +50,8 @@ class MethodInfo:
     kind: str
     needs_data: bool
     options: tuple[Option, ...]
+    packs: bool = True
+    """PACKS of a method of kind `pack`."""
 
 
 def names() -> list[str]:
@@ -132,6 +134,7 @@ def _described(name: str, source: str) -> MethodInfo:
         kind=kind,
         needs_data=bool(needs.args if isinstance(needs, ast.Call) else _literal(name, "NEEDS", needs)),
         options=tuple(_options(name, config, tree).values()),
+        packs=bool(_literal(name, "PACKS", constants["PACKS"])) if "PACKS" in constants else True,
     )
 
 

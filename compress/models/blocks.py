@@ -19,7 +19,9 @@ from compress.errors import RecipeError
 from compress.format.packed import PackedTensor
 from compress.models import skeleton, structure
 from compress.models.block import Block
+from compress.models.foreign.kept import KeptCodes
 from compress.models.linears import LinearRef, find_linears
+from compress.models.packed_source import PackedParts
 from compress.models.rows import Rows
 from compress.models.source import ModelSource
 from compress.models.stored import StoredWeight, find_stored
@@ -66,6 +68,10 @@ class BlockWalker:
         self._towers = skeleton.find_towers(self.model, [*self.block_names, *ends])
         self._marks = skeleton.device_marks(self.model, self._towers)
         self._weights = Weights(source, self.model)
+        self.kept: PackedParts = source
+        """The linears that are packed in the source by their names in the model, also those with another's codes."""
+        if source.keeps_codes and source.foreign is not None:
+            self.kept = KeptCodes(source.foreign, self._weights, self.model)
         check_padding_row(self.model, ends[0], source, self._weights.plain(self.tied.get(ends[0], ends[0])))
         self._unread = sort_unread(self._weights.unused, source.tensors, self.model)
         self._computed = computed_buffers(self.model)

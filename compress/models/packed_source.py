@@ -7,14 +7,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from compress.format import layouts, naming
 from compress.format.packed import PackedTensor
 from compress.format.reader import Checkpoint
+from compress.format.scheme import Scheme
 from compress.models.folder.safetensors_header import TensorEntry
+
+
+class PackedParts(Protocol):
+    """Linears by name, in the form that they are packed in."""
+
+    def scheme(self, name: str) -> Scheme | None:
+        """Returns the scheme of the linear `name`, or None when it is dense; no codes are read."""
+
+    def part(self, name: str) -> PackedTensor | None:
+        """Returns the linear `name` as it is packed, or None when it is dense."""
+
+    def entry(self, name: str) -> Mapping[str, Any] | None:
+        """Returns the manifest's entry of the linear `name`, or None when it is dense; no codes are read."""
 
 
 class PackedLinears:

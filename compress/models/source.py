@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from compress.errors import ModelError
 from compress.format import manifest
 from compress.format.scheme import Scheme
 from compress.models.folder import extra_files, model_config
@@ -34,21 +35,34 @@ _PROBES, _PROBE_BYTES = 16, 4096  # the fingerprint reads 16 stretches of 4 KiB 
 class ModelSource(TensorFiles):
     """A model on disk, dense or packed by this package. Make one with `open`; only headers are read until `read`."""
 
-    def __init__(self, opened: OpenedFolder):
+    def __init__(self, opened: OpenedFolder, *, keep_codes: bool = False):
         super().__init__(opened.path, opened.name, opened.tensors)
         self.config, self.warnings, self._packed = opened.config, opened.warnings, opened.packed
         self.foreign = opened.foreign
         """The weights that another program quantised, or None."""
+        self.keeps_codes = keep_codes
+        """Whether a stage that packs is to carry their codes over."""
         self._load_tokenizer = partial(load_tokenizer, opened.path, opened.name)
 
     @classmethod
-    def open(cls, model: str | Path, *, revision: str | None = None) -> ModelSource:
+    def open(cls, model: str | Path, *, revision: str | None = None, keep_codes: bool = False) -> ModelSource:
         """Returns the checked model: `atlas`, a local folder, or a hub id at `revision`.
+
+        Args:
+            model: name, folder or id.
+            revision: revision of a hub id.
+            keep_codes: see `keeps_codes`.
 
         Raises:
             ModelError, FormatError: the model cannot be used; the cause and the cure are named.
         """
-        return cls(open_folder(model, revision))
+        opened = open_folder(model, revision)
+        if keep_codes and opened.foreign is None:
+            raise ModelError(
+                f"--keep-codes with {opened.name}, whose weights no other program quantised",
+                do="Leave --keep-codes out",
+            )
+        return cls(opened, keep_codes=keep_codes)
 
     @property
     def unpacked(self) -> frozenset[str]:
@@ -107,6 +121,11 @@ class ModelSource(TensorFiles):
     def size_bytes(self) -> int:
         """Bytes of all tensors on disk; of one of our checkpoints those of its shards."""
         return self._packed.size_bytes if self._packed is not None else size_bytes(self._stored)
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of all tensors as they are stored, but of those that another program quantised in float32."""
+        return self.size_bytes if self.foreign is None else size_bytes(self.tensors)
 
     @property
     def _stored(self) -> Mapping[str, TensorEntry]:

@@ -33,11 +33,11 @@ def find_stored(weights: Weights, ref: LinearRef) -> StoredWeight:
     if plain is not None:
         return StoredWeight(ref, (plain,), number)
     if number is not None and not ref.transposed and not ref.flat:
-        return StoredWeight(ref, _of_expert(weights, ref.parameter, number))
+        return StoredWeight(ref, of_expert(weights, ref.parameter, number))
     return StoredWeight(ref, ())
 
 
-def _of_expert(weights: Weights, parameter: str, number: int) -> tuple[str, ...]:
+def of_expert(weights: Weights, parameter: str, number: int) -> tuple[str, ...]:
     """Returns the tensors of one expert where the loader does nothing but stack experts (gate above up, or down).
 
     Any other conversion is left to the loader: the result is empty.

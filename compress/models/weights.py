@@ -88,16 +88,20 @@ class Weights:
         return ModelError(given, do=cure)
 
     def plain(self, name: str) -> str | None:
-        """Returns the checkpoint tensor that is the model tensor `name` as it stands, or None when it is made."""
-        origins = self.origins[name]
-        return origins[0] if self._as_it_stands(name) and origins[0] not in self._source.decoded else None
+        """Returns the checkpoint tensor that the source reads as the model tensor `name`, or None when it is made."""
+        origin = self.single_origin(name)
+        if (
+            origin is None
+            or origin in self._source.unpacked
+            or self._source.tensors[origin].shape != self._shapes[name]
+        ):
+            return None
+        return origin
 
-    def _as_it_stands(self, name: str) -> bool:
-        """Whether the model tensor is one tensor of the checkpoint, in its shape."""
+    def single_origin(self, name: str) -> str | None:
+        """Returns the only checkpoint tensor that the model tensor `name` is made of, or None where it is converted."""
         origins = self.origins[name]
-        if name in self.rules or len(origins) != 1:
-            return False
-        return self._source.tensors[origins[0]].shape == self._shapes[name]
+        return None if name in self.rules or len(origins) != 1 else origins[0]
 
     def rows(self, name: str) -> Rows | None:
         """Returns the reader of the rows of the matrix `name`; None when the loader has to make it."""
@@ -105,8 +109,6 @@ class Weights:
             return PackedRows(packed)
         if (origin := self.plain(name)) is not None:
             return StoredRows(self._source, origin)
-        if self._as_it_stands(name) and self.origins[name][0] not in self._source.unpacked:
-            return StoredRows(self._source, self.origins[name][0])
         part = self._source.part(name.removesuffix(".weight"))
         # a checkpoint of this package stores every tensor under its name in the model
         if part is not None and part.scheme.layout in layouts.ROWS and not part.scheme.outliers:

@@ -64,8 +64,9 @@ def with_defaults(recipe: Recipe) -> Recipe:
 
 def _with_defaults(stage: StageSpec) -> StageSpec:
     ends: dict[str, Any] = {}
-    if registry.describe(stage.method).kind == "pack" and set(stage.end_bits.values()) == {AUTO}:
-        ends = dict.fromkeys(stage.end_bits, DEFAULT_END_BITS)
+    method = registry.describe(stage.method)
+    if method.kind == "pack" and set(stage.end_bits.values()) == {AUTO}:
+        ends = dict.fromkeys(stage.end_bits, DEFAULT_END_BITS if method.packs else None)
     return dataclasses.replace(stage, options=registry.defaults(stage.method) | dict(stage.options), **ends)
 
 
@@ -119,7 +120,7 @@ def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, ou
             "compress_version": __version__,
             **workspace.identity,
             "source": described,
-            "history": [*history(source), *_imported(source, described)],
+            "history": [*history(source), *_imported(source, described, entries)],
             "recipe": recipe_identity(recipe),
             "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
             "bits_per_weight": None if bits is None else round(bits, 6),
@@ -154,11 +155,14 @@ def history(source: ModelSource) -> list[dict[str, Any]]:
     ]
 
 
-def _imported(source: ModelSource, described: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _imported(source: ModelSource, described: Mapping[str, Any], entries: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns the entry of `history` for a source that another program quantised; none for any other."""
     if source.foreign is None:
         return []
+    kept = sum("imported" in entry for entry in entries.values())
     did = f"dequantised from {source.foreign.label}"
+    if kept:
+        did = f"from {source.foreign.label}: the codes of {kept} matrices kept, all others dequantised"
     return [{"source": dict(described), "recipe": {"stages": []}, "imported": did}]
 
 

@@ -12,7 +12,7 @@ from compress.methods import registry
 from tests.support.fake_device import DEVICE, FakeTensor, fake_device, here, there
 
 OPTIONS = {"aqlm": {"codebooks": 2, "code_bits": 4, "rounds": 2}, "svd_llm": {"ratio": 0.3}}
-PACK = [name for name in registry.names() if registry.describe(name).kind == "pack"]
+PACK = [name for name in registry.names() if registry.describe(name).kind == "pack" and registry.describe(name).packs]
 
 
 def layer() -> tuple[torch.Tensor, LayerStats]:

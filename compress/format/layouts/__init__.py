@@ -23,6 +23,7 @@ A composite layout is made of parts, packed tensors with schemes of their own th
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -55,6 +56,11 @@ def plane_specs(scheme: Scheme, shape: tuple[int, int]) -> dict[str, tuple[torch
     """Returns dtype and shape of every plane of a tensor of `shape` under `scheme`, in storage order."""
     specs: dict[str, tuple[torch.dtype, tuple[int, ...]]] = layout_module(scheme.layout).plane_specs(scheme, shape)
     return specs
+
+
+def size_bytes(scheme: Scheme, shape: tuple[int, int]) -> int:
+    """Returns the bytes of all planes of a tensor of `shape` under `scheme`."""
+    return sum(math.prod(plane) * dtype.itemsize for dtype, plane in plane_specs(scheme, shape).values())
 
 
 def unpack(packed: PackedTensor) -> torch.Tensor:

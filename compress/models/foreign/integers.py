@@ -5,7 +5,7 @@ Shape letters: N out features, K in features, G groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -39,6 +39,12 @@ class Integers:
     @cached_property
     def _symmetric(self) -> bool:
         return self.zero_NG is None or bool((self.zero_NG == self._middle).all())
+
+    def _zeros(self) -> torch.Tensor:
+        """The zero points, uint8 [N, G]."""
+        if self.zero_NG is None:
+            return torch.full(self.scale_NG.shape, self._middle, dtype=torch.uint8)
+        return self.zero_NG.to(torch.uint8)
 
     @cached_property
     def _in_order(self) -> bool:
@@ -75,6 +81,24 @@ class Integers:
             return None
         zero_NG = None if self._symmetric else self.zero_NG
         return int_group.pack(self.codes(), self.scale_NG, zero_NG, bits=self.bits)
+
+
+def joined(parts: Sequence[Integers]) -> Integers | None:
+    """Returns matrices one above the other as one; None where their bits, groups or the dtypes of scales differ."""
+    if len({(part.bits, part.shape[1], part.scale_NG.shape[1], part.scale_NG.dtype) for part in parts}) > 1:
+        return None
+    if any(part.group_K is not None and not part._in_order for part in parts):
+        return None
+    zero_NG = None
+    if not all(part._symmetric for part in parts):
+        zero_NG = torch.cat([part._zeros() for part in parts])
+    return Integers(
+        bits=parts[0].bits,
+        shape=(sum(part.shape[0] for part in parts), parts[0].shape[1]),
+        codes=lambda: torch.cat([part.codes() for part in parts]),
+        scale_NG=torch.cat([part.scale_NG for part in parts]),
+        zero_NG=zero_NG,
+    )
 
 
 def padded_rows(words_RW: torch.Tensor, bits: int, count: int) -> torch.Tensor:

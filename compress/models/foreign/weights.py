@@ -54,6 +54,10 @@ class ForeignWeights:
             for name, weight in self._weights.items()
         }
 
+    def shape(self, parameter: str) -> tuple[int, ...]:
+        """Returns the shape of a weight."""
+        return self._weights[parameter].shape
+
     def read(self, parameter: str) -> torch.Tensor:
         """Returns a weight as float32, in the shape of the dense one."""
         self._last = None

@@ -21,6 +21,7 @@ def render(plan: Mapping[str, Any]) -> str:
         "method": f"{plan['method']} ({options})",
         "for": plan["engine"],
         "linears": f"{plan['linears']}{_share(coverage)}",
+        "kept": f"the codes of {plan['kept']} linears" if plan["kept"] else None,
         "outside": None if coverage is None else covered.outside(coverage),
         "left dense": _left_dense(coverage),
         "calibration": calibration_text.described(data) if data else "none needed",

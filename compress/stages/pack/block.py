@@ -46,6 +46,7 @@ class LinearStage:
     method: PackMethod
     config: Any
     skipped: frozenset[str]
+    """Linears that the method does not pack."""
     memory_plan: memory.MemoryPlan
     memory_limit: int | None
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

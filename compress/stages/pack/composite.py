@@ -111,5 +111,7 @@ def _refused(method: PackMethod, layout: str) -> str | None:
 
 def _able(layout: str) -> list[str]:
     """Returns the names of the methods that can pack the parts of `layout`."""
-    packing = [name for name in registry.names() if registry.describe(name).kind == "pack"]
+    packing = [
+        name for name in registry.names() if registry.describe(name).kind == "pack" and registry.describe(name).packs
+    ]
     return [name for name in packing if _refused(registry.load_pack(name), layout) is None]

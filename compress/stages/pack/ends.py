@@ -75,8 +75,8 @@ def prepare(
     packed: dict[str, PackedTensor] = {}
     entries: dict[str, Any] = {}
     for end in ends:
-        if end.kept and (part := walker.source.part(end.name)) is not None:
-            packed[end.name], entries[end.name] = part, walker.source.entry(end.name)
+        if end.kept and (part := walker.kept.part(end.name)) is not None:
+            packed[end.name], entries[end.name] = part, {**(walker.kept.entry(end.name) or {}), "role": end.role}
     if wanted := [end for end in ends if end.bits is not None]:
         if not (workspace.work / _ENTRIES).is_file():
             _pack(workspace, walker, wanted, limit, progress)

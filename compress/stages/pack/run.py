@@ -59,7 +59,7 @@ def run(
         workspace=workspace,
         method=method,
         config=config,
-        skipped=frozenset(planned.coverage.skipped),
+        skipped=planned.kept.union(planned.coverage.skipped),
         memory_plan=planned.memory,
         memory_limit=recipe.max_memory,
         bits=engine.bits(recipe.engine),

@@ -78,16 +78,16 @@ def dense_tensors(stage: LinearStage, block: int | None) -> dict[str, torch.Tens
         tensors |= {name: walker.source.read(name) for name in walker.extra_tensors}
     else:
         skipped = [ref for ref in walker.linears(block) if ref.name in stage.skipped]
-        tensors |= walker.read_skipped([ref for ref in skipped if walker.source.scheme(ref.name) is None])
+        tensors |= walker.read_skipped([ref for ref in skipped if walker.kept.scheme(ref.name) is None])
     return tensors
 
 
 def left_alone(stage: LinearStage, block: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Returns planes and manifest entries of skipped linears that are packed in the source; they stay packed."""
-    source = stage.walker.source
+    """Returns planes and manifest entries of skipped linears that are packed in the source, or keep its codes."""
+    walker = stage.walker
     kept = {
         ref.name: part
-        for ref in stage.walker.linears(block)
-        if ref.name in stage.skipped and (part := source.part(ref.name)) is not None
+        for ref in walker.linears(block)
+        if ref.name in stage.skipped and (part := walker.kept.part(ref.name)) is not None
     }
-    return naming.plane_tensors(kept), {name: source.entry(name) for name in kept}
+    return naming.plane_tensors(kept), {name: walker.kept.entry(name) for name in kept}

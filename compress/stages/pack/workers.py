@@ -31,8 +31,10 @@ import torch
 
 from compress import errors
 from compress.errors import CompressError, MemoryLimitError, MethodError
+from compress.models.folder import model_config
 from compress.models.folder.tensor_files import TensorFiles
 from compress.models.folder.tensor_list import list_tensors
+from compress.models.foreign import formats
 from compress.models.stored import WeightReader
 from compress.stages.pack import jobs
 from compress.stages.pack.jobs import Job
@@ -206,7 +208,7 @@ def main(descriptor: int, folder: Path) -> None:
     sys.excepthook = send_traceback
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, lines), daemon=True).start()
-    reader = WeightReader(TensorFiles(folder, folder.name, list_tensors(folder)), _read_converted(folder))
+    reader = WeightReader(_tensors(folder), _read_converted(folder))
     cpu = torch.device("cpu")
     while True:
         job = Job.from_json(lines.get())
@@ -224,6 +226,15 @@ def _listen(channel: BinaryIO, lines: queue.SimpleQueue[bytes]) -> None:
             lines.put(line)
     finally:
         os._exit(1)
+
+
+def _tensors(folder: Path) -> TensorFiles:
+    """Returns what reads the model's weights; those that another program quantised are decoded."""
+    if formats.of_folder(folder, model_config.read_raw(folder)) is None:
+        return TensorFiles(folder, folder.name, list_tensors(folder))
+    from compress.models.source import ModelSource
+
+    return ModelSource.open(folder)
 
 
 def _read_converted(folder: Path) -> Callable[[str], torch.Tensor]:

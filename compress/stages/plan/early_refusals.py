@@ -31,7 +31,8 @@ def check_recipe(recipe: Recipe) -> None:
     for number, stage in enumerate(recipe.stages):
         registry.check_options(stage.method, stage.options)
         method = registry.describe(stage.method)
-        if method.kind != "pack" and (options := _of_packing(stage)):
+        packs = method.kind == "pack" and method.packs
+        if not packs and (options := _of_packing(stage)):
             raise RecipeError(
                 f"{options[0]} with the method {stage.method}, which packs no weights",
                 do="Leave it out, or give it to a stage that quantises",
@@ -40,14 +41,44 @@ def check_recipe(recipe: Recipe) -> None:
             from compress.tuning.sequences import check_enough  # with torch
 
             check_enough(recipe.step(number, recipe.model, "").calibration.samples)
-        if recipe.workers > 1 and (stage.tune is not None or method.needs_data):
-            without_data = [name for name in registry.names() if not registry.describe(name).needs_data]
-            what = f"--tune {stage.tune}" if stage.tune else f"the method {stage.method}, which needs data"
+        if recipe.keep_codes and number == 0:
+            _check_keeping(stage, method.kind)
+        if recipe.workers > 1 and (by_block := _by_block(recipe, stage)):
+            others = [registry.describe(name) for name in registry.names()]
+            without_data = [other.name for other in others if other.packs and not other.needs_data]
             raise RecipeError(
-                f"workers={recipe.workers} with {what}: each block needs the outputs of the block before it",
+                f"workers={recipe.workers} with {by_block}: blocks are packed one after the other",
                 allowed=f"workers=1, or a method that needs no data ({', '.join(without_data)}) without --tune",
                 do="Leave --workers out",
             )
+
+
+def _by_block(recipe: Recipe, stage: StageSpec) -> str | None:
+    """Returns what has the stage pack block after block, or None for one whose linears are packed one by one."""
+    method = registry.describe(stage.method)
+    if stage.tune is not None:
+        return f"--tune {stage.tune}"
+    if method.needs_data:
+        return f"the method {stage.method}, which needs data"
+    if not method.packs:
+        return f"the method {stage.method}, which packs nothing"
+    return "--keep-codes" if recipe.keep_codes else None
+
+
+def _check_keeping(stage: StageSpec, kind: str) -> None:
+    """Raises RecipeError for a stage that cannot leave the codes of the model as they are."""
+    others = {"tune": stage.tune, "target_bits": stage.target_bits}
+    if kind != "pack":
+        raise RecipeError(
+            f"--keep-codes with the method {stage.method}, which is of kind {kind}",
+            allowed="a first stage that packs, or --method none",
+            do="Leave --keep-codes out: the codes are decoded then",
+        )
+    if changing := [name for name, value in others.items() if value is not None]:
+        raise RecipeError(
+            f"--keep-codes with {changing[0]}, which would change the weights whose codes are kept",
+            do=f"Leave out either {changing[0]} or --keep-codes",
+        )
 
 
 def check_model(recipe: Recipe) -> None:

@@ -19,7 +19,6 @@ from compress.runtime.embedding import can_pack
 
 if TYPE_CHECKING:
     from compress.models.blocks import BlockWalker
-    from compress.models.source import ModelSource
     from compress.recipe import StageSpec
 
 _STATISTICS = 0.25
@@ -57,8 +56,10 @@ class End:
         return self.kept or self.bits is not None
 
 
-def choose(stage: StageSpec, walker: BlockWalker) -> tuple[End, ...]:
+def choose(stage: StageSpec, walker: BlockWalker, default: int | None = DEFAULT_END_BITS) -> tuple[End, ...]:
     """Returns the embedding and the head, or the one end that both are.
+
+    `default`: bits of an end for which the stage gives none; None leaves it dense.
 
     Raises:
         RecipeError: different bits are asked for a matrix that embedding and head share, or bits for an end that the
@@ -68,8 +69,8 @@ def choose(stage: StageSpec, walker: BlockWalker) -> tuple[End, ...]:
     tied = walker.tied.get(embedding, embedding) == walker.tied.get(head, head)
     if not tied:
         return (
-            _end(walker, EMBEDDING, embedding, stage.embedding_bits),
-            _end(walker, HEAD, head, stage.head_bits),
+            _end(walker, EMBEDDING, embedding, stage.embedding_bits, default),
+            _end(walker, HEAD, head, stage.head_bits, default),
         )
     given = {bits for bits in (stage.embedding_bits, stage.head_bits) if bits != AUTO}
     if len(given) > 1:
@@ -81,7 +82,7 @@ def choose(stage: StageSpec, walker: BlockWalker) -> tuple[End, ...]:
             do="Give only one of the two options",
             layer=head.removesuffix(".weight"),
         )
-    return (_end(walker, BOTH, embedding, given.pop() if given else AUTO),)
+    return (_end(walker, BOTH, embedding, given.pop() if given else AUTO, default),)
 
 
 def _end(
@@ -89,22 +90,29 @@ def _end(
     role: str,
     parameter: str,
     bits: int | str | None,
+    default: int | None,
 ) -> End:
     name = walker.tied.get(parameter, parameter).removesuffix(".weight")
     shape = walker.dense_shape(parameter)
     module = walker.model.get_submodule(parameter.removesuffix(".weight"))
     bias = role == HEAD and module._parameters.get("bias") is not None
-    kept, reason = walker.source.scheme(name) is not None, None
+    scheme, reason = walker.kept.scheme(name), None
+    kept = scheme is not None and (not walker.source.keeps_codes or _can_be_kept(walker, role, parameter, scheme))
     if kept and bits != AUTO:
         raise RecipeError(
             f"its {role} is packed already, and {_shown(bits)} is asked for it",
             do="Leave --embedding-bits and --head-bits out, or run the stage on the dense model",
             layer=name,
         )
-    wanted = None if kept or bits is None else DEFAULT_END_BITS if isinstance(bits, str) else bits
+    wanted = None if kept or bits is None else default if isinstance(bits, str) else bits
     if wanted is not None and (reason := _unpackable(walker, role, parameter)) is not None:
         wanted = None
     return End(role, name, (shape[0], shape[1]), bias, wanted, kept, reason)
+
+
+def _can_be_kept(walker: BlockWalker, role: str, parameter: str, scheme: Scheme) -> bool:
+    """Returns whether an end that another program quantised can keep its codes."""
+    return scheme.layout in layouts.ROWS and _unpackable(walker, role, parameter) is None
 
 
 def _unpackable(walker: BlockWalker, role: str, parameter: str) -> str | None:
@@ -132,10 +140,8 @@ def _shown(bits: int | str | None) -> str:
     return "none" if bits is None else str(bits)
 
 
-def size_bytes(end: End, source: ModelSource) -> float:
+def size_bytes(end: End, walker: BlockWalker) -> float:
     """Returns the bytes of a packed end, estimated if it is not packed yet; 0 for a dense one."""
-    if (entry := source.entry(end.name)) is not None:
-        scheme = Scheme.from_dict(entry["scheme"])
-        specs = layouts.plane_specs(scheme, end.shape)
-        return sum(math.prod(shape) * dtype.itemsize for dtype, shape in specs.values())
+    if end.kept and (entry := walker.kept.entry(end.name)) is not None:
+        return layouts.size_bytes(Scheme.from_dict(entry["scheme"]), end.shape)
     return 0.0 if end.bits is None else math.prod(end.shape) * (end.bits + _STATISTICS) / 8

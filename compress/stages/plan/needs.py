@@ -23,9 +23,10 @@ def streams(stage: StageSpec, method: PackMethod, source: ModelSource) -> bool:
     """Returns whether each linear is read and solved by itself, on the CPU in worker processes if asked.
 
     This holds where neither the method nor fine-tuning needs the inputs of a linear. The linears of a source that is
-    packed already are excepted: their parts are packed, which are not read like dense weights.
+    packed already are excepted: their parts are packed, which are not read like dense weights. So are sources whose
+    codes are kept, and a method that packs nothing.
     """
-    return not method.NEEDS and stage.tune is None and not source.unpacked
+    return method.PACKS and not method.NEEDS and stage.tune is None and not source.unpacked and not source.keeps_codes
 
 
 def solving_device(device: torch.device) -> torch.device:

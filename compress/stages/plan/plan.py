@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from compress.calibration.opening import CalibrationText, open_text
 from compress.methods import registry
 from compress.models.blocks import BlockWalker
 from compress.models.memory import resident_bytes
+from compress.recipe import DEFAULT_END_BITS
 from compress.stages import memory, train
 from compress.stages.plan import coverage, ends, engine, estimates, refusals
 from compress.stages.plan.needs import check_workers, needs_data, streams
@@ -38,6 +39,8 @@ class Plan:
     blocks: int
     linears: int
     """Linears that the stage packs; all linears of the model for a stage that rewrites or trains."""
+    kept: int
+    """Linears that stay packed as they are in the source."""
     coverage: dict[str, Any] | None
     """Counts of parameters, as in the manifest; None for a stage that packs nothing."""
     calibration: dict[str, Any] | None
@@ -82,6 +85,8 @@ class PackPlan:
     """The opened calibration text; None where none is needed."""
     ends: tuple[End, ...]
     """The embedding and the head."""
+    kept: frozenset[str]
+    """Linears that stay packed as they are in the source."""
 
 
 def make(recipe: Recipe, source: ModelSource, then: tuple[str, ...] = ()) -> Plan:
@@ -116,14 +121,16 @@ def plan_pack(
     stage, blocks = recipe.stages[0], _linears(walker)
     if streams(stage, method, source):
         check_workers(recipe.workers, walker.device)
-    chosen = ends.choose(stage, walker)
-    account = _coverage(recipe, walker, blocks, chosen)
-    shapes = {ref.name: ref.shape for refs in blocks for ref in refs if ref.name not in account.skipped}
+    chosen = ends.choose(stage, walker, DEFAULT_END_BITS if method.PACKS else None)
+    kept = _kept(walker, blocks, method)
+    account = _coverage(recipe, walker, blocks, chosen, method, frozenset(kept))
+    left = {*account.skipped, *kept}
+    shapes = {ref.name: ref.shape for refs in blocks for ref in refs if ref.name not in left}
     refusals.check_linears(method, config, source, shapes)
     largest = max(blocks, key=lambda refs: sum(math.prod(ref.shape) for ref in refs))
     allotted = refusals.check_target_bits(stage, method, config, source, shapes.values(), engine.bits(recipe.engine))
     engine.check(recipe, method, config, shapes, chosen, walker.model)
-    end_bytes = [int(ends.size_bytes(end, source)) for end in chosen if end.packed]
+    end_bytes = [int(ends.size_bytes(end, walker)) for end in chosen if end.packed]
     memory_plan = estimates.plan_memory(recipe, source, walker, method, largest, end_bytes)
     narrowest = min(shapes.values(), key=lambda shape: shape[1], default=None)
     bits, seconds_per_weight = estimates.sample(method, config, narrowest, walker.device) if narrowest else (0.0, 0.0)
@@ -136,25 +143,27 @@ def plan_pack(
         seconds += text.seconds
     else:
         seconds = estimates.streaming_seconds(account.compressed, source.size_bytes, seconds_per_weight, recipe.workers)
-    dense_bytes = source.size_bytes * (1 - account.packed / account.total)
+    dense_bytes = source.decoded_bytes * (1 - account.packed / account.total)
+    kept_bytes = sum(entry["size_bytes"] for entry in kept.values())
+    solved = sum(math.prod(shape) for shape in shapes.values())
+    packed_bytes = solved * bits / 8 + kept_bytes
     plan = _plan(
         recipe,
         source,
         blocks=len(blocks),
         linears=len(shapes),
+        kept=len(kept),
         coverage=account.to_dict(),
         calibration=None if text is None else text.record,
-        bits_per_weight=bits,
+        bits_per_weight=8 * packed_bytes / account.compressed if account.compressed else None,
         allotted=allotted,
-        output_bytes=int(
-            account.compressed * bits / 8 + sum(ends.size_bytes(end, source) for end in chosen) + dense_bytes
-        ),
+        output_bytes=int(packed_bytes + sum(ends.size_bytes(end, walker) for end in chosen) + dense_bytes),
         peak_memory_bytes=max(memory_plan.peak_bytes, 0 if text is None else text.peak_bytes),
         micro_batch=memory_plan.micro_batch,
         then=then,
         seconds=seconds,
     )
-    return PackPlan(plan, account, memory_plan, text, chosen)
+    return PackPlan(plan, account, memory_plan, text, chosen, frozenset(kept))
 
 
 def _plan_dense(
@@ -186,6 +195,7 @@ def _plan_dense(
         source,
         blocks=len(blocks),
         linears=sum(map(len, blocks)),
+        kept=0,
         coverage=None,
         calibration=None if text is None else text.record,
         bits_per_weight=None,
@@ -215,19 +225,34 @@ def _linears(walker: BlockWalker) -> list[list[LinearRef]]:
     return [walker.linears(index) for index in range(len(walker.block_names))]
 
 
+def _kept(walker: BlockWalker, blocks: list[list[LinearRef]], method: PackMethod) -> dict[str, Mapping[str, Any]]:
+    """Returns the manifest entries of the linears that stay packed as they are in the source."""
+    if method.PACKS and not walker.source.keeps_codes:
+        return {}
+    entries = {ref.name: walker.kept.entry(ref.name) for refs in blocks for ref in refs}
+    return {name: entry for name, entry in entries.items() if entry is not None}
+
+
 def _coverage(
-    recipe: Recipe, walker: BlockWalker, blocks: list[list[LinearRef]], chosen: Sequence[End]
+    recipe: Recipe,
+    walker: BlockWalker,
+    blocks: list[list[LinearRef]],
+    chosen: Sequence[End],
+    method: PackMethod,
+    kept: frozenset[str],
 ) -> coverage.Coverage:
+    """Returns the account of the model; linears that are `kept` count as packed."""
     shapes = {ref.name: ref.shape for refs in blocks for ref in refs}
     dense = {name: walker.dense_shape(name) for name in walker.dense_tensors()}
-    skipped = coverage.select(shapes, recipe.skip)
+    skipped = coverage.select(shapes, recipe.skip) if method.PACKS else tuple(shapes)
+    skipped = tuple(name for name in skipped if name not in kept)
     refusals.refuse_split_experts((ref for refs in blocks for ref in refs), set(skipped))
     matrices = [
         matrix
         for name, refs in zip(walker.block_names, blocks, strict=True)
         for matrix in coverage.dense_matrices(walker.model.get_submodule(name), name, refs)
     ]
-    return coverage.account(shapes, matrices, dense, skipped, recipe.min_coverage, chosen)
+    return coverage.account(shapes, matrices, dense, skipped, recipe.min_coverage if method.PACKS else 0.0, chosen)
 
 
 def _text(recipe: Recipe, walker: BlockWalker, writer: ModelSource | None) -> CalibrationText:
