@@ -148,7 +148,7 @@ def test_nothing_private_is_imported_from_another_package(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_hooks_of_a_method_are_called_not_looked_for(path: Path) -> None:
-    """A method has the hooks that its file leaves out too, with their defaults (methods/from_module.py)."""
+    """A method has the hooks that its file leaves out too, with their defaults (methods/loading/from_module.py)."""
     looked_for = [
         ast.unparse(node)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))

@@ -6,7 +6,7 @@
 | `rewrite` | a dense model of another shape from a dense model                    | `RewriteMethod` |
 | `train`   | a model with learned tensors from a dense or packed model            | `TrainMethod`   |
 
-`registry.load` returns a file as an object of its Protocol, which `from_module` makes and checks. Abstract members must
+`registry.load` returns a file as an object of its Protocol, which `loading` makes and checks. Abstract members must
 stand in the file. All others are optional: their bodies below are the defaults, and the file's own definition replaces
 them. Callers therefore call every member without asking whether the file has it, and a misspelt one is an error when
 the file is loaded.

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import RecipeError, unknown
-from compress.methods import from_module
+from compress.methods.loading import from_module
 from compress.methods.protocol import Method, PackMethod, RewriteMethod, TrainMethod
 
 OWN = "COMPRESS_METHODS"
 """Environment variable that names folders of methods outside of the package."""
 _PACKAGE = "compress.methods"
-_NOT_METHODS = {"__init__", "from_module", "protocol", "registry"}
+_NOT_METHODS = {"__init__", "protocol", "registry"}
 _loaded: dict[str, str] = {}
 """Imported methods from outside of the package, with the sha256 of their source."""
 _TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}

@@ -8,7 +8,7 @@ import pytest
 import compress.methods
 from compress.errors import RecipeError
 from compress.methods import protocol, registry
-from compress.methods.from_module import method_of, of_kind_pack
+from compress.methods.loading.from_module import method_of, of_kind_pack
 from tests.support.method_files import Config, check, solve, written
 
 

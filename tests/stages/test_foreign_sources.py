@@ -161,3 +161,13 @@ def test_what_cannot_keep_codes(tmp_path: Path, method: str, options: dict[str, 
 def test_a_dense_model_has_no_codes_to_keep(tmp_path: Path) -> None:
     with pytest.raises(CompressError, match="no other program quantised"):
         compress.run("atlas", "rtn", keep_codes=True, output=tmp_path / "out")
+
+
+def test_kept_codes_that_the_engine_cannot_hold(model: Foreign, tmp_path: Path) -> None:
+    """vLLM has no groups of 16; found before any work."""
+    described = {"quant_method": "awq", "bits": 4, "group_size": 16, "version": "gemm"}
+    small = foreign.write(tmp_path / "small", "llama", foreign.awq(16), described)
+    tiny_tokenizer().save_pretrained(small.folder)
+    with pytest.raises(CompressError, match="vllm cannot hold it"):
+        imported(small, tmp_path / "out", keep_codes=True, engine="vllm")
+    assert imported(model, tmp_path / "fits", keep_codes=True, engine="vllm").manifest["tensors"]

@@ -16,7 +16,7 @@ import torch
 
 from compress.format import files, naming
 from compress.format.packed import PackedTensor
-from compress.methods import from_module
+from compress.methods.loading import from_module
 from compress.models.linears import LinearRef
 from compress.models.stored import StoredWeight, WeightReader
 from compress.stages.pack import solve_linear

@@ -11,6 +11,7 @@ from compress.engines import ENGINES, MODEL, Engine
 from compress.errors import OutputError, RecipeError
 from compress.exports import linear as linears
 from compress.exports import target
+from compress.format.scheme import Scheme
 from compress.methods import registry
 from compress.recipe import AUTO
 from compress.stages.budget import candidates
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from compress.exports.linear import Linear
-    from compress.format.scheme import Scheme
     from compress.methods.protocol import PackMethod
     from compress.models.source import ModelSource
     from compress.recipe import Recipe, StageSpec
@@ -72,6 +72,7 @@ def check(
     shapes: Mapping[str, tuple[int, int]],
     ends: Iterable[End],
     model: PreTrainedModel,
+    kept: Mapping[str, Any],
 ) -> None:
     """Raises RecipeError for the first matrix that the recipe's engine cannot hold with these options.
 
@@ -81,6 +82,7 @@ def check(
         shapes: (N, K) of the linears that are packed, by name.
         ends: the embedding and the head.
         model: the model on the meta device.
+        kept: manifest entries of the linears that stay packed as they are in the source, by name.
     """
     if recipe.engine is None:
         return
@@ -89,6 +91,8 @@ def check(
     if recipe.stages[0].target_bits is not None:
         choices = [dataclasses.replace(config, **each) for each in candidates.settings(method, config, engine.bits)]
     outside = {end.name: (packing.sample_scheme(end.shape[1], end.bits), end.shape) for end in ends if end.bits}
+    for name, entry in kept.items():
+        outside[name] = Scheme.from_dict(entry["scheme"]), (entry["shape"][0], entry["shape"][1])
     for choice in choices:
         inside = {
             name: (scheme, shapes[name])

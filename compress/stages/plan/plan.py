@@ -129,7 +129,7 @@ def plan_pack(
     refusals.check_linears(method, config, source, shapes)
     largest = max(blocks, key=lambda refs: sum(math.prod(ref.shape) for ref in refs))
     allotted = refusals.check_target_bits(stage, method, config, source, shapes.values(), engine.bits(recipe.engine))
-    engine.check(recipe, method, config, shapes, chosen, walker.model)
+    engine.check(recipe, method, config, shapes, chosen, walker.model, kept)
     end_bytes = [int(ends.size_bytes(end, walker)) for end in chosen if end.packed]
     memory_plan = estimates.plan_memory(recipe, source, walker, method, largest, end_bytes)
     narrowest = min(shapes.values(), key=lambda shape: shape[1], default=None)

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 import compress
 from compress.errors import CompressError, MemoryLimitError, ModelError, RecipeError
-from compress.methods import from_module, registry
+from compress.methods import registry
+from compress.methods.loading import from_module
 from compress.models import linears
 from compress.models.blocks import BlockWalker
 from compress.models.folder.tensor_files import TensorFiles
@@ -122,7 +123,8 @@ SCRIPT = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell has put into the background
 import compress
-from compress.methods import from_module, registry
+from compress.methods import registry
+from compress.methods.loading import from_module
 from tests.support import fake_method
 registry.load = lambda name: from_module.method_of(fake_method)
 compress.run(sys.argv[1], "rtn", output=sys.argv[2], suite="none", calibration=sys.argv[3], workers=2)

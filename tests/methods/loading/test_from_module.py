@@ -5,7 +5,7 @@ from types import ModuleType
 import pytest
 
 from compress.errors import RecipeError
-from compress.methods.from_module import method_of
+from compress.methods.loading.from_module import method_of
 from tests.support.method_files import Config, check, solve, written
 
 

@@ -1,0 +1,1 @@
+"""Turns the files of methods into objects that callers use."""
