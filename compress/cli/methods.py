@@ -19,8 +19,9 @@ def command(ctx: click.Context, name: str | None) -> None:
         formatter.write("\nOptions of one: compress methods NAME\n")
     else:
         formatter.write_text(_summary(name))
-        with formatter.section("\nOptions"):
-            formatter.write_dl([record for option in method_options(name) if (record := option.get_help_record(ctx))])
+        if records := [record for option in method_options(name) if (record := option.get_help_record(ctx))]:
+            with formatter.section("\nOptions"):
+                formatter.write_dl(records)
     click.echo(formatter.getvalue(), nl=False)
 
 
