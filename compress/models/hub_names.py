@@ -53,7 +53,7 @@ def places(model: PreTrainedModel, linears: Iterable[str]) -> dict[str, tuple[Pl
 
     Args:
         model: the model, possibly on the meta device.
-        linears: names of linears, those of experts as `format.naming` gives them.
+        linears: names of linears, those of experts as `format.naming` gives them, all of a projection together.
     """
     owners: list[str] = []
     starts = [0]
@@ -92,5 +92,7 @@ def _rows(model: PreTrainedModel, linear: str) -> tuple[int, bool]:
 
 def _parameter(model: PreTrainedModel, name: str, parts: list[torch.Tensor]) -> torch.Tensor:
     """Returns the numbers of rows in the shape of the parameter, with one column."""
-    dimensions = model.get_parameter(name).dim()
-    return torch.stack(parts) if dimensions == 3 else torch.cat(parts)
+    parameter = model.get_parameter(name)
+    numbers = torch.stack(parts) if parameter.dim() == 3 else torch.cat(parts)
+    assert parameter.dim() == 2 or len(numbers) == len(parameter), f"{name}: {len(numbers)} of {len(parameter)} experts"
+    return numbers
