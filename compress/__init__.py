@@ -1,6 +1,6 @@
 """compress: compress large language models, ship packed checkpoints, and prove what it cost.
 
-Importing this package imports nothing heavy; `run`, `load`, `evaluate`, `gate`, `export` and `Recipe`
+Importing this package imports nothing heavy; `run`, `load`, `evaluate`, `gate`, `export`, `push` and `Recipe`
 are resolved on first use.
 """
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from compress.evaluation import evaluate as evaluate
     from compress.evaluation.gate.decide import gate as gate
     from compress.exports import export as export
+    from compress.hub.upload import push as push
     from compress.pipeline import run as run
     from compress.recipe import Recipe as Recipe
     from compress.runtime import load as load
@@ -25,9 +26,10 @@ _LAZY = {
     "evaluate": "compress.evaluation",
     "gate": "compress.evaluation.gate.decide",
     "export": "compress.exports",
+    "push": "compress.hub.upload",
     "Recipe": "compress.recipe",
 }
-__all__ = ["Recipe", "__version__", "evaluate", "export", "gate", "load", "run"]
+__all__ = ["Recipe", "__version__", "evaluate", "export", "gate", "load", "push", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,7 @@ COMMANDS = {
     "gate": "Pass or fail a candidate against the dense model.",
     "frontier": "Compare methods by quality and stored bits per weight.",
     "export": "Write a checkpoint in the format of an engine.",
+    "push": "Upload a finished folder to the Hugging Face hub.",
     "report": "Write a page about runs: scores, layers, lost items.",
     "inspect": "Show the layers of a compressed checkpoint.",
     "methods": "List the methods, or the options of one.",
