@@ -11,13 +11,12 @@ from compress.errors import OutputError
 from compress.exports import card, container
 from compress.exports.plan import Plan, make
 from compress.format import files
+from compress.format.manifest import EXPORT
 from compress.progress import Progress, Silent
 from compress.sizes import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-RECORD = "compress_export.json"
 
 
 def export(
@@ -81,7 +80,7 @@ def write(
 def _write(plan: Plan, folder: Path, most: int, progress: Progress) -> None:
     plan.checkpoint.verify()
     done = container.load(plan.to).write(plan, folder, most, progress)
-    files.write_json(folder / RECORD, _record(done))
+    files.write_json(folder / EXPORT, _record(done))
     files.write_whole(folder / "README.md", [card.text(done).encode()])
 
 

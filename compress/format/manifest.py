@@ -18,6 +18,8 @@ FORMAT_VERSION = 2
 MANIFEST = "compress.json"
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
+EXPORT = "compress_export.json"
+"""Record in a folder that was exported for another program; it has no manifest."""
 QUANT_METHOD = "compress"
 
 REQUIRED = ("format_version", "tensors", "shards")
@@ -127,6 +129,12 @@ def _check_shards(shards: object) -> None:
 def _no_manifest(folder: Path) -> FormatError:
     if not folder.is_dir():
         return FormatError(f"there is no folder {folder}")
+    if (folder / EXPORT).is_file():
+        return FormatError(
+            f"{folder} is an export for another program and has no {MANIFEST}",
+            allowed="a folder that compress has written for itself",
+            do="Give the checkpoint that it was exported from; compress run and eval also open the export",
+        )
     if any(_SHARD_FILE.fullmatch(path.name.removesuffix(".partial")) for path in folder.iterdir()):
         return FormatError(
             f"{folder} has shards but no {MANIFEST}: the run that wrote it did not finish",

@@ -124,6 +124,12 @@ def test_folders_that_are_no_checkpoint_are_refused(folder: Path, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["packed"]
 
 
+def test_an_export_is_no_checkpoint(folder: Path, tmp_path: Path) -> None:
+    export(folder, "mlx", tmp_path / "out")
+    with pytest.raises(FormatError, match="is an export for another program"):
+        export(tmp_path / "out", "awq")
+
+
 def test_a_damaged_shard_is_found_before_anything_is_written(folder: Path, tmp_path: Path) -> None:
     shard = next(folder.glob("*.safetensors"))
     data = bytearray(shard.read_bytes())
