@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import FormatError
-from compress.exports.run import RECORD
-from compress.format.manifest import CONFIG, INDEX, MANIFEST
+from compress.format.manifest import CONFIG, EXPORT, INDEX, MANIFEST
 from compress.format.reader import open_checkpoint
 from compress.hub import card
 from compress.json_files import read_object
@@ -46,9 +45,9 @@ def collect(folder: Path, repo: str) -> Bundle:
     Raises:
         FormatError: the folder is not finished, damaged, or was not written by this package.
     """
-    if (folder / RECORD).is_file():
+    if (folder / EXPORT).is_file():
         names = _export(folder)
-        text = card.of_export(read_object(folder / RECORD), _existing(folder), repo)
+        text = card.of_export(read_object(folder / EXPORT), _existing(folder), repo)
     else:
         checkpoint = open_checkpoint(folder)
         checkpoint.verify()
@@ -64,7 +63,7 @@ def _export(folder: Path) -> list[str]:
     if folder.name.endswith(".partial"):
         raise FormatError(f"{folder} is half written", do="Export again")
     weights = sorted(path.name for path in folder.glob("*.gguf"))
-    names = [RECORD]
+    names = [EXPORT]
     if not weights:
         index = read_object(folder / INDEX)
         weights = sorted(set(_listed(index, folder / INDEX)))
