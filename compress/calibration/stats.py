@@ -24,6 +24,8 @@ class LayerStats:
     gram_KK: torch.Tensor  # noqa: N815
     """Gram matrix Σ x xᵀ, float32 [K, K], symmetric to the last bit. One product per micro-batch: too few additions for
     float32 to lose digits."""
+    peak: float = 0.0
+    """Greatest magnitude of an input."""
 
     @classmethod
     def empty(cls, in_features: int, device: torch.device | str = "cpu") -> LayerStats:
@@ -40,6 +42,8 @@ class LayerStats:
             self.gram_KK[start:stop, start:].addmm_(x_TK[:, start:stop].T, x_TK[:, start:])
             self.gram_KK[stop:, start:stop] = self.gram_KK[start:stop, stop:].T
         self.num_tokens += x_TK.shape[0]
+        if x_TK.numel():
+            self.peak = max(self.peak, float(x_TK.abs().amax()))
 
     def __add__(self, other: LayerStats) -> LayerStats:
-        return LayerStats(self.num_tokens + other.num_tokens, self.gram_KK + other.gram_KK)
+        return LayerStats(self.num_tokens + other.num_tokens, self.gram_KK + other.gram_KK, max(self.peak, other.peak))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from compress.errors import OutputError
+from compress.exports import rounded_inputs
 from compress.exports.linear import EXPERT, Linear
 
 JOINED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
@@ -18,18 +19,18 @@ def arrange(linears: Mapping[str, Linear]) -> dict[str, Linear]:
     """Returns the linears with one group size for those that are joined: the largest that divides those of all.
 
     Raises:
-        OutputError: joined linears have different bits or symmetry, or some of them are not packed.
+        OutputError: joined linears have different formats, bits or symmetry, or some of them are not packed.
     """
     arranged = dict(linears)
     for parent, paths in _sets(linears):
         present = [linears[path] for path in paths if path in linears]
-        if len({(one.scheme.bits, one.symmetric) for one in present}) > 1 or len(present) != len(paths):
+        if len({_options(one) for one in present}) > 1 or len(present) != len(paths):
             first = {_options(linears.get(path)): path for path in reversed(paths)}
             shown = paths if len(paths) <= 3 else sorted(first.values(), key=paths.index)
             options = "; ".join(f"{_own(path, parent)} {_options(linears.get(path))}" for path in shown)
             raise OutputError(
                 f"engines join {', '.join(_own(path, parent) for path in shown)}, and they differ: {options}",
-                allowed="the same bits and the same symmetry for all of them",
+                allowed="the same format, bits, symmetry and activations for all of them",
                 do="Compress with equal options for them",
                 layer=parent,
             )
@@ -57,7 +58,11 @@ def _own(path: str, parent: str) -> str:
 
 
 def _options(linear: Linear | None) -> str:
-    return "dense" if linear is None else f"{linear.scheme.bits} bits{'' if linear.symmetric else ', zero points'}"
+    if linear is None:
+        return "dense"
+    to, inputs = rounded_inputs.format_of(linear), linear.scheme.options.get("activations")
+    kind = f" {to}" if to else "" if linear.symmetric else ", zero points"
+    return f"{linear.scheme.bits} bits{kind}{f', inputs {inputs}' if inputs else ''}"
 
 
 def patterns(names: Sequence[str], everywhere: Iterable[str]) -> list[str]:

@@ -80,6 +80,8 @@ def not_plain_integers(linear: Linear) -> str | None:
     """Returns why a linear is not made of integer codes with scales alone, or None if it is."""
     if linear.scheme.layout == int_group.LAYOUT and linear.scheme.outliers:
         return "no engine adds the sparse outliers"
+    if (kind := linear.scheme.options.get("activations")) is not None:
+        return f"the format cannot say that inputs are rounded to {kind}"
     return not_of_layout(linear, int_group.LAYOUT)
 
 

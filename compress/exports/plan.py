@@ -97,11 +97,22 @@ class Plan:
     @property
     def warnings(self) -> list[str]:
         """What a reader of the export must know."""
+        return [text for text in (self._scales, self._inputs) if text]
+
+    @property
+    def _inputs(self) -> str | None:
+        lost = sum("activations" in one.scheme.options for one, _ in self.decoded.values())
+        return (
+            f"engines read {lost} decoded linears with inputs that are not rounded, as they were here" if lost else None
+        )
+
+    @property
+    def _scales(self) -> str | None:
         held = {str(one.scheme.options.get("scale_dtype")) for one in self.linears.values()}
         dtype = str(self.source.raw_config.get("dtype") or self.source.raw_config.get("torch_dtype"))
         if self.to == "compressed-tensors" and "float16" in held and dtype == "bfloat16":
-            return [_SCALES]
-        return []
+            return _SCALES
+        return None
 
     def lines(self) -> list[tuple[str, str]]:
         """Returns the plan as label and text."""

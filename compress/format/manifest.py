@@ -14,7 +14,8 @@ from compress.format.scheme import Scheme
 from compress.format.scheme_table import expand
 from compress.json_files import read_object
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+"""Newest version of the format that is read; `version_of` gives the one that a folder needs."""
 MANIFEST = "compress.json"
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -74,6 +75,11 @@ def check_version(version: object) -> None:
             f"the checkpoint has format version {version}, this package reads up to {FORMAT_VERSION}",
             do="Update it: pip install --upgrade compress-llm",
         )
+
+
+def version_of(tensors: Mapping[str, Any]) -> int:
+    """Returns the format version of a folder with these entries: 3 where a linear rounds its inputs, otherwise 2."""
+    return 3 if any("activations" in entry["scheme"]["options"] for entry in tensors.values()) else 2
 
 
 def stated_tensors(quantization: Mapping[str, Any]) -> Any:

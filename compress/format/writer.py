@@ -131,9 +131,9 @@ def _finish(
             raise FormatError(f"{twice[0]} is stored in both {weight_map[twice[0]]} and {record.file}")
         weight_map |= dict.fromkeys(record.tensors, record.file)
         stored |= record.tensors
-    content["format_version"] = manifest.FORMAT_VERSION
     content["shards"] = [{field: getattr(record, field) for field in manifest.SHARD_REQUIRED} for record in records]
     manifest.check_tensors(content.get("tensors"))
+    content["format_version"] = manifest.version_of(content["tensors"])
     _check_planes(content["tensors"], stored)
     needed = {
         name: {field: entry[field] for field in manifest.TENSOR_REQUIRED} for name, entry in content["tensors"].items()
@@ -142,7 +142,7 @@ def _finish(
     if needed or content.get("structure"):
         config["quantization_config"] = {
             "quant_method": manifest.QUANT_METHOD,
-            "format_version": manifest.FORMAT_VERSION,
+            "format_version": content["format_version"],
             "tensors": scheme_table.shorten(needed),
             **({"structure": content["structure"]} if content.get("structure") else {}),
         }

@@ -42,6 +42,18 @@ if TYPE_CHECKING:
     class _FineQuant(PackMethod):
         shared = staticmethod(finequant.shared)
 
+    class _GPTQ(PackMethod):
+        needs = staticmethod(gptq.needs)
+        activations = staticmethod(gptq.activations)
+        shared = staticmethod(gptq.shared)
+        joins = staticmethod(gptq.joins)
+
+    class _RTN(PackMethod):
+        needs = staticmethod(rtn.needs)
+        activations = staticmethod(rtn.activations)
+        shared = staticmethod(rtn.shared)
+        joins = staticmethod(rtn.joins)
+
     class _SpQR(PackMethod):
         candidates = staticmethod(spqr.candidates)
         nominal = staticmethod(spqr.nominal)

@@ -86,6 +86,14 @@ class PackMethod(PackFile, Loaded, Protocol):
     COMPOSES: bool = False
     """True for a method whose PackedTensor is made of parts; it cannot follow a stage that made parts."""
 
+    def needs(self, config: Any) -> frozenset[str]:
+        """Returns the fields of LayerStats that are read with these options. Default: NEEDS."""
+        return self.NEEDS
+
+    def activations(self, config: Any) -> str | None:
+        """Returns what packed linears round their inputs to, a kind of `format.activations`. Default: None, nothing."""
+        return None
+
     def candidates(self, config: Any) -> list[dict[str, Any]]:
         """Returns the option overrides that `--target-bits` chooses from per linear, coarse to fine.
 
@@ -112,6 +120,13 @@ class PackMethod(PackFile, Loaded, Protocol):
         with equal K; each is read when it is indexed, so hold no more than one. Default: `config`.
         """
         return config
+
+    def joins(self, config: Any) -> bool:
+        """Returns whether `shared` reads weights with these options: then one process solves them together.
+
+        Default: whether the file has `shared`.
+        """
+        return "shared" in self.provided
 
     def measure(self, w_NK: torch.Tensor, stats: LayerStats | None, config: Any) -> float:
         """Returns the loss of one linear at `config`, 0 or more, for `allot`; a file with `allot` defines it too."""

@@ -17,7 +17,7 @@ import torch
 
 from compress.errors import RecipeError
 from compress.format.packed import PackedTensor
-from compress.models import skeleton, structure
+from compress.models import packed_weights, skeleton, structure
 from compress.models.block import Block
 from compress.models.foreign.kept import KeptCodes
 from compress.models.linears import LinearRef, find_linears
@@ -242,12 +242,18 @@ class BlockWalker:
             table, key = skeleton.slot(self.model, copy)
             table[key] = self.model.get_parameter_or_buffer(master)
         skeleton.to_meta(self.model, {n for n in copies.values() if not n.startswith(f"{name}.")})
-        module = self.model.get_submodule(name)
-        return Block(index, name, module.requires_grad_(False))
+        block = Block(index, name, self.model.get_submodule(name).requires_grad_(False))
+        for ref in self.linears(index) if self.source.rounds_inputs else []:
+            if (scheme := self.source.scheme(ref.name)) and "activations" in scheme.options:
+                packed = self.source.part(ref.name)
+                assert packed is not None
+                packed_weights.round_inputs(block, ref, packed)
+        return block
 
     def free_block(self, block: Block) -> None:
         """Frees the block's memory; the block must not be used afterwards."""
         prefix = f"{block.name}."
+        packed_weights.stop_rounding(block)
         skeleton.to_meta(self.model, {n for n in (*self._stored, *self._computed) if n.startswith(prefix)})
 
     @torch.no_grad()

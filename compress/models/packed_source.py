@@ -50,6 +50,12 @@ class PackedLinears:
         return structure
 
     @property
+    def rounds_inputs(self) -> bool:
+        """Whether a linear rounds its inputs: its scheme has `activations`."""
+        entries = self.checkpoint.manifest["tensors"].values()
+        return any("activations" in entry["scheme"]["options"] for entry in entries)
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of all shards."""
         return sum(shard["size_bytes"] for shard in self.checkpoint.manifest["shards"])

@@ -92,6 +92,11 @@ class ModelSource(TensorFiles):
         entry = self.entry(name)
         return None if entry is None else Scheme.from_dict(entry["scheme"])
 
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether a packed linear rounds its inputs."""
+        return self._packed is not None and self._packed.rounds_inputs
+
     def read(self, name: str) -> torch.Tensor:
         """Returns one tensor in its stored dtype and shape; one of `decoded` in float32."""
         if self._packed is not None and name in self._packed.parameters:

@@ -40,9 +40,12 @@ class CompressConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.structure = structure
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the JSON form, in the newest format version, as save_pretrained writes it."""
+        """Returns the JSON form, as save_pretrained writes it."""
         data: dict[str, Any] = super().to_dict()
-        return data | {"format_version": manifest.FORMAT_VERSION, "tensors": scheme_table.shorten(self.tensors)}
+        return data | {
+            "format_version": manifest.version_of(self.tensors),
+            "tensors": scheme_table.shorten(self.tensors),
+        }
 
     def __repr__(self) -> str:
         """Returns one line, since a model has hundreds of linears."""

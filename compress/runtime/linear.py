@@ -29,7 +29,7 @@ class PackedLinear(nn.Module):
     """
 
     bias: nn.Parameter | None
-    _operands: tuple[torch.Tensor, ...]
+    _operands: Any  # what the kernel prepared; nothing else reads it
     _linear: Callable[..., torch.Tensor] | None
     _prepared_for: tuple[torch.dtype, torch.device] | None
 

@@ -18,7 +18,7 @@ from compress.errors import ModelError
 from compress.format import layouts
 from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
-from compress.models import linears
+from compress.models import packed_weights
 from compress.models.blocks import BlockWalker
 from compress.models.source import ModelSource
 from compress.runtime.proof import Text
@@ -136,7 +136,7 @@ def logits(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> t
             block = walker.load_block(index)
             refs = {ref.name: ref for ref in walker.linears(index)}
             for name, packed in _read(stage.workspace.folder / record["shard"]["file"], record["linears"]):
-                linears.set_weight(block, refs[name], layouts.unpack(packed))
+                packed_weights.put(block, refs[name], packed)
             hidden_STH = walker.forward(block, hidden_STH, micro_batch=1)
             walker.free_block(block)
             if not hidden_STH.isfinite().all():

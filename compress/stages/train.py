@@ -100,6 +100,11 @@ def check(recipe: Recipe, walker: BlockWalker) -> None:
     """Raises MethodError, with the name of the linear, where the method's options do not fit it."""
     stage = recipe.stages[0]
     method, config = registry.load_train(stage.method), registry.configure(stage.method, stage.options)
+    if walker.source.rounds_inputs:
+        raise RecipeError(
+            f"{stage.method} on a model whose packed linears round their inputs: rounding has no gradient",
+            do="Train before the stage that packs, or pack with --activations none",
+        )
     for index in range(len(walker.block_names)):
         for ref in walker.linears(index):
             with solve_linear.naming_the_layer(ref.name):

@@ -79,9 +79,9 @@ def test_whatever_a_field_holds_there_is_a_table_or_one_error(
 def test_a_folder_of_a_newer_version_is_refused(
     tmp_path: Path, manifest: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "compress.json").write_text(json.dumps({**manifest, "format_version": 3}), encoding="utf-8")
+    (tmp_path / "compress.json").write_text(json.dumps({**manifest, "format_version": 4}), encoding="utf-8")
     assert invoke(["inspect", str(tmp_path)]) == 2
-    assert "format version 3" in capsys.readouterr().err
+    assert "format version 4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("field", ["source", "coverage", "warnings", "history", "pruning", "tensors"])

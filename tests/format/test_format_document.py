@@ -11,12 +11,12 @@ import torch
 
 from compress.format import layouts, manifest, naming
 from compress.format.dtypes import STORED_NAMES
-from compress.format.layouts import additive, dense, int_group, low_rank, sparse_nm, spqr
+from compress.format.layouts import additive, dense, float_group, int_group, low_rank, sparse_nm, spqr
 from compress.format.packed import PackedTensor
 from compress.format.writer import CheckpointWriter
 from compress.numerics import nm
 from tests.format.test_composite import golden_low_rank, golden_sparse
-from tests.format.test_layouts import golden_additive, golden_int_group, golden_spqr
+from tests.format.test_layouts import golden_additive, golden_float_group, golden_int_group, golden_spqr
 from tests.support import format_folders
 
 TEXT = (Path(__file__).parents[2] / "docs/FORMAT.md").read_text(encoding="utf-8")
@@ -26,6 +26,7 @@ GOLDEN = {
     "additive.v1": golden_additive,
     "low_rank.v1": golden_low_rank,
     "sparse_nm.v1": golden_sparse,
+    "float_group.v1": golden_float_group,
 }
 
 
@@ -71,6 +72,12 @@ def random_tensors() -> dict[str, PackedTensor]:
             dense.pack(reals(40, 7).bfloat16()), with_delta
         ),
         "a.sparse": sparse_nm.pack(with_delta, mask_3of5, n=3, m=5, slorb=(reals(7, 2), reals(2, 50))),
+        "a.fp8": float_group.pack(integers(127, 7, 30), reals(7, 3).abs(), "e4m3"),
+        "a.one": float_group.pack(128 + integers(127, 7, 30), reals(1, 1).bfloat16(), "e4m3"),
+        "a.mxfp4": float_group.pack(integers(16, 7, 64), (60 + integers(90, 7, 2)).byte(), "e2m1", scale_dtype="e8m0"),
+        "a.nvfp4": float_group.pack(
+            integers(16, 7, 32), integers(127, 7, 2).byte(), "e2m1", scale_dtype="e4m3", global_scale=reals(1).abs()
+        ),
         "a.halved": nm.pack(reals(5, 12), nm.mask_nm(reals(5, 12), 2, 4), 2, 4),
     }  # fmt: skip
 

@@ -5,7 +5,7 @@ import torch
 
 from compress.errors import FormatError
 from compress.format import layouts
-from compress.format.layouts import additive, bits, int_group, spqr
+from compress.format.layouts import additive, bits, float_group, int_group, spqr
 from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
 
@@ -54,6 +54,12 @@ def golden_additive() -> PackedTensor:
     return additive.pack(codes, codebooks, torch.tensor([1.0, 0.5, -2.0], dtype=torch.float16))
 
 
+def golden_float_group() -> PackedTensor:
+    codes = torch.arange(2 * 16).reshape(2, 16) * 3 % 16
+    scale = torch.tensor([[0x38, 0x40], [0x01, 0x7E]], dtype=torch.uint8)
+    return float_group.pack(codes, scale, "e2m1", scale_dtype="e4m3", global_scale=torch.tensor([8.0]))
+
+
 GOLDEN = {
     "int_group": {
         "weight": "88c6fa8806000000ac8f68ac0f00000088c6fa8806000000",
@@ -82,10 +88,16 @@ GOLDEN = {
         "00380039003a003b003c803c003d803d003e803e003f803f004040408040c040004140418041c041004240428042c042",
         "scale": "003c003800c0",
     },
+    "float_group": {
+        "weight": "3096fc52b81e74da3096fc52b81e74da",
+        "scale": "3840017e",
+        "global_scale": "00000041",
+    },
 }
 
 
 MAKERS = {"int_group": golden_int_group, "spqr": golden_spqr, "additive": golden_additive}
+MAKERS |= {"float_group": golden_float_group}
 
 
 @pytest.mark.parametrize("name,make", MAKERS.items(), ids=list(MAKERS))
@@ -99,6 +111,18 @@ def test_meaning_of_int_group():
     weight = layouts.unpack(golden_int_group())
     assert weight[0, 4].item() == 0.5 * (4 - 0) and weight[1, 0].item() == 2.0 * (12 % 8 - 3)
     assert weight[2, 0].item() == 0.25 * (24 % 8 - 5) - 1.5 and weight[0, 11].item() == -0.0 * (11 % 8 - 7) - 1.5
+
+
+def test_meaning_of_float_group():
+    weight = layouts.unpack(golden_float_group())
+    assert weight[0, 1].item() == 1.5 * (1 / 8)  # code 3, scale 0x38
+    assert weight[1, 9].item() == -1.5 * (448 / 8) and weight[1, 1].item() == 1.5 * 2.0**-12
+    eight = float_group.pack(torch.tensor([[0x7E, 0x81, 0x38]]), torch.tensor([[0.5]]), "e4m3")
+    assert layouts.unpack(eight).tolist() == [[224.0, -(2.0**-10), 0.5]]
+    powers = float_group.pack(
+        torch.full((1, 32), 15), torch.tensor([[130]], dtype=torch.uint8), "e2m1", scale_dtype="e8m0"
+    )
+    assert layouts.unpack(powers).unique().tolist() == [-48.0]
 
 
 def test_meaning_of_additive():
@@ -206,7 +230,12 @@ def test_the_real_planes_alone_are_differentiated(make):
     direction = torch.randn(packed.shape, generator=torch.Generator().manual_seed(0))
     (layouts.assemble(expanded, floats) * direction).sum().backward()
     for name, plane in floats.items():
-        # every layout is linear in each plane alone: a finite difference of any width is the derivative
-        moved = {other: value.detach() for other, value in floats.items()} | {name: plane.detach() + 1}
-        rise = ((layouts.assemble(expanded, moved) - layouts.unpack(packed)) * direction).sum()
+        # every layout is linear in each plane alone: a finite difference of any width is the derivative; a global scale
+        # divides
+        width = 2.0**-10 if name == "global_scale" else 1.0
+        moved = {other: value.detach() for other, value in floats.items()} | {name: plane.detach() + width}
+        rise = ((layouts.assemble(expanded, moved) - layouts.unpack(packed)) * direction).sum() / width
+        if name == "global_scale":
+            torch.testing.assert_close(floats[name].grad.sum(), rise, rtol=1e-3, atol=1e-3)
+            continue
         torch.testing.assert_close(floats[name].grad.sum(), rise, rtol=1e-4, atol=1e-4)

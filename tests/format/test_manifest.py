@@ -36,9 +36,9 @@ def test_only_the_required_fields_are_required(manifest: dict[str, Any], tmp_pat
     assert read(tmp_path, least) == least
 
 
-@pytest.mark.parametrize("version", [3, 10**9])
+@pytest.mark.parametrize("version", [4, 10**9])
 def test_a_newer_format_says_to_update(manifest: dict[str, Any], tmp_path: Path, version: int) -> None:
-    with pytest.raises(FormatError, match=rf"format version {version}, this package reads up to 2\. Update it"):
+    with pytest.raises(FormatError, match=rf"format version {version}, this package reads up to 3\. Update it"):
         read(tmp_path, manifest | {"format_version": version})
 
 

@@ -162,7 +162,7 @@ def test_a_config_with_other_schemes_is_refused(folder: Path) -> None:
 
 
 def test_a_newer_format_and_unknown_layouts_are_refused(folder: Path) -> None:
-    edit(folder / manifest.MANIFEST, lambda data: data.update(format_version=3))
+    edit(folder / manifest.MANIFEST, lambda data: data.update(format_version=4))
     with pytest.raises(FormatError, match="Update it"):
         open_checkpoint(folder)
     edit(folder / manifest.MANIFEST, lambda data: data.update(format_version=1))

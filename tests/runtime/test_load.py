@@ -265,7 +265,7 @@ def test_newer_formats_and_unknown_layouts_are_refused_through_transformers(make
     newer, unknown = packed.folder.with_name("newer"), packed.folder.with_name("unknown")
     for folder in (newer, unknown):
         shutil.copytree(packed.folder, folder)
-    edit_config(newer, lambda config: config.update(format_version=3))
+    edit_config(newer, lambda config: config.update(format_version=4))
     with pytest.raises(FormatError, match=r"format version 3.*Update it"):
         AutoModelForCausalLM.from_pretrained(newer)
     edit_config(unknown, lambda config: config["tensors"][0]["scheme"].update(layout="int_group.v2"))  # type: ignore[index]

@@ -32,6 +32,7 @@ from typing import Any
 import torch
 
 from compress.errors import FormatError
+from compress.format import activations
 from compress.format.manifest import known_layouts
 from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
@@ -55,7 +56,7 @@ def layout_module(layout: str) -> ModuleType:
 def plane_specs(scheme: Scheme, shape: tuple[int, int]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Returns dtype and shape of every plane of a tensor of `shape` under `scheme`, in storage order."""
     specs: dict[str, tuple[torch.dtype, tuple[int, ...]]] = layout_module(scheme.layout).plane_specs(scheme, shape)
-    return specs
+    return specs | activations.plane_specs(scheme, shape)
 
 
 def size_bytes(scheme: Scheme, shape: tuple[int, int]) -> int:
@@ -141,3 +142,4 @@ def check(packed: PackedTensor, layer: str | None = None) -> None:
                 f"plane {name!r} is {plane.dtype} {tuple(plane.shape)}", allowed=f"{dtype} {shape}", layer=layer
             )
     layout_module(packed.scheme.layout).validate(packed, layer)
+    activations.validate(packed, layer)

@@ -16,7 +16,17 @@ from compress.format import layouts
 from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
 
-REALS = ("weight", "scale", "codebooks", "scale_step", "scale_min", "zero_step", "zero_min", "delta_val")
+REALS = (
+    "weight",
+    "scale",
+    "global_scale",
+    "codebooks",
+    "scale_step",
+    "scale_min",
+    "zero_step",
+    "zero_min",
+    "delta_val",
+)
 """Planes that are real numbers in some layout of a part; `weight` is where the part is dense."""
 
 _SLICE_ELEMENTS = 1 << 22
@@ -30,6 +40,8 @@ def part_scheme(scheme: Scheme, part: str) -> Scheme:
     found = Scheme.from_dict(data)
     if layouts.is_composite(found.layout):
         raise FormatError(f"the part {part!r} of {scheme.layout} has the layout {found.layout}", allowed="a plain one")
+    if "activations" in found.options:
+        raise FormatError(f"the part {part!r} of {scheme.layout} rounds its inputs", allowed="whole linears that do")
     return found
 
 

@@ -169,6 +169,8 @@ def reject(scheme: Scheme) -> str | None:
         return next(filter(None, reasons), None)
     if scheme.layout not in _MAKERS:
         return f"no native kernel for {scheme.layout}"
+    if "activations" in scheme.options:
+        return f"no native kernel rounds its inputs to {scheme.options['activations']}"
     if scheme.options.get("delta_dtype", "float16") != "float16":
         return "native kernels read deltas in float16, not in float32"
     if scheme.layout == sparse_nm.LAYOUT:

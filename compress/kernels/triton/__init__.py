@@ -36,6 +36,8 @@ def reject(scheme: Scheme, shape: tuple[int, int], device: torch.device) -> str 
     interpreted = os.environ.get(INTERPRETER, "").lower() in ("1", "true", "on", "yes", "y")
     if scheme.layout not in plan.LAYOUTS:
         return f"no Triton kernel for {scheme.layout}"
+    if "activations" in scheme.options:
+        return "no Triton kernel rounds its inputs"
     if device.type != ("cpu" if interpreted else "cuda"):
         return (
             f"Triton's interpreter is asked for ({INTERPRETER}=1) and runs on the cpu, not on {device.type}"

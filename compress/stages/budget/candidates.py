@@ -109,7 +109,7 @@ def _schemes(method: PackMethod, config: Any, shapes: list[tuple[int, int]], w_N
     usual = (_SAMPLE_ROWS, _SAMPLE_WIDTH)
     width = _SAMPLE_WIDTH if _treats(method, usual, config) else min(width for _, width in treated)
     w_NK = w_NK.repeat(1, -(-width // _SAMPLE_WIDTH))[:, :width]
-    scheme = method.solve(w_NK, LayerStats(1, torch.eye(width)) if method.NEEDS else None, config).scheme
+    scheme = method.solve(w_NK, LayerStats(1, torch.eye(width)) if method.needs(config) else None, config).scheme
     chosen_by_width = "group_size" in _fields(config) and config.group_size is None
 
     def of(shape: tuple[int, int]) -> Scheme:

@@ -28,9 +28,9 @@ import torch
 from compress.calibration import collect as collecting
 from compress.calibration import routing
 from compress.errors import CompressError, MethodError, ModelError
-from compress.format import files, layouts
+from compress.format import files
 from compress.json_files import read_object
-from compress.models import linears
+from compress.models import linears, packed_weights
 from compress.stages import memory
 from compress.stages.budget.candidates import settings
 from compress.stages.budget.linear_sets import Candidate, LinearSet, from_json, to_json
@@ -225,10 +225,10 @@ def _with_packed(
     """Returns the block's outputs with `refs` packed; the block is restored afterwards."""
     dense = {ref.name: linears.weight(block, ref) for ref in refs}
     for ref in refs:
-        linears.set_weight(block, ref, layouts.unpack(packed[ref.name]))
+        packed_weights.put(block, ref, packed[ref.name])
     out_STH = stage.walker.forward(block, dense_STH, micro_batch=stage.memory_plan.micro_batch)
     for ref in refs:
-        linears.set_weight(block, ref, dense[ref.name])
+        packed_weights.restore(block, ref, dense[ref.name])
     return out_STH
 
 

@@ -20,7 +20,7 @@ from compress.calibration import collect as collecting
 from compress.calibration.side_by_side import forwards
 from compress.format import naming
 from compress.format.packed import PackedTensor
-from compress.models import linears
+from compress.models import linears, packed_weights
 from compress.stages import memory
 from compress.stages.pack import solve_linear
 from compress.stages.pack.ends import PackedEnds
@@ -60,6 +60,11 @@ class LinearStage:
     workers: int = 1
     """Processes that solve at the same time, this process included."""
 
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether the packed linears round their inputs."""
+        return self.method.activations(self.config) is not None
+
     def config_of(self, name: str) -> Any:
         """Returns the method's Config for one linear."""
         return dataclasses.replace(self.config, **self.overrides.get(name, {}))
@@ -88,7 +93,7 @@ def compress_block(stage: LinearStage, block: Block, hidden_STH: torch.Tensor, t
         [ref for ref in group if ref.name not in stage.skipped]
         for group in collecting.input_groups(walker, block, hidden_STH)
     ]
-    if stage.method.NEEDS:
+    if stage.method.needs(stage.config):
         refs = [ref for group in groups for ref in group]
         kept = stage.memory_plan.kept_forwards
         with forwards(walker, block, refs, hidden_STH, micro_batch=micro_batch, kept=kept) as running:
@@ -141,6 +146,6 @@ def _solve(
             configs[ref.name],
             source.part(ref.name),
         )
-        linears.set_weight(block, ref, restored_NK)
+        packed_weights.put(block, ref, packed[ref.name], restored_NK)
         memory.enforce(stage.memory_limit, ref.name)
         task.advance(1, ref.name)

@@ -96,7 +96,7 @@ def _jobs(stage: LinearStage, step: int, groups: list[list[LinearRef]]) -> list[
         stored = [stage.walker.stored(ref) for ref in group if ref.name not in stage.skipped]
         # a group stays in one job if the method decides an option for all of it, or if transformers has to convert its
         # weights, which gives all of them at once
-        together = "shared" in stage.method.provided or any(not weight.origins for weight in stored)
+        together = stage.method.joins(stage.config) or any(not weight.origins for weight in stored)
         for part in _parts(stored, math.inf if together else _JOB_WEIGHTS):
             jobs.append(
                 Job(

@@ -74,7 +74,7 @@ def plan_memory(
             hidden=(recipe.calibration.samples, recipe.calibration.seq_len, walker.state_size),
             shared_inputs=not any(ref.kind == "expert" for ref in block),
             tuned=stage.tune is not None,
-            calibrated=bool(method.NEEDS),
+            calibrated=bool(method.needs(method.Config(**stage.options))),
             ends=packed_ends,
             device=walker.device,
         )
@@ -113,9 +113,9 @@ def sample(method: PackMethod, config: Any, shape: tuple[int, int], device: torc
     """
     generator = torch.Generator().manual_seed(0)
     weight_NK = torch.randn(min(_SAMPLE_ROWS, shape[0]), shape[1], generator=generator)
-    stats = LayerStats(1, torch.eye(shape[1])) if method.NEEDS else None
+    stats = LayerStats(1, torch.eye(shape[1])) if method.needs(config) else None
     bits = float(method.solve(weight_NK, stats, config).bits_per_weight)
-    if method.NEEDS:
+    if stats is not None:
         return bits, 0.0
     weight_NK = weight_NK.to(solving_device(device))
     if weight_NK.device.type != "cpu":

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def needs_data(stage: StageSpec, method: PackMethod) -> bool:
     """Returns whether the stage needs calibration text: for the method, for fine-tuning, or for mixed precision."""
-    return bool(method.NEEDS) or stage.tune is not None or stage.target_bits is not None
+    return bool(_statistics(stage, method)) or stage.tune is not None or stage.target_bits is not None
 
 
 def streams(stage: StageSpec, method: PackMethod, source: ModelSource) -> bool:
@@ -26,7 +26,12 @@ def streams(stage: StageSpec, method: PackMethod, source: ModelSource) -> bool:
     packed already are excepted: their parts are packed, which are not read like dense weights. So are sources whose
     codes are kept, and a method that packs nothing.
     """
-    return method.PACKS and not method.NEEDS and stage.tune is None and not source.unpacked and not source.keeps_codes
+    carried = source.unpacked or source.keeps_codes
+    return method.PACKS and not carried and not _statistics(stage, method) and stage.tune is None
+
+
+def _statistics(stage: StageSpec, method: PackMethod) -> frozenset[str]:
+    return method.needs(method.Config(**stage.options))
 
 
 def solving_device(device: torch.device) -> torch.device:

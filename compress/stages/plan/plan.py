@@ -127,6 +127,8 @@ def plan_pack(
     left = {*account.skipped, *kept}
     shapes = {ref.name: ref.shape for refs in blocks for ref in refs if ref.name not in left}
     refusals.check_linears(method, config, source, shapes)
+    packed_refs = [ref for refs in blocks for ref in refs if ref.name in shapes]
+    refusals.check_activations(stage, method, config, source, packed_refs)
     largest = max(blocks, key=lambda refs: sum(math.prod(ref.shape) for ref in refs))
     allotted = refusals.check_target_bits(stage, method, config, source, shapes.values(), engine.bits(recipe.engine))
     engine.check(recipe, method, config, shapes, chosen, walker.model, kept)

@@ -31,6 +31,25 @@ def check_linears(method: PackMethod, config: Any, source: ModelSource, shapes: 
                 method.check(shape, config)
 
 
+def check_activations(
+    stage: StageSpec, method: PackMethod, config: Any, source: ModelSource, refs: Iterable[LinearRef]
+) -> None:
+    """Raises RecipeError where inputs cannot be rounded: in experts, in composite linears, and with fine-tuning."""
+    if (kind := method.activations(config)) is None:
+        return
+    given, cure = f"activations={kind!r}", "Leave --activations out"
+    if stage.tune is not None:
+        raise RecipeError(f"{given} with --tune {stage.tune}, which fits weights to inputs as they are", do=cure)
+    if source.unpacked:
+        raise RecipeError(f"{given} with composite (low-rank or sparse) linears", do=cure)
+    if (expert := next((ref for ref in refs if ref.kind == "expert"), None)) is not None:
+        raise RecipeError(
+            f"{given} for experts whose matrices lie in one parameter",
+            do=f"{cure}, or leave the experts dense with --skip '{expert.experts[0].rpartition('.')[2]}*'",
+            layer=expert.name,
+        )
+
+
 def check_target_bits(
     stage: StageSpec,
     method: PackMethod,
