@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from compress.exports.linear import Linear
-from compress.format.layouts import int_group
+from compress.format.layouts import float_group, int_group
 from compress.format.packed import PackedTensor
 
 
@@ -42,6 +42,8 @@ def rows_of(linear: Linear, packed: PackedTensor) -> PackedTensor:
     """Returns the rows of a packed tensor that are the linear; the tensor itself where they are all."""
     if linear.shape == packed.shape:
         return packed
+    if packed.scheme.layout == float_group.LAYOUT:
+        return float_group.rows_of(packed, slice(linear.start, linear.start + linear.shape[0]))
     parts = take_apart(replace(linear, group_size=packed.scheme.group_size), packed)
     rows = slice(linear.start, linear.start + linear.shape[0])
     zero_NG = None if linear.symmetric else parts.zero_NG[rows]

@@ -40,7 +40,7 @@ class Linear:
     @property
     def symmetric(self) -> bool:
         """Whether the zero point is the middle code everywhere."""
-        return bool(self.scheme.options.get("symmetric"))
+        return bool(self.scheme.options.get("symmetric", self.scheme.layout != int_group.LAYOUT))
 
     @property
     def by_row(self) -> bool:

@@ -138,3 +138,15 @@ def test_joined_linears_with_other_inputs_are_refused(tmp_path: Path) -> None:
     ours = packed(tmp_path / "a", "llama", lambda w_NK: (rounded if len(w_NK) == 32 else plain)(w_NK))
     with pytest.raises(OutputError, match=r"q_proj 4 bits mxfp4-pack-quantized; k_proj 4 bits .*, inputs mxfp4"):
         export(ours.folder, "compressed-tensors")
+
+
+@pytest.mark.parametrize("grid", ["fp8", "nvfp4"])
+def test_experts_with_weights_in_floats(tmp_path: Path, grid: str) -> None:
+    """Gate and up of an expert lie in one packed linear, whose rows become two; what is written is decoded again."""
+    ours = packed(tmp_path / "a", "mixtral", rounding(grid, "none"))
+    folder = export(ours.folder, "compressed-tensors")
+    raw = (folder / "model-00001-of-00001.safetensors").read_bytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    name = "weight" if grid == "fp8" else "weight_packed"
+    (expert,) = (one for one in header if one.endswith(f"layers.1.block_sparse_moe.experts.3.w1.{name}"))
+    assert header[expert]["shape"] == [96, 64 if grid == "fp8" else 32]

@@ -16,12 +16,11 @@ from tests.support.models import save_tiny, save_tokens, tiny_tokens
 SOURCE = '''"""Round to nearest under another name."""
 
 from compress.methods import rtn
-from compress.methods.rtn import check
+from compress.numerics import grid
 from dataclasses import dataclass
 
 KIND = "pack"
 NEEDS = frozenset()
-__all__ = ["check"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +31,10 @@ class Config:
     """Bits of one code, 2 to 8."""
     group_size: int | None = None
     """Input features that share one scale."""
+
+
+def check(shape, config):
+    grid.group_width(shape[1], config.group_size)
 
 
 def solve(w_NK, stats, config):

@@ -125,6 +125,15 @@ def unpack(packed: PackedTensor) -> torch.Tensor:
     return assemble(expand(packed), packed.planes)
 
 
+def rows_of(packed: PackedTensor, rows: slice) -> PackedTensor:
+    """Returns some rows as a tensor of their own; a scale for all stays theirs."""
+    planes = dict(packed.planes)
+    planes["weight"] = planes["weight"][rows]
+    if not packed.scheme.options["per_tensor"]:
+        planes["scale"] = planes["scale"][rows]
+    return PackedTensor((len(planes["weight"]), packed.shape[1]), packed.scheme, planes)
+
+
 def validate(packed: PackedTensor, layer: str | None = None) -> None:
     """Raises FormatError for values that cannot come from `pack`."""
     planes, options = packed.planes, packed.scheme.options

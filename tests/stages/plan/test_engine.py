@@ -55,6 +55,17 @@ def test_options_that_are_not_given_are_chosen(model: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "options",
+    [{"grid": "nvfp4"}, {"grid": "fp8", "activations": "fp8"}, {"bits": 8, "activations": "int8"}],
+    ids=str,
+)  # fmt: skip
+def test_vllm_holds_what_rounds_inputs(model: str, options: dict[str, Any]) -> None:
+    assert pipeline.plan(recipe(model, "vllm", "rtn", **options)).engine == "vllm"
+    with pytest.raises(RecipeError, match=r"mlx cannot hold it: (the layout float_group|the format cannot say)"):
+        pipeline.plan(recipe(model, "mlx", "rtn", **options))
+
+
+@pytest.mark.parametrize(
     ("engine", "method", "options", "message"),
     [
         ("vllm", "rtn", {"bits": 3}, r"q_proj: vllm cannot hold it: codes have 4, 8 bits there"),
