@@ -266,7 +266,7 @@ def test_newer_formats_and_unknown_layouts_are_refused_through_transformers(make
     for folder in (newer, unknown):
         shutil.copytree(packed.folder, folder)
     edit_config(newer, lambda config: config.update(format_version=4))
-    with pytest.raises(FormatError, match=r"format version 3.*Update it"):
+    with pytest.raises(FormatError, match=r"format version 4.*Update it"):
         AutoModelForCausalLM.from_pretrained(newer)
     edit_config(unknown, lambda config: config["tensors"][0]["scheme"].update(layout="int_group.v2"))  # type: ignore[index]
     with pytest.raises(FormatError, match=r"unknown layout 'int_group.v2'"):
