@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from compress.errors import OutputError
-from compress.exports import rounded_inputs
 from compress.exports.linear import EXPERT, Linear
 
 JOINED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
@@ -60,9 +59,10 @@ def _own(path: str, parent: str) -> str:
 def _options(linear: Linear | None) -> str:
     if linear is None:
         return "dense"
-    to, inputs = rounded_inputs.format_of(linear), linear.scheme.options.get("activations")
-    kind = f" {to}" if to else "" if linear.symmetric else ", zero points"
-    return f"{linear.scheme.bits} bits{kind}{f', inputs {inputs}' if inputs else ''}"
+    options = linear.scheme.options
+    kind = f" {options['element']}, scales {options['scale_dtype']}" if "element" in options else ""
+    parts = [f"{linear.scheme.bits} bits{kind}", *(() if linear.symmetric else ("zero points",))]
+    return ", ".join(parts + ([f"inputs {options['activations']}"] if "activations" in options else []))
 
 
 def patterns(names: Sequence[str], everywhere: Iterable[str]) -> list[str]:

@@ -17,7 +17,7 @@ import torch
 
 from compress.errors import RecipeError
 from compress.format.packed import PackedTensor
-from compress.models import packed_weights, skeleton, structure
+from compress.models import skeleton, structure
 from compress.models.block import Block
 from compress.models.foreign.kept import KeptCodes
 from compress.models.linears import LinearRef, find_linears
@@ -26,6 +26,7 @@ from compress.models.rows import Rows
 from compress.models.source import ModelSource
 from compress.models.stored import StoredWeight, find_stored
 from compress.models.unread_tensors import sort_unread
+from compress.models.walking import packed_weights
 from compress.models.walking.arguments import BlockArguments, Listener, tensor_bytes
 from compress.models.walking.buffers import compute_buffers, computed_buffers
 from compress.models.walking.embedding import embedding_name, rows_present

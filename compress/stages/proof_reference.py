@@ -18,9 +18,9 @@ from compress.errors import ModelError
 from compress.format import layouts
 from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
-from compress.models import packed_weights
 from compress.models.blocks import BlockWalker
 from compress.models.source import ModelSource
+from compress.models.walking import packed_weights
 from compress.runtime.proof import Text
 
 if TYPE_CHECKING:

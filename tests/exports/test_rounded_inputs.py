@@ -136,7 +136,7 @@ def test_formats_side_by_side(tmp_path: Path) -> None:
 def test_joined_linears_with_other_inputs_are_refused(tmp_path: Path) -> None:
     rounded, plain = rounding("mxfp4", "mxfp4"), rounding("mxfp4", "none")
     ours = packed(tmp_path / "a", "llama", lambda w_NK: (rounded if len(w_NK) == 32 else plain)(w_NK))
-    with pytest.raises(OutputError, match=r"q_proj 4 bits mxfp4-pack-quantized; k_proj 4 bits .*, inputs mxfp4"):
+    with pytest.raises(OutputError, match=r"q_proj 4 bits e2m1, scales e8m0; k_proj 4 bits .*, inputs mxfp4"):
         export(ours.folder, "compressed-tensors")
 
 

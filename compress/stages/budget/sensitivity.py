@@ -30,7 +30,8 @@ from compress.calibration import routing
 from compress.errors import CompressError, MethodError, ModelError
 from compress.format import files
 from compress.json_files import read_object
-from compress.models import linears, packed_weights
+from compress.models import linears
+from compress.models.walking import packed_weights
 from compress.stages import memory
 from compress.stages.budget.candidates import settings
 from compress.stages.budget.linear_sets import Candidate, LinearSet, from_json, to_json

@@ -20,7 +20,8 @@ from compress.calibration import collect as collecting
 from compress.calibration.side_by_side import forwards
 from compress.format import naming
 from compress.format.packed import PackedTensor
-from compress.models import linears, packed_weights
+from compress.models import linears
+from compress.models.walking import packed_weights
 from compress.stages import memory
 from compress.stages.pack import solve_linear
 from compress.stages.pack.ends import PackedEnds

@@ -5,7 +5,7 @@
     X.weight_zero_point  int32 [ceil(N·b/32), G]   our `zero_point`; only if not symmetric
     X.weight_shape       int64 [2]                 N, K
 
-Weights in floats, and integers whose inputs are rounded too, are in `exports.rounded_inputs`.
+Weights in floats, and integers whose inputs are rounded too, are in `rounded_inputs`.
 Streams are dense, as compressed-tensors ≥ 0.18 and vLLM read them; 0.17 pads widths that do not divide 32.
 Where a zero point is stored, transformers decodes the weights while it loads them (`dequantize`).
 """
@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from compress.exports import joined, rounded_inputs
+from compress.exports import joined
+from compress.exports.compressed_tensors import rounded_inputs
 from compress.exports.integers import put_together
 from compress.exports.linear import Linear, not_inside_a_block, not_plain_integers
 from compress.format.layouts import bits as bitstream
@@ -74,14 +75,11 @@ def describe(linears: Mapping[str, Linear], dense: list[str]) -> dict[str, Any]:
         kinds.setdefault(json.dumps(group), (group, []))[1].append(name)
     everywhere = [*linears, *dense]
     groups = {
-        f"group_{number}": {
-            "targets": ["Linear"]
-            if len(kinds) == 1
-            else [f"re:^{each}$" for each in joined.patterns(names, everywhere)],
-            **group,
-        }
+        f"group_{number}": {"targets": [f"re:^{each}$" for each in joined.patterns(names, everywhere)], **group}
         for number, (group, names) in enumerate(kinds.values())
     }
+    if len(kinds) == 1:
+        groups["group_0"]["targets"] = ["Linear"]
     formats = {group["format"] for group, _ in kinds.values()}
     quantization: dict[str, Any] = {
         "quant_method": "compressed-tensors",
