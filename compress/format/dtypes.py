@@ -6,13 +6,14 @@ import torch
 
 TORCH_DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
+    "I64": torch.int64, "I32": torch.int32,
     "I16": torch.int16, "I8": torch.int8, "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16,
     "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 """Name in a safetensors header -> dtype. Everything that can be read."""
 
-_READ_ONLY = ("F8_E4M3", "F8_E5M2", "U64", "U32")
+_READ_ONLY = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "U64", "U32")
 
 NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 """Dtype -> its name in a safetensors header."""

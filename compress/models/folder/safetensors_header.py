@@ -16,7 +16,7 @@ from compress.format.dtypes import TORCH_DTYPES
 from compress.json_files import parse
 
 MAX_HEADER_BYTES = 100_000_000  # the bound of the safetensors library itself
-_QUANTISED_DTYPES = ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+_QUANTISED_DTYPES = ("F4", "F6_E2M3", "F6_E3M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 _CURE = "Download the file again, or save the model again with save_pretrained"
 
 

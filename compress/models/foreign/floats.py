@@ -22,7 +22,7 @@ def power_of_two(exponent: torch.Tensor) -> torch.Tensor:
     """Returns the scales E8M0, 2^(e − 127), in float32; the code 255 is NaN."""
     if exponent.dtype != torch.uint8:
         exponent = exponent.view(torch.uint8)
-    value = torch.ldexp(torch.ones(()), exponent.int() - 127)
+    value = torch.ldexp(torch.ones(exponent.shape), exponent.int() - 127)
     return torch.where(exponent == 255, torch.nan, value)
 
 
@@ -39,12 +39,13 @@ def spread(scale: torch.Tensor, shape: tuple[int, ...], block: tuple[int, int] |
     """
     if scale.numel() == 1:
         return scale.reshape(())
-    if scale.dim() == 1:
-        scale = scale[:, None]
+    spread_out = scale[:, None] if scale.dim() == 1 else scale
     for place, length in ((-2, shape[-2]), (-1, shape[-1])):
-        parts = scale.shape[place]
-        size = block[place] if block is not None and parts != 1 else -(-length // parts)
-        if size * parts < length or size * (parts - 1) >= length or (block is None and size * parts != length):
-            raise ValueError(f"scales {list(scale.shape)} for a weight {list(shape)}")
-        scale = scale.repeat_interleave(size, place).narrow(place, 0, length) if size > 1 else scale
-    return scale
+        parts = spread_out.shape[place]
+        size = -(-length // parts) if block is None else block[place]
+        covers = size * parts == length if block is None else parts == -(-length // size)
+        if not covers:
+            raise ValueError(f"its scales {list(scale.shape)} do not cover a weight {list(shape)}")
+        if parts > 1 and size > 1:
+            spread_out = spread_out.repeat_interleave(size, place).narrow(place, 0, length)
+    return spread_out

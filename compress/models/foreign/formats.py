@@ -19,6 +19,12 @@ _READERS = {
     "auto-round": "gptq",
     "awq": "awq",
     "compressed-tensors": "compressed_tensors",
+    "fp8": "fp8",
+    "fbgemm_fp8": "fp8",
+    "mxfp4": "mxfp4",
+    "bitsandbytes": "bitsandbytes",
+    "aqlm": "aqlm",
+    "mlx": "mlx",
 }
 """Name in a configuration -> file of this package."""
 _ELSEWHERE = "Decode it with the program that made it and save the result in bfloat16, or give the original model"
