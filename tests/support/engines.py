@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from compress import kept_files
 from tests.support.packed_checkpoints import Packed
 
+ROOT = Path(__file__).parents[2]
 PROMPT = list(range(12))
 
 
@@ -34,7 +35,7 @@ def difference(ours: Packed, export: Path, engine: str) -> float:
 
 
 def _machinery() -> Any:
-    folder = str(Path(__file__).parents[2] / "benchmarks")
+    folder = str(ROOT / "benchmarks")
     sys.path.insert(0, folder)
     try:
         return importlib.import_module("_engines")
