@@ -35,6 +35,7 @@ ENGINES = {
     "vllm": Engine("compressed-tensors", (4, 8), (4,), (32, 64, 128), MODEL, packs_ends=False),
     "sglang": Engine("compressed-tensors", (4, 8), (), (32, 64, 128), MODEL, packs_ends=False),
     "transformers": Engine("compressed-tensors", (2, 3, 4, 5, 6, 7, 8), (), None, MODEL, packs_ends=False),
+    "llama.cpp": Engine("gguf", (2, 3, 4, 5, 6, 7, 8), (2, 3, 4, 5, 6, 7), None, "float16", packs_ends=True),
     "mlx": Engine("mlx", (2, 3, 4, 5, 6, 8), (2, 3, 4, 5, 6, 8), None, "float16", packs_ends=True),
 }
 

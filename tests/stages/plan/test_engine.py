@@ -74,6 +74,8 @@ def test_vllm_holds_what_rounds_inputs(model: str, options: dict[str, Any]) -> N
         ("vllm", "rtn", {"group_size": 16}, "groups have 32, 64, 128 columns there, or the whole row, not 16"),
         ("vllm", "rtn", ENDS, "engines read the embedding dense. Give --embedding-bits none"),
         ("vllm", "rtn", {"skip": "*.k_proj"}, r"self_attn: vllm cannot hold the result: .*k_proj dense"),
+        ("llama.cpp", "rtn", {"bits": 8, "symmetric": False}, "q_proj: llama.cpp cannot hold it"),
+        ("llama.cpp", "rtn", {"group_size": 16}, "q_proj: llama.cpp cannot hold it"),
         ("mlx", "rtn", {"bits": 7}, "codes have 2, 3, 4, 5, 6, 8 bits there"),
         ("mlx", "rtn", {"group_size": 16}, "cannot be split into groups of 32, 64 or 128"),
         ("mlx", "spqr", {}, "spqr.v1 has no counterpart there"),
@@ -99,7 +101,9 @@ def test_mixed_precision_chooses_among_the_widths_of_the_engine(model: str, tmp_
         pipeline.plan(recipe(model, "sglang", target_bits=3))
 
 
-@pytest.mark.parametrize(("engine", "kind"), [("vllm", "mixtral"), ("mlx", "llama"), ("transformers", "qwen2")])
+@pytest.mark.parametrize(
+    ("engine", "kind"), [("vllm", "mixtral"), ("mlx", "llama"), ("transformers", "qwen2"), ("llama.cpp", "llama")]
+)
 def test_the_result_goes_to_the_engine_without_loss(tmp_path: Path, engine: str, kind: str) -> None:
     result = compress.run(recipe(dense(tmp_path / "model", kind), engine), output=tmp_path / "out")
     made = exporting.make(result.checkpoint, ENGINES[engine].target, allow_dense=False, dense_dtype="float32")
