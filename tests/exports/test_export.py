@@ -96,6 +96,15 @@ def test_what_a_target_cannot_hold_is_rounded_again_when_asked(
         export(mixed.folder, "mlx", requantise=9)
 
 
+def test_a_gguf_may_be_dense_as_a_whole(tmp_path: Path) -> None:
+    ours = packed(tmp_path / "a", "llama", books(1, 4))
+    with pytest.raises(OutputError, match=r"gguf can hold none of the 14.*Give --allow-dense"):
+        planning.make(ours.folder, "gguf", allow_dense=False, dense_dtype="float32")
+    assert len(planning.make(ours.folder, "gguf", allow_dense=True, dense_dtype="float32").decoded) == 14
+    with pytest.raises(OutputError, match=r"or --to dense"):
+        planning.make(ours.folder, "awq", allow_dense=True, dense_dtype="float32")
+
+
 @pytest.mark.parametrize(
     ("kind", "to", "bits", "message"),
     [
