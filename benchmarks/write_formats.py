@@ -79,8 +79,8 @@ def write(rows: list[dict[str, Any]], windows: int) -> None:
     by_name = {each["name"]: each for each in rows}
     lines = [
         f"KL divergence from the dense model on {windows} × 512 tokens of held-out text, in nats a token, with its",
-        f"95 % interval; perplexity {rows[0]['dense_perplexity']:.2f} without compression. gptq, and scales of inputs that",
-        f"are not found anew for every token, read {SAMPLES} × {LENGTH} tokens.\n",
+        f"95 % interval; perplexity {rows[0]['dense_perplexity']:.2f} without compression. gptq, and scales of inputs",
+        f"that are not found anew for every token, read {SAMPLES} × {LENGTH} tokens.\n",
         "| format | bits per weight | KL, rtn | KL, gptq | perplexity, rtn | perplexity, gptq |",
         "| :-- | --: | --: | --: | --: | --: |",
     ]

@@ -108,7 +108,9 @@ def _code(scheme: Scheme) -> str:
         return f"{options.get('n')}:{options.get('m')} · {_code(Scheme.from_dict(options['values']))}"
     if scheme.layout.startswith("dense"):
         return str(options.get("dtype", scheme.layout))
-    return f"{scheme.bits}b g{scheme.group_size}"
+    code = str(options.get("element", f"{scheme.bits}b"))
+    inputs = f", inputs {options['activations']}" if "activations" in options else ""
+    return f"{code} g{scheme.group_size}{inputs}"
 
 
 def _shown(value: float | None, form: str) -> str:
