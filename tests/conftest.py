@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from compress import kept_files
+
 # Before any test module imports a library that reads them.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has it
@@ -20,6 +22,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, processes are the threa
 for _name in ("COMPRESS_DEBUG", "COMPRESS_KERNEL"):
     os.environ.pop(_name, None)
 
+# engines are installed once, not once per run of the tests
+os.environ.setdefault("COMPRESS_TEST_ENGINES", str(kept_files.folder("engines")))
 os.environ["COMPRESS_CACHE"] = tempfile.mkdtemp(prefix="compress-cache-")
 atexit.register(shutil.rmtree, os.environ["COMPRESS_CACHE"], ignore_errors=True)
 _LOCAL = {"127.0.0.1", "::1", "localhost"}

@@ -1,12 +1,13 @@
 """Engines in environments of their own, run on exports, and damage that an engine must show in its logits.
 
 What installs and runs them is `benchmarks/_engines.py`, the same as for docs/ENGINES.md. The environments are kept in
-the folder of kept files, so that only the first run installs anything.
+the folder of kept files, or in that of `COMPRESS_TEST_ENGINES`, so that only the first run installs anything.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from compress import kept_files
 from tests.support.packed_checkpoints import Packed
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ def difference(ours: Packed, export: Path, engine: str) -> float:
     """Returns ‖a − b‖ / ‖b‖ over the logits of all positions: a of the engine, b of the weights that we mean."""
     machinery: Any = _machinery()
     result = export.with_name(f"{export.name}-{engine}.npz")
-    found = machinery.read(engine, export, [PROMPT], 1, result, kept_files.folder("engines"))
+    found = machinery.read(engine, export, [PROMPT], 1, result, Path(os.environ["COMPRESS_TEST_ENGINES"]))
     with torch.no_grad():
         expected = ours.dense(torch.tensor([PROMPT])).logits[0].float().numpy()
     assert found["logits"].shape == expected.shape and np.isfinite(found["logits"]).all()
