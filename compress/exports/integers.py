@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from compress.exports.linear import Linear
-from compress.format.layouts import float_group, int_group
+from compress.format.layouts import float_group, int_group, super_block
 from compress.format.packed import PackedTensor
 
 
@@ -42,10 +42,12 @@ def rows_of(linear: Linear, packed: PackedTensor) -> PackedTensor:
     """Returns the rows of a packed tensor that are the linear; the tensor itself where they are all."""
     if linear.shape == packed.shape:
         return packed
-    if packed.scheme.layout == float_group.LAYOUT:
-        return float_group.rows_of(packed, slice(linear.start, linear.start + linear.shape[0]))
-    parts = take_apart(replace(linear, group_size=packed.scheme.group_size), packed)
     rows = slice(linear.start, linear.start + linear.shape[0])
+    if packed.scheme.layout == float_group.LAYOUT:
+        return float_group.rows_of(packed, rows)
+    if packed.scheme.layout == super_block.LAYOUT:
+        return super_block.rows_of(packed, rows)
+    parts = take_apart(replace(linear, group_size=packed.scheme.group_size), packed)
     zero_NG = None if linear.symmetric else parts.zero_NG[rows]
     return int_group.pack(parts.codes_NK[rows], parts.scale_NG[rows], zero_NG, bits=linear.scheme.bits)
 

@@ -54,7 +54,8 @@ class Config:
 
     grid: str = "int"
     """What weights are rounded to: int, integers of --bits in groups of --group-size; fp8, E4M3 with a scale per row;
-    fp8_tensor, with one scale; nvfp4 or mxfp4, E2M1 in groups of 16 or 32. All but int fix bits and groups."""
+    fp8_tensor, with one scale; nvfp4 or mxfp4, E2M1 in groups of 16 or 32; q2_k to q6_k, the K-quants of GGUF (where
+    256 does not divide a row: Q4_0, Q5_0 or Q8_0). All but int fix bits and groups."""
     activations: str = "none"
     """What the inputs of the linears are rounded to, too: int8 (per token; with grid int, 8 bits, whole rows), fp8 (per
     token) or fp8_static (a scale from calibration) with grid fp8, nvfp4 with nvfp4, mxfp4 with mxfp4."""
@@ -94,7 +95,9 @@ def joins(config: Config) -> bool:
 
 
 def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
-    """Returns the weight as an int_group.v1 or float_group.v1 tensor, fitted to the inputs that `stats` describes.
+    """Returns the weight fitted to the inputs that `stats` describes, in the layout of the grid.
+
+    The layouts are int_group.v1, float_group.v1 and super_block.v1.
 
     Args:
         w_NK: the weight, float [N, K].
@@ -111,6 +114,8 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
     in_features = w_NK.shape[1]
     width = weight_grids.width(in_features, config)
     order_K = sweep.column_order(stats.gram_KK, config.act_order)
+    if order_K is None and weight_grids.at_once(config):
+        order_K = torch.arange(in_features, device=w_NK.device)
     upper_KK = sweep.inverse_factor(stats.gram_KK, order_K, config.damping)
     levels = weight_grids.make(config, w_NK)
     rounder = _Rounder(w_NK.float(), order_K, width, levels, config.search)
@@ -121,7 +126,7 @@ def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> Packe
         # a group's columns come at different times: all ranges are fitted first, and the sweep sees one group
         rounder.fit_all(w_NK.float(), upper_KK)
         sweep.sweep(w_NK[:, order_K].float().T.contiguous(), upper_KK, in_features, rounder)
-    zero_NG = None if config.symmetric else rounder.zero_GN.T
+    zero_NG = rounder.zero_GN.T if rounder.has_zero else None
     packed = levels.pack(rounder.codes_KN.T, rounder.scale_GN.T, zero_NG)
     return weight_grids.with_activations(packed, config, stats.peak)
 

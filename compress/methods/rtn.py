@@ -34,7 +34,8 @@ class Config:
     scales leave its range. Engines hold scales in the dtype of the model: give that one to export without rounding."""
     grid: str = "int"
     """What weights are rounded to: int, integers of --bits in groups of --group-size; fp8, E4M3 with a scale per row;
-    fp8_tensor, with one scale; nvfp4 or mxfp4, E2M1 in groups of 16 or 32. All but int fix bits and groups."""
+    fp8_tensor, with one scale; nvfp4 or mxfp4, E2M1 in groups of 16 or 32; q2_k to q6_k, the K-quants of GGUF (where
+    256 does not divide a row: Q4_0, Q5_0 or Q8_0). All but int fix bits and groups."""
     activations: str = "none"
     """What the inputs of the linears are rounded to, too: int8 (per token; with grid int, 8 bits, whole rows), fp8 (per
     token) or fp8_static (a scale from calibration) with grid fp8, nvfp4 with nvfp4, mxfp4 with mxfp4."""
@@ -72,7 +73,8 @@ def joins(config: Config) -> bool:
 
 
 def solve(w_NK: torch.Tensor, stats: LayerStats | None, config: Config) -> PackedTensor:
-    """Returns the weight rounded to the nearest code of its group, as an int_group.v1 or float_group.v1 tensor.
+    """Returns the weight rounded to the nearest code of its group, as an int_group.v1, float_group.v1 or super_block.v1
+    tensor.
 
     Args:
         w_NK: the weight, float [N, K].

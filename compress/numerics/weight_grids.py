@@ -1,4 +1,4 @@
-"""The grids that weights are rounded to: integers, FP8, NVFP4 and MXFP4, each with a fit of its scales.
+"""The grids that weights are rounded to: integers, FP8, NVFP4, MXFP4, K-quants, each with a fit of its scales.
 
 A grid fits the scales of groups, rounds with them, and packs the result. Scales are held as float32 in the value that
 is stored; `effective` is what a code is multiplied by.
@@ -17,18 +17,20 @@ import torch
 
 from compress.errors import MethodError
 from compress.format import activations
-from compress.format.layouts import int_group
+from compress.format.layouts import int_group, super_block
 from compress.format.packed import PackedTensor
-from compress.numerics import grid, ranges
+from compress.numerics import grid, ranges, super_block_grid
 from compress.numerics.float_grid import GROUPS, FloatGrid
+from compress.numerics.super_block_grid import SHORT_BITS, SHORT_GROUP, SuperBlockGrid
 
-GRIDS = ("int", "fp8", "fp8_tensor", "nvfp4", "mxfp4")
+GRIDS = ("int", "fp8", "fp8_tensor", "nvfp4", "mxfp4", *super_block_grid.BITS)
 ACTIVATIONS = {
     "int": ("none", "int8"),
     "fp8": ("none", "fp8", "fp8_static"),
     "fp8_tensor": ("none", "fp8", "fp8_static"),
     "nvfp4": ("none", "nvfp4"),
     "mxfp4": ("none", "mxfp4"),
+    **dict.fromkeys(super_block_grid.BITS, ("none",)),
 }
 """Grid of the weights -> what the inputs may be rounded to: what engines multiply with each other."""
 CALIBRATED = ("fp8_static", "nvfp4")
@@ -57,6 +59,11 @@ class Options(Protocol):
     def activations(self) -> str: ...
     @property
     def weight_peak(self) -> float | None: ...
+
+
+def at_once(config: Options) -> bool:
+    """Returns whether the groups of a weight must be fitted together, before its columns are rounded."""
+    return config.grid in SHORT_BITS
 
 
 class Grid(Protocol):
@@ -125,6 +132,9 @@ def check_options(config: Options) -> None:
         if config.activations == "int8":
             _check_int8(config)
         return
+    if config.grid in SHORT_BITS:
+        _check_super_blocks(config)
+        return
     bits = 8 if config.grid.startswith("fp8") else 4
     if config.bits not in (_DEFAULT_BITS, bits):
         raise MethodError(f"bits={config.bits} with grid={config.grid!r}", allowed=f"{bits}", do="Leave --bits out")
@@ -139,6 +149,16 @@ def check_options(config: Options) -> None:
         )
     if dtype is not None and config.grid in GROUPS:
         raise MethodError(f"scale_dtype={config.scale_dtype!r} with grid={config.grid!r}", do="Leave --scale-dtype out")
+
+
+def _check_super_blocks(config: Options) -> None:
+    fixed = {"bits": _DEFAULT_BITS, "group_size": None, "symmetric": True, "scale_dtype": "auto"}
+    for name, default in fixed.items():
+        if (value := getattr(config, name)) != default:
+            raise MethodError(
+                f"{name}={value!r} with grid={config.grid!r}",
+                do=f"Leave --{name.replace('_', '-')} out: the format fixes it",
+            )
 
 
 def _check_int8(config: Options) -> None:
@@ -165,6 +185,11 @@ def width(in_features: int, config: Options) -> int:
                 do="Leave the layer dense with --skip, or give --grid fp8",
             )
         return fixed
+    if config.grid in SHORT_BITS:
+        bits = super_block_grid.BITS[config.grid]
+        if super_block_grid.fits(in_features):
+            return super_block.KINDS[bits].group_size
+        return grid.divisor(in_features, SHORT_GROUP)
     if config.grid != "int" or config.activations == "int8":
         return in_features
     return grid.group_width(in_features, config.group_size)
@@ -175,6 +200,10 @@ def make(config: Options, w_NK: torch.Tensor) -> Grid:
     dtype = grid.scale_dtype(config.scale_dtype)
     if config.grid == "int":
         return IntegerGrid(config.bits, config.symmetric, dtype)
+    if config.grid in SHORT_BITS:
+        if super_block_grid.fits(w_NK.shape[1]):
+            return SuperBlockGrid(config.grid)
+        return IntegerGrid(SHORT_BITS[config.grid], True, torch.float16)
     peak = w_NK.abs().amax() if config.weight_peak is None else torch.tensor(config.weight_peak, device=w_NK.device)
     return FloatGrid(config.grid, peak.float(), dtype)
 

@@ -11,12 +11,18 @@ import torch
 
 from compress.format import layouts, manifest, naming
 from compress.format.dtypes import STORED_NAMES
-from compress.format.layouts import additive, dense, float_group, int_group, low_rank, sparse_nm, spqr
+from compress.format.layouts import additive, dense, float_group, int_group, low_rank, sparse_nm, spqr, super_block
 from compress.format.packed import PackedTensor
 from compress.format.writer import CheckpointWriter
 from compress.numerics import nm
 from tests.format.test_composite import golden_low_rank, golden_sparse
-from tests.format.test_layouts import golden_additive, golden_float_group, golden_int_group, golden_spqr
+from tests.format.test_layouts import (
+    golden_additive,
+    golden_float_group,
+    golden_int_group,
+    golden_spqr,
+    golden_super_block,
+)
 from tests.support import format_folders
 
 TEXT = (Path(__file__).parents[2] / "docs/FORMAT.md").read_text(encoding="utf-8")
@@ -27,6 +33,7 @@ GOLDEN = {
     "low_rank.v1": golden_low_rank,
     "sparse_nm.v1": golden_sparse,
     "float_group.v1": golden_float_group,
+    "super_block.v1": golden_super_block,
 }
 
 
@@ -77,6 +84,12 @@ def random_tensors() -> dict[str, PackedTensor]:
         "a.mxfp4": float_group.pack(integers(16, 7, 64), (60 + integers(90, 7, 2)).byte(), "e2m1", scale_dtype="e8m0"),
         "a.nvfp4": float_group.pack(
             integers(16, 7, 32), integers(127, 7, 2).byte(), "e2m1", scale_dtype="e4m3", global_scale=reals(1).abs()
+        ),
+        "a.q3_k": super_block.pack(
+            integers(8, 2, 512), integers(64, 2, 32) - 32, None, reals(2, 2), None, bits=3
+        ),
+        "a.q5_k": super_block.pack(
+            integers(32, 2, 256), integers(64, 2, 8), integers(64, 2, 8), reals(2, 1), reals(2, 1), bits=5
         ),
         "a.halved": nm.pack(reals(5, 12), nm.mask_nm(reals(5, 12), 2, 4), 2, 4),
     }  # fmt: skip

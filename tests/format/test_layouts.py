@@ -5,7 +5,7 @@ import torch
 
 from compress.errors import FormatError
 from compress.format import layouts
-from compress.format.layouts import additive, bits, float_group, int_group, spqr
+from compress.format.layouts import additive, bits, float_group, int_group, spqr, super_block
 from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
 
@@ -60,6 +60,13 @@ def golden_float_group() -> PackedTensor:
     return float_group.pack(codes, scale, "e2m1", scale_dtype="e4m3", global_scale=torch.tensor([8.0]))
 
 
+def golden_super_block() -> PackedTensor:
+    codes = torch.arange(256).reshape(1, 256) * 7 // 5 % 4
+    scale, minimum = torch.arange(16).reshape(1, 16), torch.arange(16).flip(0).reshape(1, 16)
+    d, dmin = torch.tensor([[0.25]]).half(), torch.tensor([[-1.5]]).half()
+    return super_block.pack(codes, scale, minimum, d, dmin, bits=2)
+
+
 GOLDEN = {
     "int_group": {
         "weight": "88c6fa8806000000ac8f68ac0f00000088c6fa8806000000",
@@ -93,11 +100,19 @@ GOLDEN = {
         "scale": "3840017e",
         "global_scale": "00000041",
     },
+    "super_block": {
+        "weight": "244de3789e244de3789e244de3789e244de3789e244de3789e244de3789e244de3789e244de3789e"
+        "244de3789e244de3789e244de3789e244de3789e244de378",
+        "scale": "000102030405060708090a0b0c0d0e0f",
+        "minimum": "0f0e0d0c0b0a09080706050403020100",
+        "d": "0034",
+        "dmin": "00be",
+    },
 }
 
 
 MAKERS = {"int_group": golden_int_group, "spqr": golden_spqr, "additive": golden_additive}
-MAKERS |= {"float_group": golden_float_group}
+MAKERS |= {"float_group": golden_float_group, "super_block": golden_super_block}
 
 
 @pytest.mark.parametrize("name,make", MAKERS.items(), ids=list(MAKERS))
@@ -123,6 +138,17 @@ def test_meaning_of_float_group():
         torch.full((1, 32), 15), torch.tensor([[130]], dtype=torch.uint8), "e2m1", scale_dtype="e8m0"
     )
     assert layouts.unpack(powers).unique().tolist() == [-48.0]
+
+
+def test_meaning_of_super_block():
+    weight = layouts.unpack(golden_super_block())
+    assert weight[0, 0].item() == 1.5 * 15 and weight[0, 17].item() == (17 * 7 // 5 % 4) * (0.25 * 1) + 1.5 * 14
+    codes, scale = torch.tensor([[0, 7] * 128]), torch.full((1, 16), -32)
+    three = super_block.pack(codes, scale, None, torch.tensor([[0.5]]), None, bits=3)
+    assert layouts.unpack(three)[0, :2].tolist() == [64.0, -48.0]
+    three.planes["scale"][0, 3] = 32
+    with pytest.raises(FormatError, match="scale goes from -32 to 32"):
+        layouts.check(three)
 
 
 def test_meaning_of_additive():

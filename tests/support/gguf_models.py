@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from compress.format import layouts
+from compress.methods import rtn
 from tests.support.exports import Solve, integers
 from tests.support.packed_checkpoints import COMMON, Packed, pack_in_place, write
 
@@ -61,10 +62,16 @@ def packed(folder: Path, kind: str, *solvers: Solve, embedding: Solve | None = N
 
 
 def every_type() -> list[Solve]:
-    """Returns what packs into Q4_0, Q5_0, Q8_0 and, where 256 divides the rows, Q2_K to Q6_K and TQ2_0, in turn."""
+    """Returns what packs into Q4_0, Q5_0, Q8_0, Q2_K to Q6_K and TQ2_0, in turn; 256 must divide the rows."""
     groups = [(4, 32, True), (4, 64, False), (7, 32, True)]
     rows = [(2, None, False), (3, None, True), (4, None, False), (5, None, False), (6, None, True), (2, None, True)]
-    return [integers(bits, group, symmetric=symmetric) for bits, group, symmetric in (*groups, *rows)]
+    plain = [integers(bits, group, symmetric=symmetric) for bits, group, symmetric in (*groups, *rows)]
+    return [*plain, *(two_levels(kind) for kind in ("q2_k", "q3_k"))]
+
+
+def two_levels(kind: str) -> Solve:
+    """Returns what rounds weights to the grid of a K-quant."""
+    return lambda weight_NK: rtn.solve(weight_NK, None, rtn.Config(grid=kind))
 
 
 def rotated(weight_NK: np.ndarray, heads: int) -> np.ndarray:

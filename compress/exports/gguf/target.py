@@ -9,9 +9,10 @@ import torch
 
 from compress.errors import OutputError
 from compress.exports.gguf import block_types
-from compress.exports.gguf.pack_blocks import pack_integers
+from compress.exports.gguf.pack_blocks import pack_integers, pack_super_blocks
 from compress.exports.integers import take_apart
 from compress.exports.linear import JOINED, Linear, not_inside_a_block
+from compress.format.layouts import super_block
 from compress.format.packed import PackedTensor
 
 
@@ -27,7 +28,10 @@ def arrange(linears: Mapping[str, Linear]) -> dict[str, Linear]:
 
 def tensors(linear: Linear, packed: PackedTensor) -> dict[str, torch.Tensor]:
     """See `Target.tensors`: `blocks`, uint8 [N, bytes of a row]."""
-    return {"blocks": pack_integers(block_types.choose(linear), take_apart(linear, packed))}
+    kind = block_types.choose(linear)
+    if linear.scheme.layout == super_block.LAYOUT:
+        return {"blocks": pack_super_blocks(kind, packed)}
+    return {"blocks": pack_integers(kind, take_apart(linear, packed))}
 
 
 def decode(linear: Linear, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:

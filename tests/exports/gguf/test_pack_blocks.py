@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from compress.exports import integers as integers_of
 from compress.exports.gguf import block_types, pack_blocks, target
 from compress.exports.linear import LINEAR, Linear
+from compress.format import layouts
 from compress.format.layouts import int_group
 from tests.support.exports import integers
+from tests.support.gguf_models import two_levels
 
 gguf = pytest.importorskip("gguf", reason="the package gguf is in the extra gguf")
 
@@ -66,3 +71,16 @@ def test_scales_and_minima_of_parts(name: str, lowest: int, highest: int, top: i
     scaled = (d_NB.float()[..., None] * scale_NBS)[..., None] * (code_NBw.view(5, 3, count, -1) - middle).float()
     weight = scaled - (dmin_NB.float()[..., None] * minimum_NBS)[..., None]
     assert np.array_equal(found, weight.view(5, -1).numpy())
+
+
+@pytest.mark.parametrize("name", ["q2_k", "q3_k", "q4_k", "q5_k", "q6_k"])
+def test_weights_on_the_grids_of_k_quants(name: str) -> None:
+    packed = two_levels(name)(torch.randn(6, 512, generator=torch.Generator().manual_seed(0)))
+    one = Linear("x", LINEAR, packed.scheme, packed.shape, packed.scheme.group_size, "x", 0)
+    assert target.reason(one) is None and block_types.choose(one).name == name.upper()
+    found = gguf.quants.dequantize(
+        target.tensors(one, packed)["blocks"].numpy(), gguf.GGMLQuantizationType[name.upper()]
+    )
+    assert np.array_equal(found, layouts.unpack(packed).numpy())
+    some = integers_of.rows_of(replace(one, shape=(2, 512), start=3), packed)  # as gate and up of an expert are cut
+    assert torch.equal(layouts.unpack(some), layouts.unpack(packed)[3:5])

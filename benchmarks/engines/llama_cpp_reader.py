@@ -1,0 +1,49 @@
+"""llama.cpp on the CPU, with keys and values in float32 and plain attention.
+
+Its products with blocks round the inputs to 8 bits (Q8_0 or Q8_K); those with float32 weights do not.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xllamacpp
+from common import Answer, Logits, main
+
+
+def load(folder: Path) -> tuple[Logits, Answer]:
+    """Returns the logarithms of the model's probabilities, and its own greedy answers."""
+    params = xllamacpp.CommonParams()
+    params.model.path = str(folder / "model.gguf")
+    params.n_ctx, params.n_parallel, params.warmup = 256, 1, False
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    server = xllamacpp.Server(params)
+
+    def ask(tokens: list[int], count: int, candidates: int) -> list[dict[str, Any]]:
+        """Returns the tokens that follow, each with the logarithms of the probabilities of its candidates."""
+        question = {"prompt": tokens, "n_predict": count, "temperature": 0, "ignore_eos": True, "n_probs": candidates}
+        found = server.handle_completions({**question, "cache_prompt": False})
+        parsed: dict[str, Any] = found if isinstance(found, dict) else json.loads(found)
+        return list(parsed["choices"][0]["logprobs"]["content"])
+
+    def logits(tokens: list[int]) -> np.ndarray:
+        rows = []
+        for length in range(1, len(tokens) + 1):  # it gives those of new tokens only
+            candidates = ask(tokens[:length], 1, 1 << 20)[0]["top_logprobs"]
+            row = np.full(len(candidates), np.nan, dtype=np.float32)
+            row[[one["id"] for one in candidates]] = [one["logprob"] for one in candidates]
+            rows.append(row)
+        return np.stack(rows)
+
+    def answer(tokens: list[int], count: int) -> list[int]:
+        return [one["id"] for one in ask(tokens, count, 1)]
+
+    return logits, answer
+
+
+if __name__ == "__main__":
+    main(load)
