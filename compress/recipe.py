@@ -243,8 +243,8 @@ class Recipe:
 
     @property
     def model_name(self) -> str:
-        """The model without its path: a hub id as it is, the last part of a folder."""
-        return self.model if not Path(self.model).is_dir() else Path(self.model).resolve().name
+        """The model without its path: a hub id as it is, the last part of a folder or a file."""
+        return self.model if not Path(self.model).exists() else Path(self.model).resolve().name
 
     def step(self, number: int, model: str, output: str) -> Recipe:
         """Returns the recipe of stage `number` (from 0) alone.

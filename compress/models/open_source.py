@@ -15,6 +15,7 @@ from compress.models.folder.locate import locate
 from compress.models.folder.safetensors_header import TensorEntry
 from compress.models.folder.tensor_files import TensorFiles
 from compress.models.folder.tensor_list import list_tensors
+from compress.models.foreign import formats
 from compress.models.foreign.weights import ForeignWeights
 from compress.models.packed_source import PackedLinears
 
@@ -50,16 +51,23 @@ def open_folder(model: str | Path, revision: str | None) -> OpenedFolder:
         ModelError, FormatError: the folder cannot be used; the cause and the cure are named.
     """
     path = locate(model, revision)
-    # a local folder goes by its own name: what is written about a model must not depend on where it lies
-    name = path.resolve().name if Path(model).expanduser() == path else str(model)
+    # what is local goes by its own name: what is written about a model must not depend on where it lies
+    given = Path(model).expanduser()
+    name = given.resolve().name if given.exists() else str(model)
     other_kinds.refuse_folder(path)
     config, quantisation = model_config.read_config(path)
-    tensors = list_tensors(path)
+    of_gguf = quantisation is not None and quantisation.reader == formats.GGUF
+    tensors = {} if of_gguf else list_tensors(path)
     check_generation_config(path, error=ModelError)
     packed = foreign = None
     warnings: list[str] = []
     if quantisation is not None:
-        foreign = ForeignWeights(quantisation, TensorFiles(path, name, tensors))
+        files: TensorFiles = TensorFiles(path, name, tensors)
+        if of_gguf:
+            from compress.models.foreign.gguf.reader import GgufFiles  # with the package gguf
+
+            files = GgufFiles(Path(quantisation.settings["file"]), config)
+        foreign = ForeignWeights(quantisation, files)
         tensors = foreign.shown()
         warnings += [f"the model was quantised before ({foreign.label}); here it means the decoded model"]
         warnings += foreign.warnings

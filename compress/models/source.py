@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from compress.format.packed import PackedTensor
-    from compress.models.folder.safetensors_header import TensorEntry
 
 _PROBES, _PROBE_BYTES = 16, 4096  # the fingerprint reads 16 stretches of 4 KiB of every tensor
 
@@ -125,7 +124,7 @@ class ModelSource(TensorFiles):
     @property
     def size_bytes(self) -> int:
         """Bytes of all tensors on disk; of one of our checkpoints those of its shards."""
-        return self._packed.size_bytes if self._packed is not None else size_bytes(self._stored)
+        return self._packed.size_bytes if self._packed is not None else size_bytes(self._files.tensors)
 
     @property
     def decoded_bytes(self) -> int:
@@ -133,9 +132,9 @@ class ModelSource(TensorFiles):
         return self.size_bytes if self.foreign is None else size_bytes(self.tensors)
 
     @property
-    def _stored(self) -> Mapping[str, TensorEntry]:
-        """The tensors of the files."""
-        return self.tensors if self.foreign is None else self.foreign.files.tensors
+    def _files(self) -> TensorFiles:
+        """The tensors as they are stored."""
+        return self if self.foreign is None else self.foreign.files
 
     @cached_property
     def fingerprint(self) -> str:
@@ -146,11 +145,13 @@ class ModelSource(TensorFiles):
         """
         if self._packed is not None:
             return manifest.fingerprint(self.path)
-        digest = hashlib.sha256(json.dumps(model_config.read_raw(self.path), sort_keys=True).encode())
-        for name, entry in sorted(self._stored.items()):
+        described = [] if self.foreign is None else [self.foreign.settings]
+        digest = hashlib.sha256(json.dumps(self.raw_config, sort_keys=True).encode())
+        digest.update(b"".join(json.dumps(settings, sort_keys=True).encode() for settings in described))
+        for name, entry in sorted(self._files.tensors.items()):
             digest.update(json.dumps([name, entry.dtype, entry.shape]).encode())
             for start, end in _probes(entry.end - entry.start):
-                digest.update(bytes_of(self.read_bytes(entry, entry.start + start, entry.start + end)))
+                digest.update(bytes_of(self._files.read_bytes(entry, entry.start + start, entry.start + end)))
         return digest.hexdigest()
 
     @cached_property

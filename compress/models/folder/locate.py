@@ -7,9 +7,11 @@ from pathlib import Path
 
 from compress.atlas import MODEL_DIR
 from compress.errors import ModelError, first_line
+from compress.format.manifest import CONFIG
 from compress.models.folder import smollm2
 from compress.models.folder.extra_files import CHAT_TEMPLATES, WEIGHT_SUFFIXES
 from compress.models.folder.other_kinds import refuse_file
+from compress.models.foreign.gguf import opening as gguf_file
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -26,12 +28,20 @@ def locate(model: str | Path, revision: str | None = None) -> Path:
         ModelError: there is no such folder, and no such model on the hub or no way to reach it.
     """
     if (path := on_this_machine(model)) is not None:
-        return path
+        return _with_configuration(path)
     return smollm2.folder() if str(model) == smollm2.NAME else _download(str(model), revision)
 
 
+def _with_configuration(path: Path) -> Path:
+    """Returns the folder; where the configuration stands in a GGUF file, one with what was made of it."""
+    if path.is_dir() and (path / CONFIG).is_file():
+        return path
+    file = gguf_file.file_of(path)
+    return path if file is None else gguf_file.prepared(file)
+
+
 def on_this_machine(model: str | Path) -> Path | None:
-    """Returns the folder of `atlas` or of a local model, or None for one that must be made or downloaded first.
+    """Returns the folder of `atlas` or of a local model, or a GGUF file; None for what must be downloaded first.
 
     Raises:
         ModelError: it is neither a folder nor a name that the hub could know.
@@ -44,6 +54,8 @@ def on_this_machine(model: str | Path) -> Path | None:
     if str(model) == smollm2.NAME:
         return None
     if path.exists():
+        if gguf_file.file_of(path) is not None:
+            return path
         refuse_file(path)
     if isinstance(model, Path) or not _HUB_ID.fullmatch(model):
         raise ModelError(

@@ -1,6 +1,6 @@
 """Recognises folders that are not causal language models in safetensors; the error names the kind and the fix.
 
-Adapters, GGUF and other formats, pipelines of diffusers, embedding models, classifiers: each would fail later with an
+Adapters, other formats, pipelines of diffusers, embedding models, classifiers: each would fail later with an
 error about a missing file or tensor, which names neither the cause nor the fix.
 """
 
@@ -19,7 +19,6 @@ ADAPTER_CONFIG = "adapter_config.json"
 _HUGGING_FACE = "a folder with config.json and the weights as safetensors"
 _ORIGINAL = "Give the folder of the original model in float32, bfloat16 or float16"
 _FORMATS = {
-    ".gguf": "GGUF, the format of llama.cpp",
     ".ggml": "GGML, an old format of llama.cpp",
     ".onnx": "ONNX",
     ".tflite": "TensorFlow Lite",
@@ -46,10 +45,7 @@ _TASKS = {
 def refuse_file(path: Path) -> None:
     """Raises ModelError for a file given as the model, with the name of its format."""
     suffix = path.suffix.lower()
-    with path.open("rb") as file:
-        magic = file.read(4)
-    known = _FORMATS[".gguf"] if magic == b"GGUF" else _FORMATS.get(suffix)
-    if known:
+    if known := _FORMATS.get(suffix):
         raise ModelError(f"{path} is a file in another format: {known}", allowed=_HUGGING_FACE, do=_ORIGINAL)
     if suffix in PICKLES:
         raise ModelError(f"{path} is a file, a pickle, which can run code when it is opened", allowed=_HUGGING_FACE)

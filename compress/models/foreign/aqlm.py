@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from compress.format.packed import PackedTensor
     from compress.models.folder.tensor_files import TensorFiles
 
-BY_ROWS = False
-
 
 def find(settings: Mapping[str, Any], files: TensorFiles) -> Found:
     """See `Format`."""

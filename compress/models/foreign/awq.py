@@ -23,7 +23,6 @@ from compress.models.foreign.weight import ForeignWeight, Found, Stored, modules
 if TYPE_CHECKING:
     from compress.models.folder.tensor_files import TensorFiles
 
-BY_ROWS = False
 _BITS = 4
 _PLACE = torch.tensor([0, 4, 1, 5, 2, 6, 3, 7])
 """Nibble in which each of eight outputs stands."""

@@ -25,7 +25,6 @@ from compress.models.foreign.weight import Content, Decoded, ForeignWeight, Foun
 if TYPE_CHECKING:
     from compress.models.folder.tensor_files import TensorFiles
 
-BY_ROWS = False
 _STATE = ".weight.quant_state.bitsandbytes__"
 _KINDS = ("nf4", "fp4")
 _NESTED = ("nested_absmax", "nested_quant_map")

@@ -37,7 +37,6 @@ from compress.models.foreign.weight import (
 if TYPE_CHECKING:
     from compress.models.folder.tensor_files import TensorFiles
 
-BY_ROWS = False
 _ACTIVATIONS = re.compile(r"\.((input|output|q|k|v)_(scale|zero_point)|(input|output)_(global_scale|g_idx))$")
 _ASIDE = ("weight_zero_point", "weight_g_idx", "weight_global_scale", "weight_shape")
 _FORMATS = (

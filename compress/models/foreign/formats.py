@@ -13,6 +13,7 @@ from typing import Any
 from compress.errors import ModelError
 from compress.format.manifest import CONFIG, QUANT_METHOD
 from compress.json_files import read_object
+from compress.models.foreign.gguf import opening as gguf_file
 
 _READERS = {
     "gptq": "gptq",
@@ -27,6 +28,8 @@ _READERS = {
     "mlx": "mlx",
 }
 """Name in a configuration -> file of this package."""
+GGUF = "gguf.reader"
+"""File of this package that reads GGUF; `settings` hold the path as `file`."""
 _ELSEWHERE = "Decode it with the program that made it and save the result in bfloat16, or give the original model"
 _NOT_READ = {
     "hqq": "its zero points are fractions of a code",
@@ -67,6 +70,8 @@ def of_folder(folder: Path, raw: Mapping[str, Any]) -> Quantisation | None:
     Raises:
         ModelError: it is none that can be read.
     """
+    if (file := gguf_file.named_in(folder, raw)) is not None:
+        return Quantisation(GGUF, {"file": str(file)}, "gguf", file.name)
     described = list(_described(raw))
     for name, value in described:
         if isinstance(value, Mapping) and value.get("quant_method") == QUANT_METHOD:
@@ -77,6 +82,8 @@ def of_folder(folder: Path, raw: Mapping[str, Any]) -> Quantisation | None:
         if isinstance(value, Mapping):
             return _read_by(folder, _method(name, value), value, f"{name} in {CONFIG}")
         raise _refused(folder, "unknown", f"{name} in {CONFIG} is no table")
+    if (file := gguf_file.file_of(folder)) is not None:
+        return Quantisation(GGUF, {"file": str(file)}, "gguf", file.name)
     for name, method in _BESIDE.items():
         if (folder / name).is_file():
             settings = read_object(folder / name, error=ModelError, do="Download it again")

@@ -24,7 +24,6 @@ from compress.models.foreign.weight import Content, Decoded, ForeignWeight, Foun
 if TYPE_CHECKING:
     from compress.models.folder.tensor_files import TensorFiles
 
-BY_ROWS = False
 _SCALE = re.compile(r"(?P<weight>.+)_scale(_inv)?")
 _ACTIVATIONS = re.compile(r"(^|[._])(activation|input|output|k|v|q)_scale(_inv|_ub)?$")
 _CODES = ("F8_E4M3", "F8_E5M2")

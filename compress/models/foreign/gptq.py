@@ -26,7 +26,6 @@ from compress.models.foreign.weight import ForeignWeight, Found, Stored, modules
 if TYPE_CHECKING:
     from compress.models.folder.tensor_files import TensorFiles
 
-BY_ROWS = False
 _BITS = (2, 3, 4, 8)
 _LESS_ONE = {"gptq": 1, "gptq_v2": 0}
 """Version -> what was subtracted from the zero points."""

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from compress.format.scheme import Scheme
     from compress.models.folder.tensor_files import TensorFiles
 
-BY_ROWS = True
-
 
 def find(settings: Mapping[str, Any], files: TensorFiles) -> Found:
     """See `Format`."""
@@ -54,7 +52,7 @@ def _weight(module: str, settings: Mapping[str, Any], files: TensorFiles) -> For
     rows, columns = scales[0], scales[1] * group
     if scales != biases or words.dtype != "U32" or words.shape != (rows, bitstream.words_for(columns, bits)):
         raise unusable(module, f"its weight {list(words.shape)} does not hold {[rows, columns]} codes of {bits} bits")
-    return ForeignWeight(f"{module}.weight", (rows, columns), parts, bits)
+    return ForeignWeight(f"{module}.weight", (rows, columns), parts, bits, by_rows=True)
 
 
 @dataclass(frozen=True)

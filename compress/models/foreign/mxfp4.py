@@ -21,7 +21,6 @@ from compress.models.foreign.weight import Content, Decoded, ForeignWeight, Foun
 if TYPE_CHECKING:
     from compress.models.folder.tensor_files import TensorFiles
 
-BY_ROWS = True
 _BLOCKS, _SCALES = "_blocks", "_scales"
 
 
@@ -37,7 +36,7 @@ def _weight(name: str, files: TensorFiles) -> ForeignWeight:
         raise unusable(name, f"its blocks {list(blocks.shape)} have no scales that fit", "[E, N, K/32, 16]")
     experts, rows, groups, _ = blocks.shape
     parts = {"blocks": f"{name}{_BLOCKS}", "scales": f"{name}{_SCALES}"}
-    return ForeignWeight(name, (experts, 32 * groups, rows), parts)
+    return ForeignWeight(name, (experts, 32 * groups, rows), parts, by_rows=True)
 
 
 def read(weight: ForeignWeight, stored: Stored) -> Content:

@@ -32,6 +32,8 @@ class ForeignWeight:
     """What a tensor is in the format -> its name in the checkpoint."""
     details: Any = None
     """What the configuration says about this weight, where the format needs it."""
+    by_rows: bool = False
+    """Whether row n of the weight depends on row n of each tensor alone."""
 
     @property
     def module(self) -> str:
@@ -51,6 +53,8 @@ class Found:
     unread: list[str] = field(default_factory=list)
     """Tensors of the format that say nothing about weights: scales of activations and of the key-value cache."""
     warnings: list[str] = field(default_factory=list)
+    label: str | None = None
+    """What to call the quantisation, where the tensors show more than the configuration says."""
 
 
 class Stored:
@@ -107,9 +111,6 @@ class Decoded:
 
 class Format(Protocol):
     """A file of this package that reads one format."""
-
-    BY_ROWS: bool
-    """Whether row n of the weight depends on row n of each tensor alone."""
 
     def find(self, settings: Mapping[str, Any], files: TensorFiles) -> Found:
         """Returns the quantised weights among the tensors of a checkpoint; no codes are read.

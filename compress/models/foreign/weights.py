@@ -28,6 +28,8 @@ class ForeignWeights:
             ModelError: there are none, or they are of a variant of the format that is not read.
         """
         self.label, self.files = quantisation.label, files
+        self.settings = {name: value for name, value in quantisation.settings.items() if name != "file"}
+        """The description of the quantisation, without the place of a file."""
         self._format = formats.load(quantisation.reader)
         found = self._format.find(quantisation.settings, files)
         if not found.weights:
@@ -37,6 +39,7 @@ class ForeignWeights:
             )
         self._weights = {weight.parameter: weight for weight in found.weights}
         self._unread = found.unread
+        self.label = found.label or self.label
         self.warnings = tuple(found.warnings)
         self._last: tuple[str, torch.Tensor] | None = None
 
@@ -66,9 +69,9 @@ class ForeignWeights:
     def read_rows(self, parameter: str, start: int, stop: int) -> torch.Tensor:
         """Returns rows `start` to `stop` of a matrix as float32 [R, K].
 
-        Where the format cannot decode rows alone, the whole is decoded, and kept until another weight is read.
+        Where rows cannot be decoded alone, the whole is decoded, and kept until another weight is read.
         """
-        if self._format.BY_ROWS:
+        if self._weights[parameter].by_rows:
             return self.content(parameter, (start, stop)).decode()
         if self._last is None or self._last[0] != parameter:
             self._last = None  # given back before the next one is read
@@ -76,7 +79,7 @@ class ForeignWeights:
         return self._last[1][start:stop]
 
     def content(self, parameter: str, rows: tuple[int, int] | None = None) -> Content:
-        """Returns what is stored of a weight; `rows`: of these rows alone, from and up to, for formats `BY_ROWS`."""
+        """Returns what is stored of a weight; `rows`: of these rows alone, from and up to, for weights `by_rows`."""
         weight = self._weights[parameter]
         if rows is not None:
             weight = weight.of_rows(rows[1] - rows[0])

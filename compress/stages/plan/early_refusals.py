@@ -12,6 +12,7 @@ from compress.evaluation import suites
 from compress.evaluation.asking import tiers
 from compress.methods import registry
 from compress.models.folder import locate, model_config, other_kinds
+from compress.models.foreign.gguf import opening as gguf_file
 from compress.recipe import AUTO
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ def check_model(recipe: Recipe) -> None:
     Raises:
         ModelError: there is no such model, it is of a kind that cannot be compressed, or it is quantised already.
     """
-    if (path := locate.on_this_machine(recipe.model)) is not None:
+    path = locate.on_this_machine(recipe.model)
+    if path is not None and gguf_file.file_of(path) is None:
         other_kinds.refuse_folder(path)
         model_config.check_config(path)
 

@@ -45,8 +45,9 @@ ADAPTER = json.dumps({"peft_type": "LORA", "base_model_name_or_path": "owner/bas
         ({"adapter_config.json": ADAPTER, "adapter_model.safetensors": "x"}, "PEFT adapter (LORA"),
         ({"adapter_config.json": ADAPTER, "adapter_model.bin": "x", "training_args.bin": "x"}, "for owner/base"),
         ({"adapter_config.json": "[" * 100_000, "adapter_model.bin": "x"}, "adapter_config.json cannot be read"),
-        ({"m-q4.gguf": "GGUF"}, "as GGUF, the format of llama.cpp (m-q4.gguf)"),
-        ({"config.json": "{}", "m.gguf": "GGUF"}, "as GGUF"),
+        ({"m-q4.gguf": "GGUF"}, "m-q4.gguf has a header that cannot be read"),
+        ({"config.json": "{}", "m.gguf": "GGUF"}, "names no model_type"),
+        ({"config.json": "{}", "m.ggml": "GGML"}, "as GGML, an old format of llama.cpp (m.ggml)"),
         ({"config.json": "{}", "model.onnx": "x"}, "as ONNX"),
         ({"config.json": "{}", "tf_model.h5": "x"}, "as TensorFlow"),
         ({"config.json": "{}", "flax_model.msgpack": "x"}, "as Flax"),
@@ -74,8 +75,8 @@ def test_another_kind_of_folder(tmp_path: Path, files: dict[str, str], said: str
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("m.gguf", b"GGUF", "another format: GGUF"),
-        ("misnamed.bin", b"GGUF\x03", "another format: GGUF"),
+        ("m.gguf", b"GGUF", "m.gguf has a header that cannot be read: it ends early"),
+        ("misnamed.bin", b"GGUF\x03", "misnamed.bin has a header that cannot be read"),
         ("m.onnx", b"", "another format: ONNX"),
         ("pytorch_model.bin", b"PK", "a pickle"),
         ("model.safetensors", b"", "is a file"),
