@@ -94,8 +94,10 @@ def compress_block(stage: LinearStage, block: Block, hidden_STH: torch.Tensor, t
         [ref for ref in group if ref.name not in stage.skipped]
         for group in collecting.input_groups(walker, block, hidden_STH)
     ]
+    refs = [ref for group in groups for ref in group]
+    if stage.rounds_inputs:
+        packed_weights.expect_rounding(block, refs)
     if stage.method.needs(stage.config):
-        refs = [ref for group in groups for ref in group]
         kept = stage.memory_plan.kept_forwards
         with forwards(walker, block, refs, hidden_STH, micro_batch=micro_batch, kept=kept) as running:
             for group in groups:

@@ -17,6 +17,8 @@ from compress.format.reader import open_checkpoint
 from compress.kernels import reference
 from compress.models.blocks import BlockWalker
 from compress.models.source import ModelSource
+from compress.stages.pack import block_loop
+from compress.stages.pack.block import LinearStage
 from tests.support.models import save_tiny, save_tokens, tiny_tokens
 
 CHOICES: list[tuple[str, dict[str, Any]]] = [
@@ -63,6 +65,25 @@ def test_a_run_is_proved_with_its_rounding(
         monkeypatch.setattr(activations, "int8_codes", lambda x: (x, torch.ones(())))
         moved = (compress.load(folder, dtype=torch.float32)(tokens_ST).logits - found).abs().max()
         assert bool(moved > 1e-4) is (kind is not None)
+
+
+@pytest.mark.usefixtures("proof_in_this_process")
+@pytest.mark.parametrize("method", ["gptq", "rtn"])
+def test_a_block_is_calibrated_on_what_the_packed_block_before_it_gives(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forwards that wait while linears are packed go on with the rounding."""
+    compress_block, seen = block_loop.compress_block, []
+
+    def checked(stage: LinearStage, block: Any, hidden_STH: torch.Tensor, task: Any) -> Any:
+        made = compress_block(stage, block, hidden_STH, task)
+        again_STH = stage.walker.forward(block, hidden_STH, micro_batch=stage.memory_plan.micro_batch)
+        seen.append(torch.equal(made.outputs_STH, again_STH))
+        return made
+
+    monkeypatch.setattr(block_loop, "compress_block", checked)
+    run(tmp_path, save_tiny(tmp_path / "model", "llama"), method, grid="fp8", activations="fp8_static")
+    assert seen == [True] * 3
 
 
 @pytest.mark.usefixtures("proof_in_this_process")
