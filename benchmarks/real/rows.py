@@ -19,6 +19,8 @@ class Row:
     """Name of the peer's environment in `ENVIRONMENTS`; None: this package's own."""
     script: str | None = None
     """File beside this one that makes the checkpoint; None: `compress run`."""
+    to: str | None = None
+    """Target of the export whose files are counted in place of the checkpoint's; the weights are the same."""
 
     @property
     def slug(self) -> str:
@@ -41,6 +43,11 @@ def ours(name: str, method: str, **options: Any) -> Row:
     return Row("compress", name, {"method": method, **options})
 
 
+def file_of_llama(kind: str) -> Row:
+    """Returns a row of this project whose result is a file of llama.cpp."""
+    return Row("compress", f"gptq {kind}, GGUF", {"method": "gptq", "grid": kind.lower()}, to="gguf")
+
+
 def llama(kind: str, imatrix: bool = False) -> Row:
     """Returns a row of llama.cpp."""
     name = f"{kind}, imatrix" if imatrix else kind
@@ -58,6 +65,7 @@ ROWS: tuple[Row, ...] = (
     *(ours(f"easyquant {bits} bit", "easyquant", bits=bits) for bits in (4, 3, 2)),
     *(ours(f"finequant {bits} bit", "finequant", bits=bits) for bits in (4, 3, 2)),
     *(ours(f"gptq {bits} bit", "gptq", bits=bits) for bits in (4, 3, 2)),
+    *map(file_of_llama, ("Q5_K", "Q4_K", "Q3_K", "Q2_K")),
     *(ours(f"spqr {bits} bit", "spqr", bits=bits) for bits in (5, 4, 3, 2)),  # 5: as large as Q4_K_M
     *(ours(f"aqlm {count}×8", "aqlm", codebooks=count, code_bits=8) for count in (4, 3, 2)),
     ours("gptq 3 bit, tuned", "gptq", bits=3, tune="block"),

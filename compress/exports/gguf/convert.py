@@ -111,7 +111,7 @@ def convert(plan: Plan, work: Path, output: Path) -> Conversion:
         )
     if finished.returncode or not report:
         raise OutputError(
-            f"llama.cpp's converter cannot convert it: {_last_line(finished.stderr)}",
+            f"llama.cpp's converter cannot convert it: {_last_line(finished.stderr).replace(f'{model}{os.sep}', '')}",
             do="Choose another target, or give --converter FOLDER with a newer llama.cpp",
         )
     unplaced = {name.removesuffix(".weight"): why for name, why in report["unplaced"].items()}
