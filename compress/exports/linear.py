@@ -47,6 +47,13 @@ class Linear:
         """Whether a row has one scale."""
         return self.group_size == self.shape[1]
 
+    @property
+    def form(self) -> str:
+        """Its bits and groups in words."""
+        groups = "whole rows" if self.by_row else f"groups of {self.group_size}"
+        zero_points = ", zero points" if self.scheme.options.get("symmetric") is False else ""
+        return f"{self.scheme.bits} bits, {groups}{zero_points}"
+
 
 def describe(entries: Mapping[str, Any], model: PreTrainedModel) -> dict[str, Linear]:
     """Returns the packed linears of a manifest by their names on the hub: gate and up of an expert are two.

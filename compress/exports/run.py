@@ -94,10 +94,10 @@ def _write(plan: Plan, folder: Path, most: int, progress: Progress) -> None:
 def _record(plan: Plan) -> dict[str, Any]:
     """Returns what compress_export.json says: where the weights come from, and what became of each."""
     became: Mapping[str, Any] = {
-        name: {"outcome": "lossless"}
+        name: {"outcome": "lossless", "stored_as": plan.target.form(linear)}
         if (why := plan.requantised.get(name)) is None
         else {"outcome": "requantised", "why": why, **_second_loss(plan, name)}
-        for name in plan.linears
+        for name, linear in plan.linears.items()
     }
     became = {**became, **{name: {"outcome": "dense", "why": why} for name, (_, why) in plan.decoded.items()}}
     return {

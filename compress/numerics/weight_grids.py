@@ -37,6 +37,8 @@ CALIBRATED = ("fp8_static", "nvfp4")
 """Activations whose scale comes from calibration."""
 ONE_SCALE = ("nvfp4", "fp8_tensor")
 """Grids with one scale for all weights, which engines take to be the same in linears that they join."""
+OWN_SCALES = (*GROUPS, *super_block_grid.BITS)
+"""Grids whose format fixes the dtype of scales."""
 _DEFAULT_BITS = 4
 _CHUNK = 1 << 18
 """Weights rounded at once: a chunk and its codes stay in the cache of a core."""
@@ -147,7 +149,7 @@ def check_options(config: Options) -> None:
             allowed=f"{group}{', the whole row' if group < 0 else ''}",
             do="Leave --group-size out: the format fixes it",
         )
-    if dtype is not None and config.grid in GROUPS:
+    if dtype is not None and config.grid in OWN_SCALES:
         raise MethodError(f"scale_dtype={config.scale_dtype!r} with grid={config.grid!r}", do="Leave --scale-dtype out")
 
 

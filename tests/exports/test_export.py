@@ -83,7 +83,7 @@ def test_what_a_target_cannot_hold_is_rounded_again_when_asked(
     shown = capsys.readouterr().out
     assert "rounded    20 × 4 bits, a second loss: the layout additive.v1" in shown and "of rounding again" in shown
     record = json.loads((tmp_path / "out" / "compress_export.json").read_text())["tensors"]
-    assert record["model.layers.0.self_attn.q_proj"] == {"outcome": "lossless"}
+    assert record["model.layers.0.self_attn.q_proj"] == {"outcome": "lossless", "stored_as": "4 bits, groups of 32"}
     up = record["model.layers.0.block_sparse_moe.experts.1.w3"]
     weight = layouts.unpack(mixed.linears["model.layers.0.mlp.experts.q_gate_up_proj.1"])[96:]
     found = load_file(tmp_path / "out" / "model-00001-of-00001.safetensors")
@@ -187,7 +187,7 @@ def test_settings_with_two_names_have_both(tmp_path: Path) -> None:
 def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["export", str(folder), "--to", "compressed-tensors", "-o", str(tmp_path / "out")]
     assert invoke([*command, "--dry-run"]) == 0
-    assert "lossless   14 linears, codes unchanged" in capsys.readouterr().out
+    assert "lossless   14 linears, codes unchanged: 14 × 4 bits, groups of 32" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
     assert invoke(command) == 0 and (tmp_path / "out" / "config.json").exists()
     assert "written" in capsys.readouterr().out

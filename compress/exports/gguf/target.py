@@ -34,6 +34,11 @@ def tensors(linear: Linear, packed: PackedTensor) -> dict[str, torch.Tensor]:
     return {"blocks": pack_integers(kind, take_apart(linear, packed))}
 
 
+def form(linear: Linear) -> str:
+    """See `Target.form`."""
+    return block_types.choose(linear).name
+
+
 def decode(linear: Linear, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """See `Target.decode`: by the package `gguf`."""
     gguf = reader()

@@ -11,10 +11,10 @@ from compress.engines import ENGINES, MODEL, Engine
 from compress.errors import OutputError, RecipeError
 from compress.exports import linear as linears
 from compress.exports import target
-from compress.format.layouts import float_group
+from compress.format.layouts import float_group, super_block
 from compress.format.scheme import Scheme
 from compress.methods import registry
-from compress.numerics import float_grid
+from compress.numerics import weight_grids
 from compress.recipe import AUTO
 from compress.stages.budget import candidates
 from compress.stages.pack import ends as packing
@@ -52,7 +52,7 @@ def _fitted(stage: StageSpec, engine: Engine, wanted: Mapping[str, Any]) -> Stag
     own = {option.name for option in method.options} - stage.options.keys()
     if {"outlier_share", "outlier_bits"} & stage.options.keys():
         own -= {"sigma"}  # they override it
-    if stage.options.get("grid", "int") in float_grid.GROUPS:
+    if stage.options.get("grid", "int") in weight_grids.OWN_SCALES:
         own -= {"scale_dtype"}  # the format fixes it
     options = {name: value for name, value in wanted.items() if name in own}
     ends = [None if bits == AUTO and not engine.packs_ends else bits for bits in stage.end_bits.values()]
@@ -121,8 +121,8 @@ def _check(
 
 def _no_kernel(engine: Engine, linear: Linear) -> str | None:
     """Returns why the engine has no kernel for a linear that its format holds, or None."""
-    if linear.scheme.layout == float_group.LAYOUT:
-        return None  # the formats for floats fix groups and scales
+    if linear.scheme.layout in (float_group.LAYOUT, super_block.LAYOUT):
+        return None  # their formats fix groups and scales
     if linear.scheme.bits not in engine.bits:
         return f"codes have {', '.join(map(str, engine.bits))} bits there"
     if not linear.symmetric and linear.scheme.bits not in engine.bits_with_zero_points:

@@ -42,6 +42,8 @@ def test_llama_in_every_type(tmp_path: Path) -> None:
     weights, types, reader = contents(folder)
     right = expected(ours, "llama")
     assert all(np.array_equal(weights[name], weight) for name, weight in right.items()) and len(right) == 15
+    record = json.loads((folder / "compress_export.json").read_text())["tensors"]
+    assert record["model.embed_tokens"] == {"outcome": "lossless", "stored_as": "Q8_0"}
     blocks = {"Q4_0", "Q5_0", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "TQ2_0"}
     assert {types[name] for name in right} == blocks and types["token_embd.weight"] == "Q8_0"
     assert "output.weight" not in weights and reader.fields["tokenizer.ggml.pre"].contents() == "smollm"

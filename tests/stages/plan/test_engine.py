@@ -28,9 +28,9 @@ def model(tmp_path: Path) -> str:
     return dense(tmp_path / "model", "llama")
 
 
-def dense(folder: Path, kind: str, dtype: torch.dtype = torch.bfloat16) -> str:
+def dense(folder: Path, kind: str, dtype: torch.dtype = torch.bfloat16, **sizes: int) -> str:
     torch.manual_seed(0)
-    config: dict[str, Any] = dict(MODELS[kind])
+    config: dict[str, Any] = MODELS[kind] | sizes
     AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config)).to(
         dtype
     ).save_pretrained(folder)
@@ -63,6 +63,15 @@ def test_vllm_holds_what_rounds_inputs(model: str, options: dict[str, Any]) -> N
     assert pipeline.plan(recipe(model, "vllm", "rtn", **options)).engine == "vllm"
     with pytest.raises(RecipeError, match=r"mlx cannot hold it: (the layout float_group|the format cannot say)"):
         pipeline.plan(recipe(model, "mlx", "rtn", **options))
+
+
+@pytest.mark.parametrize("kind", ["q2_k", "q4_k", "q6_k"])
+def test_llama_cpp_holds_the_grids_of_k_quants(tmp_path: Path, model: str, kind: str) -> None:
+    long = dense(tmp_path / "long", "llama", hidden_size=256, intermediate_size=256)
+    for each in (model, long):  # 256 divides the rows of one of them
+        assert "scale_dtype" not in pipeline.plan(recipe(each, "llama.cpp", grid=kind)).options
+    with pytest.raises(RecipeError, match=r"mlx cannot hold it: the layout super_block\.v1 has no counterpart there"):
+        pipeline.plan(recipe(long, "mlx", grid=kind))
 
 
 @pytest.mark.parametrize(
