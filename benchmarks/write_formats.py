@@ -27,6 +27,7 @@ MARKS = ("<!-- formats: benchmarks/write_formats.py -->\n", "<!-- /formats -->\n
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "W8A8 int8": ("rtn", {"bits": 8, "activations": "int8"}),
     "W8A8 FP8, dynamic": ("rtn", {"grid": "fp8", "activations": "fp8"}),
+    "W8A8 FP8, dynamic, KV FP8": ("rtn", {"grid": "fp8", "activations": "fp8", "kv_cache": "fp8"}),
     "W8A8 FP8, static": ("rtn", {"grid": "fp8_tensor", "activations": "fp8_static"}),
     "W4A16 int4 g32": ("rtn", {"bits": 4, "group_size": 32}),
     "W4A16 NVFP4": ("rtn", {"grid": "nvfp4"}),

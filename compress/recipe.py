@@ -55,6 +55,7 @@ class CalibrationSpec:
 
 
 TUNINGS = ("block", "full")
+KV_CACHES = ("fp8",)
 AUTO = "auto"
 DEFAULT_END_BITS = 8
 """Bits of an embedding and a head for which none are given."""
@@ -78,6 +79,9 @@ class StageSpec:
     its weight, and what an earlier stage packed stays as it is."""
     head_bits: EndBits = AUTO
     """Bits of the output head; as `embedding_bits`."""
+    kv_cache: str | None = None
+    """Rounds keys and values to `fp8` with scales from calibration, which engines need to keep their cache in 8 bits.
+    None: they stay as they are."""
     calibration: Mapping[str, Any] = field(default_factory=dict)
     """Calibration settings of this stage that differ from the recipe's."""
 
@@ -85,6 +89,8 @@ class StageSpec:
         _check_types("", self)
         if self.tune not in (None, *TUNINGS):
             raise RecipeError(unknown("tuning", str(self.tune), TUNINGS), allowed=", ".join(TUNINGS))
+        if self.kv_cache not in (None, *KV_CACHES):
+            raise RecipeError(unknown("kv_cache", str(self.kv_cache), KV_CACHES), allowed=", ".join(KV_CACHES))
         _refuse_unknown("calibration key", self.calibration, {f.name for f in dataclasses.fields(CalibrationSpec)})
         if self.target_bits is not None and not 0 < self.target_bits <= 16:
             raise RecipeError(f"target_bits={self.target_bits}", allowed="more than 0, at most 16")
@@ -93,7 +99,7 @@ class StageSpec:
 
     def identity(self) -> dict[str, Any]:
         """Returns the settings that the output bytes depend on, as JSON values; settings that are None are left out."""
-        settings = {"tune": self.tune, "target_bits": self.target_bits}
+        settings = {"tune": self.tune, "target_bits": self.target_bits, "kv_cache": self.kv_cache}
         return {
             "method": self.method,
             "options": _json_values(self.options),

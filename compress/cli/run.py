@@ -45,6 +45,7 @@ recipe_defaults = {
     "--keep-codes", is_flag=True, help="Carry the codes of a model that is quantised already over; pack the rest."
 )
 @click.option("--tune", metavar="HOW", help="Fine-tune after packing: block, or full (blocks, then the whole model).")
+@click.option("--kv-cache", metavar="DTYPE", help="Round keys and values, with scales from calibration: fp8.")
 @click.option("--target-bits", type=float, help="Average stored bits per weight; each linear gets its own options.")
 @click.option(
     "--embedding-bits",

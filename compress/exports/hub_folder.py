@@ -59,11 +59,22 @@ def dense_tensors(plan: Plan, names: list[str]) -> dict[str, torch.Tensor]:
 def _shard(plan: Plan, folder: Path, file: str, names: list[str]) -> ShardRecord:
     """Writes one file and checks what was written; returns its record."""
     linears = [plan.linears[name] for name in names if name in plan.linears]
-    tensors = _packed(plan, linears) | dense_tensors(plan, names)
+    tensors = _packed(plan, linears) | dense_tensors(plan, names) | _kv_scales(plan, names)
     size_bytes, sha256, described = files.write_tensors(folder / file, tensors, dtypes.NAMES)
     for linear in linears:
         _check(plan, folder / file, linear)
     return ShardRecord(file, size_bytes, sha256, described)
+
+
+def _kv_scales(plan: Plan, names: list[str]) -> dict[str, torch.Tensor]:
+    """Returns the scales of keys and values of the block that the names are of, float32 [1]."""
+    block = _BLOCK.match(f"{names[0]}.")[0]  # type: ignore[index]
+    scales = {name: pair for name, pair in plan.kv_scales.items() if block and name.startswith(block)}
+    return {
+        f"{name}.{letter}_scale": torch.tensor([scale])
+        for name, pair in scales.items()
+        for letter, scale in zip("kv", pair, strict=True)
+    }
 
 
 def _packed(plan: Plan, linears: list[Linear]) -> dict[str, torch.Tensor]:

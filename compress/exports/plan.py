@@ -34,6 +34,11 @@ _SCALES = (
     "the scales are float16, and engines hold them in the dtype of the model, bfloat16, which changes weights by up to "
     "0.4 %: load it with dtype float16 for the weights that were evaluated, or compress with --scale-dtype bfloat16"
 )
+KV_TARGET = "compressed-tensors"
+"""The target that has a place for scales of keys and values."""
+_KV_SCHEME = {
+    "num_bits": 8, "type": "float", "symmetric": True, "strategy": "tensor", "group_size": None, "dynamic": False,
+}  # fmt: skip
 DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -98,7 +103,12 @@ class Plan:
             stored |= {f"{name}.{suffix}": tensor for suffix, tensor in written.items()}
         packed = sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
         decoded = sum(math.prod(one.shape) for one, _ in self.decoded.values()) * self.dense_dtype.itemsize
-        return packed + decoded + self._dense_bytes
+        return packed + decoded + self._dense_bytes + 8 * len(self.kv_scales)
+
+    @property
+    def kv_scales(self) -> Mapping[str, tuple[float, float]]:
+        """The scales of keys and values that are written, by attention module."""
+        return self.source.kv_scales if self.to == KV_TARGET else {}
 
     @property
     def _dense_bytes(self) -> int:
@@ -109,7 +119,14 @@ class Plan:
     @property
     def warnings(self) -> list[str]:
         """What a reader of the export must know."""
-        return [text for text in (self._scales, self._inputs) if text]
+        return [text for text in (self._scales, self._inputs, self._cache) if text]
+
+    @property
+    def _cache(self) -> str | None:
+        lost = self.source.kv_scales and not self.kv_scales
+        return (
+            "the scales of keys and values are left out: engines do not round them as they were here" if lost else None
+        )
 
     @property
     def _inputs(self) -> str | None:
@@ -241,7 +258,10 @@ def edited_config(plan: Plan) -> dict[str, Any]:
     raw.pop("quantization_config", None)
     aliases = plan.source.config.attribute_map.items()  # engines read either name: num_experts, num_local_experts
     named = {alias: raw[name] for alias, name in aliases if name in raw}
-    return _older_rope(raw) | named | raw | plan.target.describe(plan.linears, plan.not_packed)
+    described = plan.target.describe(plan.linears, plan.not_packed)
+    if plan.kv_scales:
+        described["quantization_config"] |= {"kv_cache_scheme": _KV_SCHEME}
+    return _older_rope(raw) | named | raw | described
 
 
 def _older_rope(raw: Mapping[str, Any]) -> dict[str, Any]:

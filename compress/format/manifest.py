@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -57,6 +58,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     check_version(manifest.get("format_version"))
     _require(manifest, REQUIRED, MANIFEST)
     check_tensors(manifest["tensors"])
+    check_kv_cache(manifest.get("kv_cache"))
     _check_shards(manifest["shards"])
     return manifest
 
@@ -77,9 +79,9 @@ def check_version(version: object) -> None:
         )
 
 
-def version_of(tensors: Mapping[str, Any]) -> int:
-    """Returns the format version of a folder with these entries: 3 where a linear rounds its inputs, otherwise 2."""
-    return 3 if any("activations" in entry["scheme"]["options"] for entry in tensors.values()) else 2
+def version_of(tensors: Mapping[str, Any], kv_cache: object = None) -> int:
+    """Returns the format version of a folder: 3 where inputs of linears or a cache are rounded, otherwise 2."""
+    return 3 if kv_cache or any("activations" in entry["scheme"]["options"] for entry in tensors.values()) else 2
 
 
 def stated_tensors(quantization: Mapping[str, Any]) -> Any:
@@ -109,6 +111,19 @@ def check_tensors(tensors: object) -> None:
             raise FormatError(f"shape {shape!r}", allowed="[out features, in features]", layer=name)
         if not isinstance(entry["bias"], bool):
             raise FormatError(f"bias {entry['bias']!r}", allowed="true or false", layer=name)
+
+
+def check_kv_cache(kv_cache: object) -> None:
+    """Raises FormatError unless `kv_cache` is missing, or gives two scales above 0 for every module that it names."""
+    if kv_cache is None:
+        return
+    scales = kv_cache.get("scales") if isinstance(kv_cache, Mapping) else None
+    if not isinstance(kv_cache, Mapping) or kv_cache.get("dtype") != "fp8" or not isinstance(scales, Mapping):
+        raise FormatError(f"kv_cache {kv_cache!r}", allowed="an object with the dtype fp8 and scales")
+    for name, pair in scales.items():
+        numbers = isinstance(pair, list) and len(pair) == 2 and all(isinstance(one, float) for one in pair)
+        if not numbers or not all(0 < one < math.inf for one in pair):
+            raise FormatError(f"scales {pair!r} of keys and values", allowed="two numbers above 0", layer=name)
 
 
 def _check_shards(shards: object) -> None:

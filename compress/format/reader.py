@@ -144,12 +144,13 @@ def _check_config(folder: Path, content: dict[str, Any]) -> None:
     """Raises FormatError unless config.json (read by transformers) agrees with the manifest."""
     quantization = read_object(folder / manifest.CONFIG).get("quantization_config")
     stated = manifest.stated_tensors(quantization) if isinstance(quantization, dict) else {}
-    structure = quantization.get("structure") if isinstance(quantization, dict) else None
+    others = quantization if isinstance(quantization, dict) else {}
     needed = {name: {key: entry[key] for key in manifest.TENSOR_REQUIRED} for name, entry in content["tensors"].items()}
     if stated != needed:
         raise FormatError(f"{folder / manifest.CONFIG} and {manifest.MANIFEST} do not agree on the packed linears")
-    if structure != content.get("structure"):
-        raise FormatError(f"{folder / manifest.CONFIG} and {manifest.MANIFEST} do not agree on the structure")
+    for name in ("structure", "kv_cache"):
+        if others.get(name) != content.get(name):
+            raise FormatError(f"{folder / manifest.CONFIG} and {manifest.MANIFEST} do not agree on the {name}")
 
 
 def _open(path: Path) -> Any:

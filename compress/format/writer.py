@@ -133,18 +133,18 @@ def _finish(
         stored |= record.tensors
     content["shards"] = [{field: getattr(record, field) for field in manifest.SHARD_REQUIRED} for record in records]
     manifest.check_tensors(content.get("tensors"))
-    content["format_version"] = manifest.version_of(content["tensors"])
+    content["format_version"] = manifest.version_of(content["tensors"], content.get("kv_cache"))
     _check_planes(content["tensors"], stored)
     needed = {
         name: {field: entry[field] for field in manifest.TENSOR_REQUIRED} for name, entry in content["tensors"].items()
     }
     # without this entry any loader of the architecture accepts the folder
-    if needed or content.get("structure"):
+    if needed or content.get("structure") or content.get("kv_cache"):
         config["quantization_config"] = {
             "quant_method": manifest.QUANT_METHOD,
             "format_version": content["format_version"],
             "tensors": scheme_table.shorten(needed),
-            **({"structure": content["structure"]} if content.get("structure") else {}),
+            **{name: content[name] for name in ("structure", "kv_cache") if content.get(name)},
         }
     for name, source in sorted(auxiliary.items()):
         files.copy(source, folder / name)

@@ -26,7 +26,7 @@ from compress.models.rows import Rows
 from compress.models.source import ModelSource
 from compress.models.stored import StoredWeight, find_stored
 from compress.models.unread_tensors import sort_unread
-from compress.models.walking import packed_weights
+from compress.models.walking import kv_cache, packed_weights
 from compress.models.walking.arguments import BlockArguments, Listener, tensor_bytes
 from compress.models.walking.buffers import compute_buffers, computed_buffers
 from compress.models.walking.embedding import embedding_name, rows_present
@@ -249,12 +249,14 @@ class BlockWalker:
                 packed = self.source.part(ref.name)
                 assert packed is not None
                 packed_weights.round_inputs(block, ref, packed)
+        kv_cache.round_in(block.module, self.source.kv_scales, name)
         return block
 
     def free_block(self, block: Block) -> None:
         """Frees the block's memory; the block must not be used afterwards."""
         prefix = f"{block.name}."
         packed_weights.stop_rounding(block)
+        kv_cache.stop_rounding(block.module)
         skeleton.to_meta(self.model, {n for n in (*self._stored, *self._computed) if n.startswith(prefix)})
 
     @torch.no_grad()

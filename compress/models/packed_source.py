@@ -50,6 +50,12 @@ class PackedLinears:
         return structure
 
     @property
+    def kv_scales(self) -> Mapping[str, tuple[float, float]]:
+        """The manifest's scales of keys and values, by attention module."""
+        scales: Mapping[str, tuple[float, float]] = self.checkpoint.manifest.get("kv_cache", {}).get("scales", {})
+        return scales
+
+    @property
     def rounds_inputs(self) -> bool:
         """Whether a linear rounds its inputs: its scheme has `activations`."""
         entries = self.checkpoint.manifest["tensors"].values()

@@ -92,6 +92,11 @@ class ModelSource(TensorFiles):
         return None if entry is None else Scheme.from_dict(entry["scheme"])
 
     @property
+    def kv_scales(self) -> Mapping[str, tuple[float, float]]:
+        """The scales of keys and values by attention module, where they are rounded."""
+        return {} if self._packed is None else self._packed.kv_scales
+
+    @property
     def rounds_inputs(self) -> bool:
         """Whether a packed linear rounds its inputs."""
         return self._packed is not None and self._packed.rounds_inputs

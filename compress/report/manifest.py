@@ -15,7 +15,12 @@ from compress.report.shapes import COUNT, NUMBER, OBJECT, TEXT, Each, Fields
 
 _WARNINGS_SHOWN = 5
 _RECIPE = {
-    "stages": [Fields({"method": TEXT, "options": OBJECT, "tune": TEXT, "target_bits": NUMBER}, needed=("method",))],
+    "stages": [
+        Fields(
+            {"method": TEXT, "options": OBJECT, "tune": TEXT, "kv_cache": TEXT, "target_bits": NUMBER},
+            needed=("method",),
+        )
+    ],
     "calibration": {"source": TEXT, "samples": COUNT, "seq_len": COUNT, "seed": COUNT},
     "skip": [TEXT],
 }
@@ -97,7 +102,7 @@ def _stage(stage: Mapping[str, Any], always: Collection[str]) -> dict[str, Any]:
     options = dict(stage.get("options", {}))
     # the method of a checkpoint that was made elsewhere need not be installed here
     defaults = registry.defaults(stage["method"]) if stage["method"] in registry.names() else {}
-    extra = {name: stage[name] for name in ("tune", "target_bits") if stage.get(name) is not None}
+    extra = {name: stage[name] for name in ("tune", "kv_cache", "target_bits") if stage.get(name) is not None}
     unusual = {name: v for name, v in options.items() if name in always or (name, v) not in defaults.items()}
     return {"method": stage["method"], "options": {**options, **extra}, "unusual": {**unusual, **extra}}
 

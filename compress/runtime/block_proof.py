@@ -18,6 +18,7 @@ from compress.format.reader import Checkpoint, open_checkpoint
 from compress.models.block import Block
 from compress.models.blocks import BlockWalker
 from compress.models.source import ModelSource
+from compress.models.walking import kv_cache
 from compress.runtime import skeleton
 
 
@@ -37,6 +38,7 @@ def logits(folder: Path, texts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> 
         shell = copy.deepcopy(walker.model.get_submodule(name))  # on meta
         block = walker.load_block(index)
         packed = Block(index, name, _fill(shell, block, checkpoint))
+        kv_cache.round_in(packed.module, walker.source.kv_scales, name)
         for state_1TH in states:
             walker.forward(packed, state_1TH, micro_batch=1, out=state_1TH)
         walker.free_block(block)

@@ -14,6 +14,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from compress.format import manifest, scheme_table
 from compress.models import structure
+from compress.models.walking import kv_cache
 from compress.runtime import adapters, attention, head, skeleton
 from compress.runtime.experts import PackedExperts
 
@@ -26,6 +27,7 @@ class CompressConfig(QuantizationConfigMixin):  # type: ignore[misc]
         format_version: int,
         tensors: list[Any] | dict[str, Any],
         structure: dict[str, Any] | None = None,
+        kv_cache: dict[str, Any] | None = None,
         **unknown: Any,
     ):
         """Keeps unknown fields for save_pretrained; a change that readers must know raises the format version.
@@ -38,14 +40,21 @@ class CompressConfig(QuantizationConfigMixin):  # type: ignore[misc]
         self.format_version = format_version
         self.tensors: dict[str, Any] = scheme_table.expand(tensors) if isinstance(tensors, list) else tensors
         self.structure = structure
+        if kv_cache is not None:
+            self.kv_cache = kv_cache
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the JSON form, as save_pretrained writes it."""
         data: dict[str, Any] = super().to_dict()
         return data | {
-            "format_version": manifest.version_of(self.tensors),
+            "format_version": manifest.version_of(self.tensors, self.kv_scales),
             "tensors": scheme_table.shorten(self.tensors),
         }
+
+    @property
+    def kv_scales(self) -> dict[str, Any]:
+        """Scales of keys and values by attention module, where they are rounded."""
+        return dict(self.__dict__.get("kv_cache", {}).get("scales", {}))
 
     def __repr__(self) -> str:
         """Returns one line, since a model has hundreds of linears."""
@@ -62,6 +71,7 @@ class CompressQuantizer(HfQuantizer):  # type: ignore[misc]
         """Raises FormatError for a newer format version or an unknown layout, before the model is built."""
         manifest.check_version(self.quantization_config.format_version)
         manifest.check_tensors(self.quantization_config.tensors)
+        manifest.check_kv_cache(self.quantization_config.__dict__.get("kv_cache"))
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         if self.quantization_config.structure:
@@ -74,6 +84,9 @@ class CompressQuantizer(HfQuantizer):  # type: ignore[misc]
         skeleton.keep_prepared(model)
         head.install(model)
         attention.install(model)
+        prefix = f"{model.base_model_prefix}." if not hasattr(model, model.base_model_prefix) else ""
+        scales = self.quantization_config.kv_scales.items()
+        kv_cache.round_in(model, {name.removeprefix(prefix): pair for name, pair in scales})
         self._has_experts = any(isinstance(module, PackedExperts) for module in model.modules())
         return model
 

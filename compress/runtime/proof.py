@@ -197,10 +197,13 @@ def _rounding(model: Any, texts: Sequence[Text], found: Sequence[torch.Tensor]) 
 
 
 def _turns(model: Any) -> bool:
-    """Returns whether a linear of the model rounds its inputs."""
+    """Returns whether a linear of the model rounds its inputs, or attention its keys and values."""
+    from compress.models.walking import kv_cache
     from compress.runtime.skeleton import packed_layers
 
-    return any("activations" in layer.scheme.options for layer in packed_layers(model).values())
+    return kv_cache.rounds(model) or any(
+        "activations" in layer.scheme.options for layer in packed_layers(model).values()
+    )
 
 
 def _turning(model: Any, texts: Sequence[Text]) -> float:

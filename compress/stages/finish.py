@@ -128,6 +128,7 @@ def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, ou
             **({"structure": dict(output.structure)} if output.structure else {}),
             **output.report,
             **({"allocation": allotted} if allotted else {}),
+            **({"kv_cache": kv} if (kv := _kv_cache(recipe, workspace)) else {}),
             **({"tuning": tuned} if (tuned := _tuning(recipe, workspace)) else {}),
             "warnings": warnings,
             "tensors": entries,
@@ -178,6 +179,14 @@ def _tuning(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
         settings["full"] = dataclasses.asdict(FullSettings())
     did = {name: value for record in workspace.records() for name, value in record.get("tuning", {}).items()}
     return {"settings": settings, "did": did}
+
+
+def _kv_cache(recipe: Recipe, workspace: Workspace) -> dict[str, Any]:
+    """Returns what keys and values are rounded to, and the scales; empty where they are not."""
+    if (dtype := recipe.stages[-1].kv_cache) is None:
+        return {}
+    scales = {name: pair for record in workspace.records() for name, pair in record.get("kv_cache", {}).items()}
+    return {"dtype": dtype, "scales": scales}
 
 
 def _few(names: Sequence[str]) -> str:

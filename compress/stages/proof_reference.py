@@ -20,7 +20,7 @@ from compress.format.packed import PackedTensor
 from compress.format.scheme import Scheme
 from compress.models.blocks import BlockWalker
 from compress.models.source import ModelSource
-from compress.models.walking import packed_weights
+from compress.models.walking import kv_cache, packed_weights
 from compress.runtime.proof import Text
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ def logits(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> t
             refs = {ref.name: ref for ref in walker.linears(index)}
             for name, packed in _read(stage.workspace.folder / record["shard"]["file"], record["linears"]):
                 packed_weights.put(block, refs[name], packed)
+            kv_cache.round_in(block.module, record.get("kv_cache", {}), block.name)
             hidden_STH = walker.forward(block, hidden_STH, micro_batch=1)
             walker.free_block(block)
             if not hidden_STH.isfinite().all():

@@ -125,7 +125,7 @@ def test_its_golden_bytes_are_those_of_the_layout_and_decode(reader: dict[str, A
 
 def test_it_marks_exactly_the_fields_that_readers_require() -> None:
     required = {*manifest.REQUIRED, *manifest.TENSOR_REQUIRED, *manifest.SHARD_REQUIRED}
-    required.add("structure")  # where there is one; a manifest without it is whole
+    required |= {"structure", "kv_cache"}  # where there is one; a manifest without it is whole
     assert set(re.findall(r"`(\w+)` ●", TEXT)) == required
 
 

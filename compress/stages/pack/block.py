@@ -18,10 +18,11 @@ import torch
 
 from compress.calibration import collect as collecting
 from compress.calibration.side_by_side import forwards
+from compress.errors import ModelError
 from compress.format import naming
 from compress.format.packed import PackedTensor
 from compress.models import linears
-from compress.models.walking import packed_weights
+from compress.models.walking import kv_cache, packed_weights
 from compress.stages import memory
 from compress.stages.pack import solve_linear
 from compress.stages.pack.ends import PackedEnds
@@ -54,6 +55,8 @@ class LinearStage:
     """Linear -> options that differ from `config`, chosen by mixed precision or by the method's `allot`."""
     ends: PackedEnds = field(default_factory=PackedEnds)
     """The embedding and the head, where they are packed."""
+    kv_cache: str | None = None
+    """What keys and values are rounded to; None: nothing."""
     tuning: Settings | None = None
     """Settings for fitting each block after packing; None: no fitting."""
     bits: tuple[int, ...] | None = None
@@ -78,7 +81,8 @@ class CompressedBlock:
     tensors: dict[str, torch.Tensor]
     """Planes of the packed linears and dense tensors that were fitted, on the CPU, by their names in the checkpoint."""
     record: dict[str, Any]
-    """`linears`: the manifest entries by name; `tuning`: errors before and after fitting, if it was asked for."""
+    """`linears`: the manifest entries by name; `tuning`: errors before and after fitting, and `kv_cache`: scales, if
+    they were asked for."""
     outputs_STH: torch.Tensor  # noqa: N815
     """Outputs of the packed block: the inputs of the next one."""
 
@@ -110,6 +114,8 @@ def compress_block(stage: LinearStage, block: Block, hidden_STH: torch.Tensor, t
         outputs_STH = walker.forward(block, hidden_STH, micro_batch=micro_batch) if stage.tuning is None else None
     if stage.tuning is None or wanted_STH is None:
         assert outputs_STH is not None
+        if stage.kv_cache is not None:
+            outputs_STH = _round_keys(stage, block, hidden_STH, record)
         return CompressedBlock(_on_cpu(naming.plane_tensors(packed)), record, outputs_STH)
     from compress.tuning import block as tuning
 
@@ -118,6 +124,18 @@ def compress_block(stage: LinearStage, block: Block, hidden_STH: torch.Tensor, t
     record["tuning"] = {block.name: did}
     outputs_STH = walker.forward(block, hidden_STH, micro_batch=micro_batch)
     return CompressedBlock(_on_cpu(naming.plane_tensors(tuned.packed) | tuned.dense), record, outputs_STH)
+
+
+def _round_keys(stage: LinearStage, block: Block, hidden_STH: torch.Tensor, record: dict[str, Any]) -> torch.Tensor:
+    """Finds the scales of the block's keys and values, and returns its outputs with both rounded."""
+    micro_batch = stage.memory_plan.micro_batch
+    with kv_cache.measured(block.module, block.name) as peaks:
+        stage.walker.forward(block, hidden_STH, micro_batch=micro_batch)
+    if silent := next((name for name, pair in peaks.items() if not all(pair)), None):
+        raise ModelError("it hands no keys to a cache that could be rounded", do="Leave --kv-cache out", layer=silent)
+    record["kv_cache"] = kv_cache.scales_of(peaks)
+    kv_cache.round_in(block.module, record["kv_cache"], block.name)
+    return stage.walker.forward(block, hidden_STH, micro_batch=micro_batch)
 
 
 def _on_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

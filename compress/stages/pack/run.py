@@ -66,6 +66,7 @@ def run(
         workers=recipe.workers,
         ends=ends.prepare(workspace, walker, planned.ends, recipe.max_memory, progress),
         tuning=Settings() if stage.tune else None,
+        kv_cache=stage.kv_cache,
     )
     work = dataclasses.replace(work, overrides=rank_ratios.allot(work, tokens_ST, progress))
     if stage.target_bits is not None:

@@ -38,6 +38,10 @@ def check_recipe(recipe: Recipe) -> None:
                 f"{options[0]} with the method {stage.method}, which packs no weights",
                 do="Leave it out, or give it to a stage that quantises",
             )
+        if stage.kv_cache is not None and stage.tune is not None:
+            raise RecipeError(
+                f"kv_cache={stage.kv_cache!r} with tune={stage.tune!r}, which fits to keys as they are", do="Give one"
+            )
         if method.kind == "train" or stage.tune is not None:
             from compress.tuning.sequences import check_enough  # with torch
 
@@ -59,6 +63,8 @@ def _by_block(recipe: Recipe, stage: StageSpec) -> str | None:
     method = registry.describe(stage.method)
     if stage.tune is not None:
         return f"--tune {stage.tune}"
+    if stage.kv_cache is not None:
+        return f"--kv-cache {stage.kv_cache}"
     if method.needs_data:
         return f"the method {stage.method}, which needs data"
     if not method.packs:
@@ -98,6 +104,6 @@ def check_model(recipe: Recipe) -> None:
 
 def _of_packing(stage: StageSpec) -> list[str]:
     """Returns the names of the settings that are given and that only a stage that packs has."""
-    settings = {"tune": stage.tune, "target_bits": stage.target_bits}
+    settings = {"tune": stage.tune, "target_bits": stage.target_bits, "kv_cache": stage.kv_cache}
     ends = [name for name, bits in stage.end_bits.items() if bits != AUTO]
     return [name for name, value in settings.items() if value is not None] + ends

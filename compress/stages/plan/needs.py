@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def needs_data(stage: StageSpec, method: PackMethod) -> bool:
-    """Returns whether the stage needs calibration text: for the method, for fine-tuning, or for mixed precision."""
-    return bool(_statistics(stage, method)) or stage.tune is not None or stage.target_bits is not None
+    """Returns whether the stage needs calibration text: for the method, fine-tuning, the cache, or mixed precision."""
+    return _by_block(stage, method) or stage.target_bits is not None
 
 
 def streams(stage: StageSpec, method: PackMethod, source: ModelSource) -> bool:
@@ -27,11 +27,12 @@ def streams(stage: StageSpec, method: PackMethod, source: ModelSource) -> bool:
     codes are kept, and a method that packs nothing.
     """
     carried = source.unpacked or source.keeps_codes
-    return method.PACKS and not carried and not _statistics(stage, method) and stage.tune is None
+    return method.PACKS and not carried and not _by_block(stage, method)
 
 
-def _statistics(stage: StageSpec, method: PackMethod) -> frozenset[str]:
-    return method.needs(method.Config(**stage.options))
+def _by_block(stage: StageSpec, method: PackMethod) -> bool:
+    needs = method.needs(method.Config(**stage.options))
+    return bool(needs) or stage.tune is not None or stage.kv_cache is not None
 
 
 def solving_device(device: torch.device) -> torch.device:

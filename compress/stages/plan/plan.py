@@ -128,6 +128,7 @@ def plan_pack(
     shapes = {ref.name: ref.shape for refs in blocks for ref in refs if ref.name not in left}
     refusals.check_linears(method, config, source, shapes)
     packed_refs = [ref for refs in blocks for ref in refs if ref.name in shapes]
+    refusals.check_kv_cache(stage, walker)
     refusals.check_activations(stage, method, config, source, packed_refs)
     largest = max(blocks, key=lambda refs: sum(math.prod(ref.shape) for ref in refs))
     allotted = refusals.check_target_bits(stage, method, config, source, shapes.values(), engine.bits(recipe.engine))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from compress.errors import RecipeError
 from compress.format import layouts
 from compress.format.layouts.dense import PART_LAYOUT
+from compress.models.walking import kv_cache
 from compress.stages.budget.candidates import least_bits, settings, target_too_low
 from compress.stages.pack import composite
 from compress.stages.pack.solve_linear import naming_the_layer
@@ -15,6 +16,7 @@ from compress.stages.pack.solve_linear import naming_the_layer
 if TYPE_CHECKING:
     from compress.format.scheme import Scheme
     from compress.methods.protocol import PackMethod
+    from compress.models.blocks import BlockWalker
     from compress.models.linears import LinearRef
     from compress.models.source import ModelSource
     from compress.recipe import StageSpec
@@ -47,6 +49,15 @@ def check_activations(
             f"{given} for experts whose matrices lie in one parameter",
             do=f"{cure}, or leave the experts dense with --skip '{expert.experts[0].rpartition('.')[2]}*'",
             layer=expert.name,
+        )
+
+
+def check_kv_cache(stage: StageSpec, walker: BlockWalker) -> None:
+    """Raises RecipeError where no attention module of the model hands its keys to a cache."""
+    if stage.kv_cache is not None and not kv_cache.find(walker.model):
+        raise RecipeError(
+            f"kv_cache={stage.kv_cache!r}: no attention module of {type(walker.model).__name__} hands keys to a cache",
+            do="Leave --kv-cache out",
         )
 
 
