@@ -140,6 +140,9 @@ def _ours(environments: Path) -> str:
     return os.pathsep.join([str(metadata.resolve()), str(root)])
 
 
-def relative(logits: np.ndarray, reference: np.ndarray) -> float:
-    """Returns ‖logits − reference‖ / ‖reference‖."""
-    return float(np.linalg.norm(logits - reference) / np.linalg.norm(reference))
+def difference(engine: str, found: np.ndarray, logits: np.ndarray) -> float:
+    """Returns ‖found − logits‖ / ‖logits‖, over logarithms of probabilities where the engine gives those."""
+    reference = logits.astype(np.float64)
+    if ENGINES[engine].logarithms:
+        reference -= np.logaddexp.reduce(reference, 1, keepdims=True)
+    return float(np.linalg.norm(found - reference) / np.linalg.norm(reference))

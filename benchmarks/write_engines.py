@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _engines import ENGINES, read, relative
+from _engines import ENGINES, difference, read
 from _names import slug
 
 import compress
@@ -59,11 +59,17 @@ class Case:
     checkpoint: str
     target: str
     engine: str
+    dense_dtype: str = "float32"
+
+    @property
+    def format(self) -> str:
+        """The target, and the dtype of decoded weights where it is not that of the reference."""
+        return self.target if self.dense_dtype == "float32" else f"{self.target}, {self.dense_dtype}"
 
     @property
     def slug(self) -> str:
         """Name of the case's files."""
-        return slug(f"{self.checkpoint} {self.target} {self.engine}")
+        return slug(f"{self.checkpoint} {self.format} {self.engine}")
 
 
 OURS = "–"
@@ -83,6 +89,9 @@ CASES = (
     *(Case(name, "gguf", "llama.cpp-float32") for name in (_INTEGERS[1], "rtn, 4 bits, embedding 8 bits", GPTQ)),
     *(Case(name, "gguf", "llama.cpp") for name in (*_INTEGERS, GPTQ, SPQR)),
     Case(SPQR, OURS, "vllm-plugin"),
+    Case(GPTQ, "gguf", "openvino"),
+    Case(_INTEGERS[3], "gguf", "openvino"),
+    Case(SPQR, "gguf", "openvino", "float16"),
     *(Case(name, target, "mlx-lm") for name, target in ((GPTQ, "mlx"), (SPQR, "dense"))),
 )
 
@@ -119,26 +128,28 @@ class Work:
             compress.run(self.model, suite="none", output=str(folder), **CHECKPOINTS[name])
         return folder
 
-    def export(self, name: str, target: str) -> Path:
+    def export(self, case: Case) -> Path:
         """Returns the export of a checkpoint, which is made the first time."""
-        if target == OURS:
-            return self.checkpoint(name)
-        folder = self.output / slug(f"{name} {target}")
+        checkpoint = self.checkpoint(case.checkpoint)
+        if case.target == OURS:
+            return checkpoint
+        folder = self.output / slug(f"{case.checkpoint} {case.format}")
         if folder.exists():
             return folder
         # for spqr, which gguf holds decoded
-        return compress.export(self.checkpoint(name), target, folder, allow_dense=target == "gguf")
+        whole = case.target == "gguf"
+        return compress.export(checkpoint, case.target, folder, allow_dense=whole, dense_dtype=case.dense_dtype)
 
     def measured(self, case: Case) -> dict[str, Any]:
         """Returns the case's figures: those kept, or measured now."""
         if (figures := self.known(case)) is None:
-            ours = self._read(case.checkpoint, "dense", "transformers")
-            found = self._read(case.checkpoint, case.target, case.engine)
+            ours = self._read(Case(case.checkpoint, "dense", "transformers"))
+            found = self._read(case)
             same = found["answers"] == ours["answers"]
-            reference = ours["logits"]
-            if ENGINES[case.engine].logarithms:
-                reference = reference - np.logaddexp.reduce(reference.astype(np.float64), 1, keepdims=True)
-            figures = {"relative": relative(found["logits"], reference), "same_answers": int(same.all(1).sum())}
+            figures = {
+                "relative": difference(case.engine, found["logits"], ours["logits"]),
+                "same_answers": int(same.all(1).sum()),
+            }
             if not same.all() and "gaps" in ours:
                 first_PN = (~same).cumsum(1) == 1  # the first token of each prompt that differs
                 figures["gap"] = float(ours["gaps"][first_PN & ~same].max())
@@ -153,11 +164,11 @@ class Work:
     def _kept(self, case: Case) -> Path:
         return self.output / f"{case.slug}.json"
 
-    def _read(self, name: str, target: str, engine: str) -> dict[str, np.ndarray]:
+    def _read(self, case: Case) -> dict[str, np.ndarray]:
         """Returns logits and answers of an export in an engine."""
-        result = self.output / f"{slug(f'{name} {target} {engine}')}.npz"
-        folder = self.export(name, target)
-        return read(engine, folder, self._prompts(self.checkpoint(name)), TOKENS, result, self.output / "environments")
+        result = self.output / f"{case.slug}.npz"
+        prompts = self._prompts(self.checkpoint(case.checkpoint))
+        return read(case.engine, self.export(case), prompts, TOKENS, result, self.output / "environments")
 
     def _prompts(self, folder: Path) -> list[list[int]]:
         from transformers import AutoTokenizer
@@ -212,7 +223,7 @@ def document(work: Work) -> str:
     for case in CASES:
         figures = work.known(case)
         measured = "not run | –" if figures is None else _figures(figures)
-        text += f"| {case.checkpoint} | {case.target} | {ENGINES[case.engine].title} | {measured} |\n"
+        text += f"| {case.checkpoint} | {case.format} | {ENGINES[case.engine].title} | {measured} |\n"
     text += MATRIX + "| checkpoint | " + " | ".join(TARGETS) + " |\n| :-- |" + " :-- |" * len(TARGETS) + "\n"
     for name in CHECKPOINTS:
         folder = work.output / slug(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +18,23 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.support.exports import Solve, packed
 from tests.support.packed_checkpoints import Packed
 
 ROOT = Path(__file__).parents[2]
+SIZES = {
+    "hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "max_position_embeddings": 128, "vocab_size": 2048,
+}  # fmt: skip
 PROMPT = list(range(12))
+
+
+def checkpoint(folder: Path, kind: str, solve: Solve) -> Packed:
+    """Returns a model of the kind, packed into `folder`, of sizes that engines have kernels for, with a tokenizer."""
+    ours = packed(folder, kind, solve, **SIZES, **({"head_dim": 128} if kind == "qwen3" else {}))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(ROOT / "compress" / "atlas" / "model" / name, folder)
+    return ours
 
 
 def difference(ours: Packed, export: Path, engine: str) -> float:
@@ -31,7 +45,7 @@ def difference(ours: Packed, export: Path, engine: str) -> float:
     with torch.no_grad():
         expected = ours.dense(torch.tensor([PROMPT])).logits[0].float().numpy()
     assert found["logits"].shape == expected.shape and np.isfinite(found["logits"]).all()
-    return float(machinery.relative(found["logits"], expected))
+    return float(machinery.difference(engine, found["logits"], expected))
 
 
 def _machinery() -> Any:
@@ -81,12 +95,27 @@ DAMAGE: dict[str, dict[str, tuple[str, Callable[[torch.Tensor], None]]]] = {
 
 def damaged(export: Path, target: str, what: str, linear: str = "model.layers.0.self_attn.q_proj") -> Path:
     """Changes one tensor of one linear in the export, and returns the folder."""
+    if target == "gguf":
+        return _damaged_gguf(export, linear)
     suffix, change = DAMAGE[what][target]
     name = f"{linear}.{suffix}"
     (path,) = (path for path in export.glob("*.safetensors") if name in load_file(path))
     tensors = load_file(path)
     before = tensors[name].clone()
-    change(tensors[name])
+    unsigned = tensors[name].dtype == torch.uint32  # torch cannot index those
+    change(tensors[name].view(torch.int32) if unsigned else tensors[name])
     assert not torch.equal(tensors[name], before)
     save_file(tensors, path, metadata={"format": "mlx" if target == "mlx" else "pt"})
+    return export
+
+
+def _damaged_gguf(export: Path, linear: str) -> Path:
+    """Exchanges two rows of blocks."""
+    from gguf import GGUFReader
+
+    assert linear == "model.layers.0.self_attn.q_proj"
+    reader = GGUFReader(export / "model.gguf", "r+")
+    rows = next(tensor.data for tensor in reader.tensors if tensor.name == "blk.0.attn_q.weight")
+    rows[[0, 1]] = rows[[1, 0]]
+    rows.flush()
     return export
