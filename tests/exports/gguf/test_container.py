@@ -70,6 +70,19 @@ def test_other_architectures(tmp_path: Path, kind: str) -> None:
     assert np.array_equal(weights["output_norm.weight"], norm + 1 if kind == "gemma3" else norm)
 
 
+def test_experts_of_different_types_are_stored_dense(tmp_path: Path) -> None:
+    """They lie in one tensor, which has one type; the converter shows this only when it runs."""
+    ours = packed(tmp_path / "a", "mixtral", *(integers(bits, 32) for bits in (4, 4, 4, 4, 4, 8, 4, 4, 8, 4)))
+    folder = export(ours.folder, "gguf", allow_dense=True)
+    record = json.loads((folder / "compress_export.json").read_text())["tensors"]
+    dense = {name: one["why"] for name, one in record.items() if one["outcome"] == "dense"}
+    assert set(dense.values()) == {"the converter joins it with others, and their types differ: Q4_0, Q8_0"}
+    assert dense.keys() < record.keys() and all(".experts." in name for name in dense)
+    weights, types, _ = contents(folder)
+    assert all(np.array_equal(weights[name], weight) for name, weight in expected(ours, "mixtral").items())
+    assert set(types.values()) == {"F32", "Q4_0"}
+
+
 def test_two_rows_that_change_places_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = packed(tmp_path / "a", "llama", integers(4, 32))
     right = target.tensors
