@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 def find(settings: Mapping[str, Any], files: TensorFiles) -> Found:
     """See `Format`."""
-    return Found([_weight(module, files) for module in modules_with(files, "codebooks")])
+    found = Found([_weight(module, files) for module in modules_with(files, "codebooks")])
+    sizes = {files.tensors[weight.parts["codebooks"]].shape[:2] for weight in found.weights}
+    found.label = f"aqlm, {' and '.join(f'{books}×{count.bit_length() - 1} bits' for books, count in sorted(sizes))}"
+    return found
 
 
 def _weight(module: str, files: TensorFiles) -> ForeignWeight:

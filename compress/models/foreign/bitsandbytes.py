@@ -44,6 +44,9 @@ def find(settings: Mapping[str, Any], files: TensorFiles) -> Found:
         module, is_state, kind = name.partition(_STATE)
         if is_state:
             found.weights.append(_of_four_bits(module, kind, name, files))
+    kinds = dict.fromkeys(["8 bits"] * any("SCB" in each.parts for each in found.weights))
+    kinds |= dict.fromkeys(name.partition(_STATE)[2] for name in files.tensors if _STATE in name)
+    found.label = f"bitsandbytes, {' and '.join(kinds)}"
     return found
 
 

@@ -49,7 +49,7 @@ def find(settings: Mapping[str, Any], files: TensorFiles) -> Found:
     """See `Format`."""
     groups = [group for group in dict(settings.get("config_groups") or {}).values() if isinstance(group, Mapping)]
     _refuse_variants(settings, groups)
-    found = Found(unread=[name for name in files.tensors if _ACTIVATIONS.search(name)])
+    found = Found(unread=[name for name in files.tensors if _ACTIVATIONS.search(name)], label=_label(groups))
     for module in modules_with(files, "weight_scale"):
         main = "weight_packed" if f"{module}.weight_packed" in files.tensors else "weight"
         parts = parts_of(module, files, (main, "weight_scale"), _ASIDE)
@@ -60,6 +60,12 @@ def find(settings: Mapping[str, Any], files: TensorFiles) -> Found:
             "activations are not rounded"
         )
     return found
+
+
+def _label(groups: list[Mapping[str, Any]]) -> str:
+    weights = [options for group in groups if isinstance(options := group.get("weights"), Mapping)]
+    kinds = [f"{one.get('num_bits')} bits{' (float)' if one.get('type') == 'float' else ''}" for one in weights]
+    return ", ".join(["compressed-tensors", " and ".join(dict.fromkeys(kinds))] if kinds else ["compressed-tensors"])
 
 
 def _refuse_variants(settings: Mapping[str, Any], groups: list[Mapping[str, Any]]) -> None:

@@ -45,7 +45,7 @@ class ForeignWeight:
         return replace(self, shape=(count, *self.shape[1:]))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Found:
     """What of a checkpoint a format reads."""
 
