@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import _imports
 import numpy as np
 from _engines import ENGINES, difference, read
 from _names import slug
@@ -110,7 +111,7 @@ def main() -> None:
         for case in CASES:
             if options.only in case.slug:
                 print(f"{case.slug}: {work.measured(case)}", flush=True)
-    DOCUMENT.write_text(document(work))
+    DOCUMENT.write_text(_imports.into(document(work)))
     print(f"written: {DOCUMENT}")
 
 

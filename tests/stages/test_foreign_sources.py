@@ -141,6 +141,16 @@ def test_experts_keep_their_codes(tmp_path: Path) -> None:
         assert all(torch.equal(checkpoint.packed(name).planes[plane], each) for plane, each in one.planes.items())
 
 
+def test_decoded_experts_have_the_names_of_the_hub(tmp_path: Path) -> None:
+    """Nothing is packed, so any program reads the result, one that knows Mixtral's own names."""
+    ours = packed(tmp_path / "a", "mixtral", integers(4, 32))
+    folder = export(ours.folder, "compressed-tensors")
+    done = imported(Foreign(folder, ours.dense), tmp_path / "out")
+    source = ModelSource.open(done.checkpoint)
+    name = "model.layers.0.block_sparse_moe.experts.3.w2.weight"
+    assert torch.equal(source.read(name), layouts.unpack(ours.linears["model.layers.0.mlp.experts.q_down_proj.3"]))
+
+
 @pytest.mark.parametrize(
     ("method", "options", "said"),
     [

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from tests.support.exports import MODELS
 
@@ -39,11 +40,13 @@ def write(folder: Path, kind: str, encode: Encode, quantization: Mapping[str, An
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config)).float().eval()
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and "layers" in name:
-            encoded, weight_NK = encode(name, *module.weight.shape)
+        if isinstance(module, nn.Linear | Conv1D) and ("layers" in name or ".h." in name):
+            transposed = isinstance(module, Conv1D)
+            rows, columns = reversed(module.weight.shape) if transposed else module.weight.shape
+            encoded, weight_NK = encode(name, rows, columns)
             del tensors[f"{name}.weight"]
             tensors |= {f"{name}.{suffix}": tensor.contiguous() for suffix, tensor in encoded.items()}
-            module.weight.data = torch.from_numpy(weight_NK)
+            module.weight.data = torch.from_numpy(weight_NK.T.copy() if transposed else weight_NK)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     described = json.loads(model.config.to_json_string(use_diff=False)) | {"architectures": [type(model).__name__]}

@@ -61,6 +61,8 @@ class LinearStage:
     """Settings for fitting each block after packing; None: no fitting."""
     bits: tuple[int, ...] | None = None
     """Widths that mixed precision chooses from; None: all of the method's."""
+    nothing: bool = False
+    """Nothing at all is packed: the result is a plain checkpoint, with the names that its architecture has there."""
     workers: int = 1
     """Processes that solve at the same time, this process included."""
 

@@ -60,6 +60,7 @@ def run(
         method=method,
         config=config,
         skipped=planned.kept.union(planned.coverage.skipped),
+        nothing=_packs_nothing(planned, source),
         memory_plan=planned.memory,
         memory_limit=recipe.max_memory,
         bits=engine.bits(recipe.engine),
@@ -89,6 +90,12 @@ def run(
         [*_dense_ends(planned.ends), *(() if text is None else text.warnings)],
         {} if text is None else {"calibration": text.record},
     )
+
+
+def _packs_nothing(planned: plan.PackPlan, source: ModelSource) -> bool:
+    """Returns whether the result is a plain checkpoint: no linear and no end is packed, and no shape is unusual."""
+    ends_packed = any(end.packed for end in planned.ends)
+    return not planned.coverage.compressed and not ends_packed and source.structure is None
 
 
 def _dense_ends(chosen: Sequence[End]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from compress.errors import OutputError
 from compress.format import naming
 from compress.format.writer import ShardRecord
+from compress.models import hub_names
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +69,10 @@ def outside_blocks(stage: LinearStage) -> tuple[dict[str, torch.Tensor], dict[st
 
 
 def dense_tensors(stage: LinearStage, block: int | None) -> dict[str, torch.Tensor]:
-    """Returns the tensors that stay dense in a block (None: outside all blocks), in the dtypes of the checkpoint."""
+    """Returns the tensors that stay dense in a block (None: outside all blocks), in the dtypes of the checkpoint.
+
+    They have the names of the model; in a stage that packs nothing, those of its architecture's checkpoints.
+    """
     walker = stage.walker
     prefixes = tuple(f"{name}." for name in walker.block_names)
     own = (lambda name: not name.startswith(prefixes)) if block is None else (lambda n: n.startswith(prefixes[block]))
@@ -79,7 +83,7 @@ def dense_tensors(stage: LinearStage, block: int | None) -> dict[str, torch.Tens
     else:
         skipped = [ref for ref in walker.linears(block) if ref.name in stage.skipped]
         tensors |= walker.read_skipped([ref for ref in skipped if walker.kept.scheme(ref.name) is None])
-    return tensors
+    return hub_names.as_stored(walker.model, tensors) if stage.nothing else tensors
 
 
 def left_alone(stage: LinearStage, block: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -58,6 +58,18 @@ def test_gptq(tmp_path: Path, bits: int, version: int) -> None:
     assert (one.scheme.bits, one.scheme.group_size, one.scheme.options["symmetric"]) == (bits, 32, False)
 
 
+def test_gptq_of_gpt_2(tmp_path: Path) -> None:
+    """The model holds its weights transposed, square ones too; programs quantise them as [out, in]."""
+    model = foreign.write(tmp_path, "gpt2", foreign.gptq(4, 32, act_order=False), GPTQ)
+    source = ModelSource.open(model.folder)
+    with torch.inference_mode():
+        assert torch.equal(load_source(source, torch.float32)(TOKENS).logits, model.dense(TOKENS).logits)
+    kept_codes = BlockWalker(ModelSource.open(model.folder, keep_codes=True)).kept
+    one = kept_codes.part("transformer.h.1.attn.c_proj")
+    assert one is not None
+    assert torch.equal(layouts.unpack(one), model.weight("transformer.h.1.attn.c_proj").T)
+
+
 def test_gptq_with_act_order(tmp_path: Path) -> None:
     """Its groups lie in no order, so no layout of ours holds the codes; the weights are those of the plain loop."""
     model = foreign.write(tmp_path, "qwen2", foreign.gptq(4, 32, act_order=True), GPTQ | {"desc_act": True})
