@@ -1,7 +1,7 @@
 """The grids that weights are rounded to: integers, FP8, NVFP4, MXFP4, K-quants, each with a fit of its scales.
 
-A grid fits the scales of groups, rounds with them, and packs the result. Scales are held as float32 in the value that
-is stored; `effective` is what a code is multiplied by.
+A grid fits the scales of groups, rounds with them, and packs the result. Scales are held as float32, in the value that
+is stored.
 
 Shape letters: N out features, K in features, G groups of g columns.
 """

@@ -44,12 +44,12 @@ class _Between:
 
 def find(root: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
     """Returns the attention modules below `root`, whose own path is `prefix`, that hand keys to a cache, by path."""
-    found = {}
+    attention = {}
     for path, module in root.named_modules():
         projects = any(name in module._modules for name in _PROJECTIONS)
         if projects and _ARGUMENT in inspect.signature(module.forward).parameters:
-            found[f"{prefix}.{path}".strip(".")] = module
-    return found
+            attention[f"{prefix}.{path}".strip(".")] = module
+    return attention
 
 
 def round_in(root: nn.Module, scales: Scales, prefix: str = "") -> None:
