@@ -49,9 +49,10 @@ def main() -> None:
     parser.add_argument("--calibration", default="self", help="source of the text that gptq and static scales read")
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--only", choices=ALL, action="append")
+    parser.add_argument("--table", action="store_true", help="write the table of the rows that there are")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    chosen = options.only or list(ALL)
+    chosen = [] if options.table else options.only or list(ALL)
     for name in chosen:
         place = options.work / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.json"
         if not place.exists():
@@ -89,12 +90,15 @@ def write(rows: list[dict[str, Any]]) -> None:
     ]
     for name in ROWS:
         pair = [by_name.get(name), by_name.get(f"{name}, gptq")]
+        if not any(pair):
+            continue
         kl = [
             "–" if one is None else f"{one['kl']:.4f} ({one['kl_interval'][0]:.4f} to {one['kl_interval'][1]:.4f})"
             for one in pair
         ]
         perplexity = ["–" if one is None else f"{one['perplexity']:.2f}" for one in pair]
-        lines.append(f"| {name} | {by_name[name]['bits']:.2f} | {' | '.join(kl)} | {' | '.join(perplexity)} |")
+        bits = next(one["bits"] for one in pair if one is not None)
+        lines.append(f"| {name} | {bits:.2f} | {' | '.join(kl)} | {' | '.join(perplexity)} |")
     text = DOCUMENT.read_text(encoding="utf-8")
     start, end = text.index(MARKS[0]) + len(MARKS[0]), text.index(MARKS[1])
     DOCUMENT.write_text(text[:start] + "\n" + "\n".join(lines) + "\n\n" + text[end:], encoding="utf-8")
