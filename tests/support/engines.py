@@ -24,7 +24,7 @@ from tests.support.packed_checkpoints import Packed
 ROOT = Path(__file__).parents[2]
 SIZES = {
     "hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 2, "num_key_value_heads": 1,
-    "max_position_embeddings": 128, "vocab_size": 2048,
+    "max_position_embeddings": 256, "vocab_size": 2048,
 }  # fmt: skip
 PROMPT = list(range(12))
 
