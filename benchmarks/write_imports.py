@@ -67,7 +67,6 @@ class Case:
 _ENDS: dict[str, Any] = {"embedding_bits": None, "head_bits": None}
 CASES = (
     Case("GPTQ, 4 bits", "gptqmodel", "gptq", ("gptq", {"method": "rtn", "bits": 4, "group_size": 64, **_ENDS})),
-    Case("GPTQ, 4 bits, act-order", "gptqmodel", "act-order"),
     Case("AWQ, 4 bits, zero points", "gptqmodel", "awq",
          ("awq", {"method": "rtn", "bits": 4, "group_size": 64, "symmetric": False, **_ENDS})),
     *(Case(f"compressed-tensors, {kind}", "compressed-tensors", kind) for kind in (

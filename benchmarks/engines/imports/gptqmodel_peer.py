@@ -1,4 +1,4 @@
-"""GPTQModel: quantises with act-order itself, and decodes GPTQ and AWQ in float16, as its layers compute."""
+"""GPTQModel: decodes GPTQ and AWQ in float16, as its layers compute."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ from pathlib import Path
 
 import torch
 from decoded import main
-from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
+from gptqmodel import BACKEND, GPTQModel
 
 
 def make(kind: str, source: str, folder: Path) -> None:
-    """Quantises with act-order to 4 bits in groups of 64, on random tokens."""
-    generator = torch.Generator().manual_seed(0)
-    rows = [torch.randint(0, 40000, (64,), generator=generator).tolist() for _ in range(8)]
-    opened = GPTQModel.load(
-        source, QuantizeConfig(bits=4, group_size=64, desc_act=True, act_group_aware=False), device="cpu"
-    )
-    opened.quantize([{"input_ids": row, "attention_mask": [1] * len(row)} for row in rows], batch_size=1)
-    opened.save(str(folder))
+    """Never called: the checkpoint is an export."""
+    raise ValueError(f"{folder} does not exist")
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from compress.errors import ModelError
-from compress.models.foreign.floats import packed_fp4, power_of_two, spread
+from compress.models.foreign.floats import Floats, nibbles, spread
 from compress.models.foreign.integers import Integers, unpack_rows
 from compress.models.foreign.weight import (
     Content,
@@ -138,9 +138,8 @@ def _weight(
 
 def read(weight: ForeignWeight, stored: Stored) -> Content:
     """See `Format`."""
-    readers = {"I32": _packed_integers, "I8": _integers, "F8_E4M3": _float8, "U8": _float4}
     try:
-        return readers[weight.details["dtype"]](weight, stored)
+        return _READERS[weight.details["dtype"]](weight, stored)
     except ValueError as error:
         raise unusable(weight.module, str(error)) from error
 
@@ -193,23 +192,29 @@ def _of_integers(weight: ForeignWeight, stored: Stored, codes: Any, zero_NG: tor
 
 
 def _float8(weight: ForeignWeight, stored: Stored) -> Content:
-    block = weight.details.get("block_structure")
+    block, scale = weight.details.get("block_structure"), stored["weight_scale"]
+    if block is None and (scale.numel() == 1 or scale.shape[0] == weight.shape[0]):
+        return Floats(
+            element="e4m3",
+            shape=(weight.shape[0], weight.shape[1]),
+            codes=lambda: stored["weight"].view(torch.uint8),
+            scale_NG=scale.view(1, 1) if scale.numel() == 1 else scale.view(len(scale), -1),
+        )
 
     def decode() -> torch.Tensor:
-        value_NK = stored["weight"].float()
-        scale = stored["weight_scale"].float()
-        return value_NK.mul_(spread(scale, weight.shape, (block[0], block[1]) if block else None))
+        return stored["weight"].float().mul_(spread(scale.float(), weight.shape, tuple(block) if block else None))
 
     return Decoded(decode)
 
 
 def _float4(weight: ForeignWeight, stored: Stored) -> Content:
-    def decode() -> torch.Tensor:
-        scale = stored["weight_scale"]
-        if "weight_global_scale" in stored:
-            scale_NG = scale.float() / stored["weight_global_scale"].float()
-        else:
-            scale_NG = power_of_two(scale)
-        return packed_fp4(stored["weight_packed"]).mul_(spread(scale_NG, weight.shape))
+    return Floats(
+        element="e2m1",
+        shape=(weight.shape[0], weight.shape[1]),
+        codes=lambda: nibbles(stored["weight_packed"]),
+        scale_NG=stored["weight_scale"],
+        global_scale=stored.get("weight_global_scale"),
+    )
 
-    return Decoded(decode)
+
+_READERS = {"I32": _packed_integers, "I8": _integers, "F8_E4M3": _float8, "U8": _float4}

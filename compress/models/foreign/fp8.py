@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from compress.models.foreign.floats import power_of_two, spread
+from compress.models.foreign.floats import Floats, power_of_two, spread
 from compress.models.foreign.weight import Content, Decoded, ForeignWeight, Found, Stored, unusable
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def find(settings: Mapping[str, Any], files: TensorFiles) -> Found:
         if entry.dtype not in _CODES or len(entry.shape) < 2:
             raise unusable(match["weight"], f"it is {entry.dtype} {list(entry.shape)} and has a scale", "8-bit floats")
         parts = {"weight": match["weight"], "scale": name}
-        found.weights.append(ForeignWeight(match["weight"], entry.shape, parts, size))
+        found.weights.append(ForeignWeight(match["weight"], entry.shape, parts, (size, entry.dtype)))
     if settings.get("activation_scheme") or found.unread:
         found.warnings.append("the checkpoint was made for activations of 8 bits (float); here they are not rounded")
     return found
@@ -51,11 +51,21 @@ def find(settings: Mapping[str, Any], files: TensorFiles) -> Found:
 def read(weight: ForeignWeight, stored: Stored) -> Content:
     """See `Format`."""
 
+    block, kind = weight.details
+    scale = stored["scale"]
+    if kind == "F8_E4M3" and len(weight.shape) == 2 and (scale.numel() == 1 or (block is None and scale.dim() == 2)):
+        return Floats(
+            element="e4m3",
+            shape=(weight.shape[0], weight.shape[1]),
+            codes=lambda: stored["weight"].view(torch.uint8),
+            scale_NG=scale.view(1, 1) if scale.numel() == 1 else scale,
+        )
+
     def decode() -> torch.Tensor:
         scale = stored["scale"]
         scale = power_of_two(scale) if scale.dtype == torch.float8_e8m0fnu else scale.float()
         try:
-            return stored["weight"].float().mul_(spread(scale, weight.shape, weight.details))
+            return stored["weight"].float().mul_(spread(scale, weight.shape, block))
         except ValueError as error:
             raise unusable(weight.module, str(error)) from error
 

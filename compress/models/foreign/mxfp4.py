@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from compress.models.foreign.floats import packed_fp4, power_of_two
+from compress.format import minifloats
+from compress.models.foreign.floats import nibbles, power_of_two
 from compress.models.foreign.weight import Content, Decoded, ForeignWeight, Found, Stored, unusable
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def read(weight: ForeignWeight, stored: Stored) -> Content:
     """See `Format`."""
 
     def decode() -> torch.Tensor:
-        value_ENGg = packed_fp4(stored["blocks"])
+        value_ENGg = minifloats.e2m1_values(nibbles(stored["blocks"]))
         value_ENGg.mul_(power_of_two(stored["scales"])[..., None])
         return value_ENGg.flatten(2).transpose(1, 2)
 

@@ -75,7 +75,8 @@ def test_fp8_with_one_scale_or_one_for_each_row(tmp_path: Path, method: str, per
             tensors |= {"weight_scale_inv": torch.from_numpy(scale).view(()), "activation_scale": torch.ones(())}
         return tensors, e4m3(codes) * scale
 
-    check(foreign.write(tmp_path, "llama", encode, {"quant_method": method}))
+    one = kept(check(foreign.write(tmp_path, "llama", encode, {"quant_method": method})), "model.layers.0.mlp.up_proj")
+    assert one.scheme.layout == "float_group.v1" and one.scheme.options["per_tensor"] is not per_row
 
 
 def test_blocks_that_do_not_cover_the_weight(tmp_path: Path) -> None:
@@ -138,7 +139,8 @@ def of_library(name: str, options: dict[str, Any]) -> tuple[foreign.Encode, dict
 def test_floats_of_compressed_tensors(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
     """Encoded and decoded by the library; scales of powers of two and global scales of NVFP4 included."""
     encode, described = of_library(name, options)
-    assert kept(check(foreign.write(tmp_path, "llama", encode, described)), "model.layers.0.mlp.up_proj") is None
+    one = kept(check(foreign.write(tmp_path, "llama", encode, described)), "model.layers.0.mlp.up_proj")
+    assert (one.scheme.layout, one.scheme.bits) == ("float_group.v1", options["num_bits"])
 
 
 def test_mxfp4_of_gpt_oss(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import compress
 from compress.errors import ModelError
 from compress.format import layouts
 from compress.format.reader import open_checkpoint
+from compress.models.foreign.gguf import reader
 from compress.models.load_dense import load_source
 from compress.models.source import ModelSource
 from tests.models.foreign.test_integers import TOKENS, check, kept
@@ -154,12 +155,12 @@ def test_rows_in_another_order_are_noticed(tmp_path: Path) -> None:
 def test_types_without_codes_to_keep(tmp_path: Path, kind: str) -> None:
     """Encoded by the package gguf."""
     model = write(tmp_path / "x.gguf")
-    reader, of_type = gguf.GGUFReader(model.folder), gguf.GGMLQuantizationType[kind]
+    opened, of_type = gguf.GGUFReader(model.folder), gguf.GGMLQuantizationType[kind]
     writer = gguf.GGUFWriter(tmp_path / "y.gguf", "llama")
-    for field in reader.fields.values():
+    for field in opened.fields.values():
         if not field.name.startswith(("GGUF", "general.architecture")):
             writer.add_key_value(field.name, field.contents(), field.types[0])
-    for tensor in reader.tensors:
+    for tensor in opened.tensors:
         values = gguf.dequantize(tensor.data, tensor.tensor_type)
         if values.ndim == 2:
             writer.add_tensor(tensor.name, gguf.quantize(values, of_type), raw_dtype=of_type)
@@ -174,6 +175,23 @@ def test_types_without_codes_to_keep(tmp_path: Path, kind: str) -> None:
     expected = torch.from_numpy(np.array(gguf.dequantize(up.data, up.tensor_type), dtype=np.float32))
     assert torch.equal(source.read("model.layers.1.mlp.up_proj.weight"), expected)
     assert kept(source, "model.layers.1.mlp.up_proj") is None
+
+
+@pytest.mark.parametrize("kind", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"])
+def test_k_quants_keep_their_codes(kind: str) -> None:
+    """Random bytes use every code, scale and minimum; the package gguf is the reference."""
+    of_type = gguf.GGMLQuantizationType[kind]
+    weights, size = gguf.GGML_QUANT_SIZES[of_type]
+    blocks = np.random.default_rng(5).integers(0, 256, (8, 2, size)).astype(np.uint8)
+    units = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}[kind]
+    for place in units:
+        blocks[..., place : place + 2] = foreign.scales(f"{kind} {place}", 8, 2, 1).view(np.uint8)
+    expected = torch.from_numpy(np.array(gguf.dequantize(blocks.reshape(8, -1), of_type), dtype=np.float32))
+    order = torch.tensor([3, 1, 2, 0, 7, 6, 5, 4])
+    content = reader.SuperBlocks(torch.from_numpy(blocks.reshape(8, -1)), of_type, order, (8, 2 * weights))
+    one = content.packed()
+    assert one is not None and one.scheme == content.scheme()
+    assert torch.equal(layouts.unpack(one), expected[order]) and torch.equal(content.decode(), expected[order])
 
 
 def test_codes_go_into_a_checkpoint(tmp_path: Path) -> None:

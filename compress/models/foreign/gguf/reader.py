@@ -1,7 +1,7 @@
 """GGUF, the format of llama.cpp: blocks of a row, in many types; decoded with the package `gguf`.
 
-Names and orders of rows are those of llama.cpp; transformers has the way back (its TENSOR_PROCESSORS). Codes of three
-types can be kept, all with the middle code as zero point and groups of 32:
+Names and orders of rows are those of llama.cpp; transformers has the way back (its TENSOR_PROCESSORS). Codes of the
+K-quants can be kept (`super_blocks`), and those of three types with groups of 32 and the middle code as zero point:
 
     Q4_0   18 bytes: scale float16; 16 bytes with two codes each, the first half of the group in the lower bits
     Q5_0   22 bytes: scale float16; 4 bytes with the fifth bits; 16 bytes as above
@@ -16,7 +16,8 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,15 +25,20 @@ import numpy as np
 import torch
 
 from compress.errors import ModelError, translated
+from compress.format.layouts import super_block
+from compress.format.scheme import Scheme
 from compress.models import skeleton
 from compress.models.folder.safetensors_header import TensorEntry
 from compress.models.folder.tensor_files import TensorFiles
+from compress.models.foreign.gguf import super_blocks
 from compress.models.foreign.gguf.header import Header
 from compress.models.foreign.integers import Integers
 from compress.models.foreign.weight import Content, Decoded, ForeignWeight, Found, Stored, unusable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+    from compress.format.packed import PackedTensor
 
 _GROUP = 32
 _EXPERTS = re.compile(r"blk\.(?P<block>\d+)\.ffn_(?P<which>gate|up|down)_exps\.weight")
@@ -187,6 +193,8 @@ def read(weight: ForeignWeight, stored: Stored) -> Content:
     kind = kinds[0]
     if weight.by_rows:
         order = slice(None)
+    if kind.name in super_blocks.BITS:
+        return SuperBlocks(stored["0"], kind, order, (weight.shape[0], weight.shape[1]))
     if (unpack := _CODES.get(kind.name)) is None:
         return Decoded(lambda: torch.from_numpy(_decoded(stored["0"], kind))[order].float())
     bits, codes = unpack
@@ -198,6 +206,51 @@ def read(weight: ForeignWeight, stored: Stored) -> Content:
         scale_NG=blocks_NGy[..., :2].contiguous().view(torch.float16)[..., 0][order].contiguous(),
         zero_NG=None,
     )
+
+
+@dataclass(frozen=True)
+class SuperBlocks:
+    """The content of a matrix in a K-quant: see `Content`."""
+
+    bytes_NY: torch.Tensor  # noqa: N815
+    kind: Any
+    order: Any
+    """Which row of the file each row is."""
+    shape: tuple[int, int]
+
+    @cached_property
+    def _blocks_NBY(self) -> torch.Tensor:  # noqa: N802
+        return self.bytes_NY[self.order].view(self.shape[0], self.shape[1] // super_block.COLUMNS, -1)
+
+    @cached_property
+    def _statistics(self) -> super_blocks.Statistics:
+        return super_blocks.statistics(self.kind.name, self._blocks_NBY)
+
+    def decode(self) -> torch.Tensor:
+        """See `Content`."""
+        return torch.from_numpy(_decoded(self.bytes_NY, self.kind))[self.order]
+
+    def scheme(self) -> Scheme | None:
+        """See `Content`."""
+        bits, units = super_blocks.BITS[self.kind.name], (self._statistics.d_NB, self._statistics.dmin_NB)
+        if not all(bool(unit.isfinite().all()) for unit in units if unit is not None):
+            return None
+        group_size, symmetric = super_block.KINDS[bits][:2]
+        return Scheme(layout=super_block.LAYOUT, bits=bits, group_size=group_size, options={"symmetric": symmetric})
+
+    def packed(self) -> PackedTensor | None:
+        """See `Content`."""
+        if self.scheme() is None:
+            return None
+        found, rows = self._statistics, self.shape[0]
+        return super_block.pack(
+            super_blocks.codes(self.kind.name, self._blocks_NBY).flatten(1),
+            found.scale_NBS.reshape(rows, -1),
+            None if found.minimum_NBS is None else found.minimum_NBS.reshape(rows, -1),
+            found.d_NB,
+            found.dmin_NB,
+            bits=super_blocks.BITS[self.kind.name],
+        )
 
 
 def _decoded(bytes_NY: torch.Tensor, kind: Any) -> Any:
