@@ -87,7 +87,7 @@ CASES = (
     Case(GPTQ, "compressed-tensors", "vllm-float32"),
     *(Case(GPTQ, target, "vllm") for target in ("compressed-tensors", "gptq", "awq", "dense")),
     Case(SPQR, "dense", "vllm-float32"),
-    *(Case(name, "gguf", "llama.cpp-float32") for name in (_INTEGERS[1], "rtn, 4 bits, embedding 8 bits", GPTQ)),
+    *(Case(name, "gguf", "llama.cpp-float32") for name in (_INTEGERS[1], "rtn, 4 bits, embedding 8 bits", GPTQ, SPQR)),
     *(Case(name, "gguf", "llama.cpp") for name in (*_INTEGERS, GPTQ, SPQR)),
     Case(SPQR, OURS, "vllm-plugin"),
     Case(GPTQ, "gguf", "openvino"),
@@ -201,8 +201,9 @@ weights (`dense`) differ as much in float16, and an answer changes only where tw
 float32 show the weights alone: loading, joining and repacking are vLLM's, and one function that multiplies by the
 repacked weights is replaced (`benchmarks/engines/vllm_float32_reader.py`).
 
-llama.cpp rounds the inputs of products with blocks to 8 bits, which makes its differences. The rows with blocks decoded
-to float32 by the package gguf, and that of spqr, whose export has no blocks, show names, order of rows and graph alone.
+llama.cpp rounds the inputs of products with blocks to 8 bits, and those of the head, whose weights stay bfloat16, to
+bfloat16, which makes its differences. The rows whose tensors the package gguf has decoded to float32 show names, order
+of rows and graph alone.
 
 OpenVINO's reader of GGUF takes no matrices in float32: for it spqr was stored in float16, which rounds its weights. The
 plugin (row without a target) decodes our own folder while vLLM loads it.

@@ -23,24 +23,27 @@ def load(folder: Path) -> tuple[Logits, Answer]:
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     server = xllamacpp.Server(params)
 
-    def ask(tokens: list[int], count: int, candidates: int) -> list[dict[str, Any]]:
-        """Returns the tokens that follow, each with the logarithms of the probabilities of its candidates."""
-        question = {"prompt": tokens, "n_predict": count, "temperature": 0, "ignore_eos": True, "n_probs": candidates}
-        found = server.handle_completions({**question, "cache_prompt": False})
+    def ask(tokens: list[int], candidates: int) -> list[dict[str, Any]]:
+        """Returns the likeliest next tokens with the logarithms of their probabilities, the first one first."""
+        question = {"prompt": tokens, "n_predict": 1, "temperature": 0, "n_probs": candidates, "cache_prompt": False}
+        found = server.handle_completions(question)
         parsed: dict[str, Any] = found if isinstance(found, dict) else json.loads(found)
-        return list(parsed["choices"][0]["logprobs"]["content"])
+        return list(parsed["choices"][0]["logprobs"]["content"][0]["top_logprobs"])
 
     def logits(tokens: list[int]) -> np.ndarray:
         rows = []
         for length in range(1, len(tokens) + 1):  # it gives those of new tokens only
-            candidates = ask(tokens[:length], 1, 1 << 20)[0]["top_logprobs"]
+            candidates = ask(tokens[:length], 1 << 20)
             row = np.full(len(candidates), np.nan, dtype=np.float32)
             row[[one["id"] for one in candidates]] = [one["logprob"] for one in candidates]
             rows.append(row)
         return np.stack(rows)
 
     def answer(tokens: list[int], count: int) -> list[int]:
-        return [one["id"] for one in ask(tokens, count, 1)]
+        known = list(tokens)
+        for _ in range(count):  # by itself it stops at an end of text
+            known.append(ask(known, 1)[0]["id"])
+        return known[len(tokens) :]
 
     return logits, answer
 

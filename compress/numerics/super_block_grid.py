@@ -37,6 +37,30 @@ def fits(in_features: int) -> bool:
     return in_features % super_block.COLUMNS == 0
 
 
+def signed_scale(
+    w_NGg: torch.Tensor, bits: int, weight_Gg: torch.Tensor | None, search: bool, dtype: torch.dtype
+) -> torch.Tensor:
+    """Returns the best scales of symmetric codes, as float32 in the values of `dtype`.
+
+    A scale is negative where the code without an opposite, −2^(b−1), serves the greatest weight better.
+    """
+    if not search:
+        return ranges.extremes(w_NGg, bits, True, dtype).scale_NG.float()
+    plus_NG = ranges.searched(w_NGg, bits, True, weight_Gg, dtype).scale_NG.float()
+    minus_NG = -ranges.searched(-w_NGg, bits, True, weight_Gg, dtype).scale_NG.float()
+    lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    size = max(1, _CHUNK // math.prod(w_NGg.shape[1:]))
+    for start in range(0, len(w_NGg), size):
+        rows = slice(start, start + size)
+        errors = []
+        for scale_RG1 in (plus_NG[rows, :, None], minus_NG[rows, :, None]):
+            wrong_RGg = (w_NGg[rows] / scale_RG1).round_().clamp_(lowest, highest).mul_(scale_RG1).sub_(w_NGg[rows])
+            wrong_RGg.square_()
+            errors.append((wrong_RGg if weight_Gg is None else wrong_RGg.mul_(weight_Gg)).sum(-1))
+        plus_NG[rows] = torch.where(errors[1] < errors[0], minus_NG[rows], plus_NG[rows])
+    return plus_NG
+
+
 class SuperBlockGrid:
     """Codes with scales of two levels: super_block.v1. One fit is for a whole weight, and `pack` packs the last one."""
 
@@ -89,19 +113,10 @@ class SuperBlockGrid:
     def _scales(self, w_NGg: torch.Tensor, weight_Gg: torch.Tensor | None, search: bool) -> torch.Tensor:
         """The scales of groups as real numbers; the minima that go with them are kept for a start."""
         if self._kind.symmetric:
-            return self._by_rows(w_NGg, lambda w_RGg, _: self._symmetric(w_RGg, weight_Gg, search))
+            return signed_scale(w_NGg, self._bits, weight_Gg, search, torch.float32)
         both = self._by_rows(w_NGg, lambda w_RGg, _: torch.stack(self._affine(w_RGg, weight_Gg, search), -1))
         self._start_NG = both[..., 1]
         return both[..., 0]
-
-    def _symmetric(self, w_RGg: torch.Tensor, weight_Gg: torch.Tensor | None, search: bool) -> torch.Tensor:
-        """The best scale; it is negative where the code without an opposite serves the greatest weight better."""
-        if not search:
-            return ranges.extremes(w_RGg, self._bits, True, torch.float32).scale_NG
-        plus_RG = ranges.searched(w_RGg, self._bits, True, weight_Gg, torch.float32).scale_NG
-        minus_RG = -ranges.searched(-w_RGg, self._bits, True, weight_Gg, torch.float32).scale_NG
-        errors = [self._error(w_RGg, scale_RG, None, weight_Gg) for scale_RG in (plus_RG, minus_RG)]
-        return torch.where(errors[1] < errors[0], minus_RG, plus_RG)
 
     def _affine(
         self, w_RGg: torch.Tensor, weight_Gg: torch.Tensor | None, search: bool

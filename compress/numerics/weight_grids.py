@@ -116,6 +116,17 @@ class IntegerGrid:
         return int_group.pack(codes_NK, stored_NG, zero_NG, bits=self._bits)
 
 
+class SignedGrid(IntegerGrid):
+    """Symmetric codes with float16 scales of either sign: int_group.v1, and Q4_0, Q5_0 and Q8_0 of GGUF."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__(bits, symmetric=True, dtype=torch.float16)
+
+    def fit(self, w_NGg: torch.Tensor, weight_Gg: torch.Tensor | None, search: bool) -> ranges.Range:
+        """See `Grid.fit`."""
+        return ranges.Range(super_block_grid.signed_scale(w_NGg, self._bits, weight_Gg, search, torch.float16), None)
+
+
 def check_options(config: Options) -> None:
     """Raises MethodError for options that do not go together."""
     if config.grid not in GRIDS:
@@ -205,7 +216,7 @@ def make(config: Options, w_NK: torch.Tensor) -> Grid:
     if config.grid in SHORT_BITS:
         if super_block_grid.fits(w_NK.shape[1]):
             return SuperBlockGrid(config.grid)
-        return IntegerGrid(SHORT_BITS[config.grid], True, torch.float16)
+        return SignedGrid(SHORT_BITS[config.grid])
     peak = w_NK.abs().amax() if config.weight_peak is None else torch.tensor(config.weight_peak, device=w_NK.device)
     return FloatGrid(config.grid, peak.float(), dtype)
 

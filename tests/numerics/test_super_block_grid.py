@@ -59,6 +59,18 @@ def test_rows_that_are_no_whole_blocks_get_types_of_32() -> None:
         assert scheme.options["symmetric"] and scheme.options["scale_dtype"] == "float16"
 
 
+def test_scales_of_either_sign_use_the_code_without_an_opposite() -> None:
+    w_NK, gram_KK = weight_and_gram()
+    w_NK, gram_KK = w_NK[:, :96], gram_KK[:96, :96]
+    signed, plain = (
+        gptq.solve(w_NK, Stats(gram_KK=gram_KK, peak=0.0), gptq.Config(**options))
+        for options in ({"grid": "q3_k"}, {"bits": 4, "group_size": 32})
+    )
+    scale_NG = signed.planes["scale"]
+    assert (scale_NG > 0).any() and (scale_NG < 0).any()
+    assert loss(signed, w_NK, gram_KK) < 0.95 * loss(plain, w_NK, gram_KK)
+
+
 def test_what_the_format_fixes_is_no_option() -> None:
     for options in ({"bits": 3}, {"group_size": 32}, {"symmetric": False}, {"scale_dtype": "float32"}):
         with pytest.raises(MethodError, match="the format fixes it"):
