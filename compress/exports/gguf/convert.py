@@ -87,6 +87,7 @@ def convert(plan: Plan, work: Path, output: Path) -> Conversion:
         OutputError: there is no converter, or it cannot convert the model or its tokenizer.
     """
     converter = find(plan.gguf.converter)
+    work, output = work.resolve(), output.resolve()  # the converter runs in another folder
     # the converter takes names of the model from the folder's
     model = work / "model"
     skeleton.write(plan, model)
