@@ -129,6 +129,8 @@ def _product(x_TK: torch.Tensor, block: torch.Tensor, bias: torch.Tensor | None,
     out_TN = x_TK.new_empty(x_TK.shape[0], blocks.field(block, "rows"), dtype=dtype)
     if not x_TK.shape[0]:
         return out_TN
+    if blocks.field(block, "kind") == blocks.Kind.ROUNDED:
+        return _rounded(x_TK, block, bias)
     library, few = loader.library(), x_TK.shape[0] <= FEW_TOKENS and x_TK.dtype in blocks.TYPES
     if not few and not (x_TK.dtype == torch.bfloat16 and library.cn_has_many()):
         _many_tokens(x_TK, block, bias, out_TN)
@@ -147,6 +149,26 @@ def _product(x_TK: torch.Tensor, block: torch.Tensor, bias: torch.Tensor | None,
     )
     assert not error, f"the library says {error}"
     return out_TN
+
+
+def _rounded(x_TK: torch.Tensor, block: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Returns x, rounded to 8 bits, times one block, plus `bias`; inputs of other dtypes are read as float32."""
+    x = x_TK if x_TK.dtype in blocks.TYPES else x_TK.float()
+    bias = None if bias is None else bias.to(bias.dtype if bias.dtype in blocks.TYPES else torch.float32).contiguous()
+    out_TN = x.new_empty(x.shape[0], blocks.field(block, "rows"))
+    error = loader.library().cn_rounded(
+        block.data_ptr(),
+        x.data_ptr(),
+        blocks.TYPES[x.dtype],
+        x.shape[0],
+        None if bias is None else bias.data_ptr(),
+        0 if bias is None else blocks.TYPES[bias.dtype],
+        out_TN.data_ptr(),
+        blocks.TYPES[x.dtype],
+        torch.get_num_threads(),
+    )
+    assert not error, f"cn_rounded says {error}"
+    return out_TN.to(x_TK.dtype)
 
 
 def _many_tokens(x_TK: torch.Tensor, block: torch.Tensor, bias: torch.Tensor | None, out_TN: torch.Tensor) -> None:

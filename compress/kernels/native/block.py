@@ -34,6 +34,7 @@ class Kind(IntEnum):
     DENSE = 1
     SPARSE = 2
     ADDITIVE = 3
+    ROUNDED = 4
 
 
 class Stats(IntEnum):

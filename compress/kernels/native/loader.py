@@ -16,7 +16,7 @@ from pathlib import Path
 from compress.errors import unknown
 
 FILE = Path(__file__).parent / "libcompress_native.so"
-ABI = 6
+ABI = 7
 """Version of what the library and this package agree on, `kAbi` of src/abi.h."""
 ISA = "COMPRESS_ISA"
 """Environment variable that forces the instructions: scalar, avx2, avx512 or avx512vnni."""
@@ -49,7 +49,7 @@ def library() -> ctypes.CDLL:
             f"{FILE.name} was built from version {lib.cn_abi()} of the sources, this is {ABI}; install again"
         )
     number, pointer = ctypes.c_int64, ctypes.c_void_p
-    for product in (lib.cn_linear, lib.cn_many):
+    for product in (lib.cn_linear, lib.cn_many, lib.cn_rounded):
         product.argtypes = [pointer, pointer, number, number, pointer, number, pointer, number, ctypes.c_int]
     lib.cn_decode.argtypes = [pointer, number, number, pointer, number, number, ctypes.c_int]
     lib.cn_fields.argtypes = [pointer, number, number, number, number, pointer, ctypes.c_int]

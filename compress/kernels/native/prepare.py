@@ -47,7 +47,7 @@ def _int_group(packed: PackedTensor) -> tuple[Fields, Sections]:
     scheme, planes = packed.scheme, packed.planes
     scale = planes["scale"]
     fields: Fields = {
-        "kind": Kind.CODES,
+        "kind": Kind.ROUNDED if "activations" in scheme.options else Kind.CODES,
         "bits": scheme.bits,
         "group": scheme.group_size,
         "stats": Stats.SCALE_ZERO if "zero_point" in planes else Stats.SCALE_ONLY,
@@ -149,6 +149,8 @@ def _sparse_part(packed: PackedTensor, fields: Fields) -> Sections:
     }
 
 
+_WIDEST_ROUNDED = 1 << 16
+"""Columns of a weight whose inputs are rounded: sums of products with codes must fit into 32 bits."""
 _OF = 4
 """m of n:m that the kernels know."""
 _UNIT_ROWS, _LOOKUPS = 64, 32
@@ -169,8 +171,11 @@ def reject(scheme: Scheme) -> str | None:
         return next(filter(None, reasons), None)
     if scheme.layout not in _MAKERS:
         return f"no native kernel for {scheme.layout}"
-    if "activations" in scheme.options:
-        return f"no native kernel rounds its inputs to {scheme.options['activations']}"
+    if (kind := scheme.options.get("activations")) is not None:
+        if kind != "int8":
+            return f"no native kernel rounds its inputs to {kind}"
+        if scheme.group_size > _WIDEST_ROUNDED:
+            return f"native kernels round {_WIDEST_ROUNDED} inputs at most, not {scheme.group_size}"
     if scheme.options.get("delta_dtype", "float16") != "float16":
         return "native kernels read deltas in float16, not in float32"
     if scheme.layout == sparse_nm.LAYOUT:

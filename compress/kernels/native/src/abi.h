@@ -5,7 +5,7 @@
 
 namespace compress_native {
 
-constexpr int64_t kAbi = 6;         // changes with anything below; a library of another version is not used
+constexpr int64_t kAbi = 7;         // changes with anything below; a library of another version is not used
 constexpr int64_t kMagic = 0x6b636f6c62706d63;
 constexpr int kLanes = 16;          // rows of a tile
 constexpr int kPeriod = 32;         // codes that end on a word boundary whatever their width is
@@ -13,7 +13,7 @@ constexpr int kUnitRows = 64;     // rows whose codes of additive codebooks stan
 constexpr int kLookups = 32;      // tables of an additive weight that are used together
 constexpr int kFewTokens = 16;      // up to here the product is fused with decoding
 
-enum Kind : int64_t { kCodes = 0, kDense = 1, kSparse = 2, kAdditive = 3 };
+enum Kind : int64_t { kCodes = 0, kDense = 1, kSparse = 2, kAdditive = 3, kRounded = 4 };  // kRounded: codes whose inputs are rounded
 enum Stats : int64_t {
   kScaleOnly = 0,   // symmetric: SCALE [tiles, G, 16] in scale_type, the zero point is the middle code
   kScaleZero = 1,   // ZERO uint8 [tiles, G, 16] beside it
@@ -72,6 +72,22 @@ struct Table {
   int64_t bytes, parts;
 };
 
+// One product with inputs rounded to 8 bits and codes of 8 bits, one scale for each row, no zero points.
+struct Rounded {
+  const Header* weight;
+  const void* x;           // [T, K] of x_type
+  int64_t x_type;
+  int64_t tokens, splits;  // parts that the tokens are cut into
+  int64_t steps;           // of four columns, those of whole periods
+  int32_t* fours;          // [T, steps · four_words]: the codes of the inputs as the unit takes them
+  int32_t* sums;           // [T]: 128 · Σ code
+  float* scale;            // [T]
+  const void* bias;        // [N] of bias_type, or null
+  int64_t bias_type;
+  void* out;               // [T, N] of out_type
+  int64_t out_type;
+};
+
 // Rows `first` to `last` as a block with columns outside: out [K, stride], columns in the order of input features.
 struct Decode {
   const Header* weight;
@@ -90,6 +106,9 @@ struct Unit {
   void (*decode)(const Decode&, int64_t begin, int64_t end);       // tiles
   // Columns `from` to `to`, 128 at most, of a tile that has neither a permutation nor a sparse part: [columns, 16].
   void (*columns)(const Header&, int64_t tile, int64_t from, int64_t to, float* block);
+  int64_t four_words;                                              // of `Rounded`
+  void (*round_inputs)(const Rounded&, int64_t begin, int64_t end);     // tokens
+  void (*product_rounded)(const Rounded&, int64_t begin, int64_t end);  // units() · splits
 };
 
 extern const Unit unit_scalar;

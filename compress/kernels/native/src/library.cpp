@@ -73,6 +73,14 @@ void run_many(const void* context, int64_t begin, int64_t end) {
 }
 #endif
 
+void run_round(const void* context, int64_t begin, int64_t end) {
+  unit->round_inputs(*static_cast<const Rounded*>(context), begin, end);
+}
+
+void run_rounded(const void* context, int64_t begin, int64_t end) {
+  unit->product_rounded(*static_cast<const Rounded*>(context), begin, end);
+}
+
 void run_decode(const void* context, int64_t begin, int64_t end) {
   const Decode& d = *static_cast<const Decode*>(context);
   unit->decode(d, d.first / kLanes + begin, d.first / kLanes + end);
@@ -222,6 +230,32 @@ int cn_many(const void* weight, const void* x, int64_t x_type, int64_t tokens, c
 #else
   return kNoInstructions;
 #endif
+}
+
+// The same for any number of tokens whose inputs are rounded to 8 bits, each token with a scale of its own. The weight
+// has codes of 8 bits with one scale for each row.
+int cn_rounded(const void* weight, const void* x, int64_t x_type, int64_t tokens, const void* bias, int64_t bias_type,
+               void* out, int64_t out_type, int threads) {
+  constexpr int64_t kAtOnce = 512, kWidest = 65536;  // columns whose products with codes fit into 32 bits
+  const Header& h = *static_cast<const Header*>(weight);
+  if (h.magic != kMagic || !unit || h.kind != kRounded) return kNotAWeight;
+  if (h.bits != 8 || h.stats != kScaleOnly || h.group != h.cols || h.entries || h.cols > kWidest) return kNotInRange;
+  const int64_t steps = (h.cols + kPeriod - 1) / kPeriod * (kPeriod / 4), size = steps * unit->four_words;
+  const int64_t most = tokens < kAtOnce ? tokens : kAtOnce;
+  float* memory = scratch.floats(most * (size + 2));
+  if (!memory) return kNoMemory;
+  int32_t* fours = reinterpret_cast<int32_t*>(memory);
+  for (int64_t t = 0; t < tokens; t += most) {
+    const int64_t count = tokens - t < most ? tokens - t : most;
+    int64_t splits = 1;  // each reads the weight: more of them only where threads would have nothing to do
+    while (h.units() * splits < threads && count / splits >= 16) splits *= 2;
+    const Rounded r{&h, static_cast<const char*>(x) + t * h.cols * size_of(x_type), x_type, count, splits, steps, fours,
+                    fours + most * size, memory + most * (size + 1), bias, bias_type,
+                    static_cast<char*>(out) + t * h.rows * size_of(out_type), out_type};
+    run(run_round, &r, count, threads);
+    run(run_rounded, &r, h.units() * splits, threads);
+  }
+  return 0;
 }
 
 // Codes of one stored bit stream per row, `words` 32-bit words each, to the fields of the kernels: out [rows, periods, bits].

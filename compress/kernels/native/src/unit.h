@@ -6,6 +6,7 @@
 #include "bytes.h"
 #include "codes.h"
 #include "dense.h"
+#include "rounded.h"
 #include "sparse.h"
 
 namespace {

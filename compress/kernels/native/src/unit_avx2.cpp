@@ -2,4 +2,5 @@
 
 #include "unit.h"
 
-const compress_native::Unit compress_native::unit_avx2 = {"avx2", table, fill_table, product, decode, columns};
+const compress_native::Unit compress_native::unit_avx2 = {
+    "avx2", table, fill_table, product, decode, columns, kFourWords, round_inputs, product_rounded};
