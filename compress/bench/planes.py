@@ -41,6 +41,11 @@ def _integers(bits: int, group: int, share: float = 0.0) -> Callable[[tuple[int,
     return scheme
 
 
+def _rounded(shape: tuple[int, int]) -> Scheme:
+    options = {"symmetric": True, "scale_dtype": "float16", "outliers": 0, "activations": "int8"}
+    return Scheme(layout=int_group.LAYOUT, bits=8, group_size=shape[1], options=options)
+
+
 def _spqr(shape: tuple[int, int]) -> Scheme:
     options = {"stats_bits": 3, "stats_group": 16, "exponent": 0, "permuted": True,
                "outliers": shape[0] * round(OUTLIERS * shape[1])}  # fmt: skip
@@ -79,6 +84,7 @@ LAYOUTS = {
         Layout("int3-g64", "3-bit integers, groups of 64", _integers(3, 64)),
         Layout("int2-g64", "2-bit integers, groups of 64", _integers(2, 64)),
         Layout("int8-g128", "8-bit integers, groups of 128", _integers(8, 128)),
+        Layout("w8a8", "8-bit integers, whole rows, inputs rounded to 8 bits", _rounded),
         Layout("int4-g128-delta", "int4-g128 with 1 % sparse outliers (EasyQuant)",
                _integers(4, 128, OUTLIERS)),
         Layout("spqr-3bit", "SpQR, 3 bits, groups of 16, 1 % outliers", _spqr),

@@ -1,4 +1,4 @@
-"""The native kernel for inputs rounded to 8 bits gives the very numbers of the reference, with every instruction set."""
+"""The native kernel for inputs rounded to 8 bits gives the numbers of the reference with every instruction set."""
 
 from __future__ import annotations
 
