@@ -103,6 +103,13 @@ _EXAMPLES = (
     ),
     Scheme(layout="additive.v1", bits=8, group_size=8, options={"codebooks": 2, "scale_dtype": "float16"}),
     Scheme(
+        layout="float_group.v1",
+        bits=4,
+        group_size=16,
+        options={"element": "e2m1", "scale_dtype": "e4m3", "per_tensor": False, "global_scale": True},
+    ),
+    Scheme(layout="super_block.v1", bits=4, group_size=32, options={"symmetric": False}),
+    Scheme(
         layout="low_rank.v1",
         bits=16,
         group_size=4096,
