@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class Bundle:
     """Name in the repository -> file, without the model card."""
     card: str
     """README.md."""
+    paths: list[str]
+    """Paths of this machine that the manifest names, such as that of calibration text."""
 
     @property
     def size_bytes(self) -> int:
@@ -45,6 +48,7 @@ def collect(folder: Path, repo: str) -> Bundle:
     Raises:
         FormatError: the folder is not finished, damaged, or was not written by this package.
     """
+    paths: list[str] = []
     if (folder / EXPORT).is_file():
         names = _export(folder)
         text = card.of_export(read_object(folder / EXPORT), _existing(folder), repo)
@@ -52,10 +56,19 @@ def collect(folder: Path, repo: str) -> Bundle:
         checkpoint = open_checkpoint(folder)
         checkpoint.verify()
         names = [MANIFEST, CONFIG, INDEX, *(shard["file"] for shard in checkpoint.manifest["shards"])]
+        paths = sorted({text for text in _texts(checkpoint.manifest) if Path(text).is_absolute()})
         text = card.of_checkpoint(checkpoint.manifest, _existing(folder), _report(folder), repo)
     files = {name: folder / name for name in names} | list_extra_files(folder)
     files.pop(CARD, None)
-    return Bundle(dict(sorted(files.items())), text)
+    return Bundle(dict(sorted(files.items())), text, paths)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yields every text in parsed JSON."""
+    if isinstance(value, str):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _texts(part)
 
 
 def _export(folder: Path) -> list[str]:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-_HEADING = re.compile(r"^# .*\n+")
 
 
 def of_checkpoint(manifest: Mapping[str, Any], existing: str | None, report: str | None, repo: str) -> str:
@@ -38,8 +37,8 @@ def of_checkpoint(manifest: Mapping[str, Any], existing: str | None, report: str
         "```python\nimport compress.hf  # pip install compress-llm\nfrom transformers import AutoModelForCausalLM\n\n"
         f'model = AutoModelForCausalLM.from_pretrained("{repo}")\n```'
     )
-    if report is not None:
-        parts += ["## Measured", _HEADING.sub("", report).strip()]
+    if measured := [line for line in (report or "").splitlines() if line.startswith("|")]:
+        parts += ["## Measured", "\n".join(measured)]  # its remarks may name files of this machine
     return _with_metadata("\n\n".join(parts) + "\n", metadata)
 
 

@@ -30,6 +30,7 @@ class Push:
         lines = [("to", f"{self.repo}{branch}; {kind}, if it is made now")]
         lines += [("file", f"{name}, {format_size(path.stat().st_size)}") for name, path in self.bundle.files.items()]
         lines.append(("file", f"{CARD}, {format_size(len(self.bundle.card.encode()))}"))
+        lines += [("note", f"compress.json names {path}, which readers will see") for path in self.bundle.paths]
         return [*lines, ("size", format_size(self.bundle.size_bytes))]
 
     def send(self) -> str:

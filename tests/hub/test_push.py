@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
     made = packed(tmp_path / "packed", "llama", integers(4, 32)).folder
     (made / "tokenizer.json").write_text("{}")
     (made / "eval.json").write_text("{}")
-    (made / "report.md").write_text("# llama\n\n| size | 1 MB |\n")
+    (made / "report.md").write_text("# llama\n\n| size | 1 MB |\n\nwarning: no /home/me/items\n")
     (made / ".work").mkdir()
     return made
 
@@ -83,6 +84,7 @@ def test_a_checkpoint_is_one_commit(api: type[FakeApi], folder: Path) -> None:
     assert Path(files["compress.json"]) == folder / "compress.json"
     card = files["README.md"].decode()
     assert card.startswith('---\npipeline_tag: "text-generation"\n') and "| size | 1 MB |" in card
+    assert "/home/me" not in card
     assert 'from_pretrained("me/tiny")' in card and str(folder) not in card
     assert digests(folder) == before
 
@@ -181,3 +183,22 @@ def test_a_dry_run_needs_neither_token_nor_network(
     shown = capsys.readouterr().out
     assert "me/tiny; private" in shown and "tokenizer.json, 2 B" in shown and "pipeline_tag" in shown
     assert "eval.json" not in shown
+
+
+def test_paths_of_this_machine_are_pointed_out(folder: Path) -> None:
+    from compress.hub.upload import prepare
+
+    manifest = json.loads((folder / "compress.json").read_text())
+    (folder / "compress.json").write_text(json.dumps(manifest | {"calibration": {"source": "/home/me/letters.txt"}}))
+    notes = [text for label, text in prepare(folder, "me/tiny").lines() if label == "note"]
+    assert notes == ["compress.json names /home/me/letters.txt, which readers will see"]
+
+
+def test_a_gguf_goes_with_its_record_and_card(api: type[FakeApi], tmp_path: Path) -> None:
+    (tmp_path / "compress_export.json").write_text('{"target": "gguf"}')
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    (tmp_path / "README.md").write_text("# owner/base, gptq\n")
+    compress.push(tmp_path, "me/tiny-gguf")
+    files = sent(api)
+    assert set(files) == {"compress_export.json", "model.gguf", "README.md"}
+    assert 'base_model: "owner/base"' in files["README.md"].decode()
