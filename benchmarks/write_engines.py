@@ -88,7 +88,7 @@ CASES = (
     *(Case(GPTQ, target, "vllm") for target in ("compressed-tensors", "gptq", "awq", "dense")),
     Case(SPQR, "dense", "vllm-float32"),
     *(Case(name, "gguf", "llama.cpp-float32") for name in (_INTEGERS[1], "rtn, 4 bits, embedding 8 bits", GPTQ, SPQR)),
-    *(Case(name, "gguf", "llama.cpp") for name in (*_INTEGERS, GPTQ, SPQR)),
+    *(Case(name, "gguf", "llama.cpp") for name in (*_INTEGERS[:2], GPTQ, SPQR)),
     Case(SPQR, OURS, "vllm-plugin"),
     Case(GPTQ, "gguf", "openvino"),
     Case(_INTEGERS[3], "gguf", "openvino"),
