@@ -46,7 +46,7 @@ def draw(rows: Sequence[dict[str, Any]], target: Path) -> None:
                               color=colour, fontsize=7.5, horizontalalignment=side)  # fmt: skip
         axes.plot([row["file_bytes"] / 1e6 for row in best], [row["kl"] for row in best], color="#1f5fbf", alpha=0.25,
                   linewidth=6, zorder=0)  # fmt: skip
-        axes.margins(x=0.08)
+        axes.margins(x=0.18)
         axes.set_xlabel("size of the files with weights, MB (dense: 269)")
         axes.set_ylabel("KL to the dense model, nats per token")
         axes.grid(alpha=0.25, which="both")
