@@ -249,7 +249,7 @@ def _verdict(folder: Path, target: str) -> str:
     try:
         plan.make(folder, target, allow_dense=False, dense_dtype="float32")
     except CompressError as error:
-        return error.given
+        return f"no: {error.given.partition(': ')[2] or error.given.partition('because ')[2] or error.given}"
     return "decoded, float32" if target == "dense" else "lossless"
 
 
