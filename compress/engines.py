@@ -1,6 +1,7 @@
 """Says what the engines can hold that a run may compress for (`--for`). Data only: nothing heavy is imported.
 
-The figures are those of the engines' kernels for integer weights; sources are in `docs/how-to/export.md`.
+The widths and groups are those of the engines' kernels for integer weights: vLLM 0.32, SGLang 0.5.23, mlx 0.32, and the
+block types of GGUF. `docs/how-to/export.md` tells users the same.
 """
 
 from __future__ import annotations

@@ -58,11 +58,6 @@ def tensors(linear: Linear, packed: PackedTensor) -> dict[str, torch.Tensor]:
     }
 
 
-def form(linear: Linear) -> str:
-    """See `Target.form`."""
-    return linear.form
-
-
 def decode(linear: Linear, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """See `Target.decode`."""
     codes_NJM = stored["codes"].int() & ((1 << linear.scheme.bits) - 1)

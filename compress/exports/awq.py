@@ -63,11 +63,6 @@ def _unpack(words_RW: torch.Tensor, width: int) -> torch.Tensor:
     return codes_RN.view(len(codes_RN), -1, 8)[..., _BACK].reshape(len(codes_RN), width)
 
 
-def form(linear: Linear) -> str:
-    """See `Target.form`."""
-    return linear.form
-
-
 def decode(linear: Linear, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """See `Target.decode`."""
     rows = linear.shape[0]

@@ -26,11 +26,6 @@ def tensors(linear: Linear, packed: PackedTensor) -> dict[str, torch.Tensor]:
     raise AssertionError("the dense target holds no packed linear")
 
 
-def form(linear: Linear) -> str:
-    """See `Target.form`."""
-    return linear.form
-
-
 def decode(linear: Linear, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Never called: no linear is stored packed."""
     raise AssertionError("the dense target holds no packed linear")

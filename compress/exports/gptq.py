@@ -56,11 +56,6 @@ def tensors(linear: Linear, packed: PackedTensor) -> dict[str, torch.Tensor]:
     }
 
 
-def form(linear: Linear) -> str:
-    """See `Target.form`."""
-    return linear.form
-
-
 def decode(linear: Linear, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """See `Target.decode`."""
     (rows, columns), bits = linear.shape, linear.scheme.bits

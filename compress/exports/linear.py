@@ -36,6 +36,8 @@ class Linear:
     start: int
     stack: tuple[str, int] | None = None
     """Name of the module that holds all experts there, and the number of this one; None: it is stored by itself."""
+    block_type: str | None = None
+    """Type of the blocks that it is stored in, for formats that choose one."""
 
     @property
     def symmetric(self) -> bool:
@@ -49,7 +51,9 @@ class Linear:
 
     @property
     def form(self) -> str:
-        """Its bits and groups in words."""
+        """What it is stored as: its type of blocks, or its bits and groups in words."""
+        if self.block_type is not None:
+            return self.block_type
         groups = "whole rows" if self.by_row else f"groups of {self.group_size}"
         zero_points = ", zero points" if self.scheme.options.get("symmetric") is False else ""
         return f"{self.scheme.bits} bits, {groups}{zero_points}"

@@ -92,11 +92,6 @@ def tensors(linear: Linear, packed: PackedTensor) -> dict[str, torch.Tensor]:
     return {"weight": packed.planes["weight"].view(torch.uint32), "scales": scale_NG, "biases": bias_NG}
 
 
-def form(linear: Linear) -> str:
-    """See `Target.form`."""
-    return linear.form
-
-
 def decode(linear: Linear, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """See `Target.decode`."""
     codes_NK = bitstream.unpack_rows(stored["weight"].view(torch.int32), linear.scheme.bits, linear.shape[1])

@@ -150,7 +150,7 @@ class Plan:
         lines = [("source", str(self.checkpoint.folder)), ("target", f"{self.to} ({TARGETS[self.to]})")]
         if copied := [one for name, one in self.linears.items() if name not in self.requantised]:
             split = sum(one.group_size != one.scheme.group_size for one in copied)
-            forms = Counter(self.target.form(one) for one in copied)
+            forms = Counter(one.form for one in copied)
             text = f"{len(copied)} linears, codes unchanged: {', '.join(f'{n} × {form}' for form, n in forms.items())}"
             lines.append(("lossless", text + (f"; groups of {split} split, scales repeated" if split else "")))
         again = Counter((why, self.linears[name].scheme.bits) for name, why in self.requantised.items())

@@ -94,7 +94,7 @@ def _write(plan: Plan, folder: Path, most: int, progress: Progress) -> None:
 def _record(plan: Plan) -> dict[str, Any]:
     """Returns what compress_export.json says: where the weights come from, and what became of each."""
     became: Mapping[str, Any] = {
-        name: {"outcome": "lossless", "stored_as": plan.target.form(linear)}
+        name: {"outcome": "lossless", "stored_as": linear.form}
         if (why := plan.requantised.get(name)) is None
         else {"outcome": "requantised", "why": why, **_second_loss(plan, name)}
         for name, linear in plan.linears.items()

@@ -40,9 +40,6 @@ class Target(Protocol):
     def tensors(self, linear: Linear, packed: PackedTensor) -> dict[str, torch.Tensor]:
         """Returns what is stored for the linear: suffix behind its name -> tensor."""
 
-    def form(self, linear: Linear) -> str:
-        """Returns what the linear is stored as: the name of a type, or bits and groups."""
-
     def decode(self, linear: Linear, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Returns the weight that engines see in the tensors of `tensors`, float32 [N, K]."""
 

@@ -53,11 +53,6 @@ def tensors(linear: Linear, packed: PackedTensor) -> dict[str, torch.Tensor]:
     }
 
 
-def form(linear: Linear) -> str:
-    """See `Target.form`."""
-    return linear.form
-
-
 def decode(linear: Linear, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """See `Target.decode`."""
     if rounded_inputs.format_of(linear):

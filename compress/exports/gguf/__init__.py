@@ -4,6 +4,6 @@ The converter writes a file with gaps where the packed matrices belong, from the
 the tokenizer (`convert`); the gaps are filled with blocks that hold our codes and scales (`container`).
 """
 
-from compress.exports.gguf.target import arrange, decode, describe, form, reason, tensors
+from compress.exports.gguf.target import arrange, decode, describe, reason, tensors
 
-__all__ = ["arrange", "decode", "describe", "form", "reason", "tensors"]
+__all__ = ["arrange", "decode", "describe", "reason", "tensors"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,8 +23,8 @@ def reason(linear: Linear) -> str | None:
 
 
 def arrange(linears: Mapping[str, Linear]) -> dict[str, Linear]:
-    """See `Target.arrange`."""
-    return dict(linears)
+    """See `Target.arrange`: each gets its type of blocks."""
+    return {name: replace(one, block_type=block_types.choose(one).name) for name, one in linears.items()}
 
 
 def tensors(linear: Linear, packed: PackedTensor) -> dict[str, torch.Tensor]:
@@ -32,11 +33,6 @@ def tensors(linear: Linear, packed: PackedTensor) -> dict[str, torch.Tensor]:
     if linear.scheme.layout == super_block.LAYOUT:
         return {"blocks": pack_super_blocks(kind, packed)}
     return {"blocks": pack_integers(kind, take_apart(linear, packed))}
-
-
-def form(linear: Linear) -> str:
-    """See `Target.form`."""
-    return block_types.choose(linear).name
 
 
 def decode(linear: Linear, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:
