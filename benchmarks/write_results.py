@@ -21,7 +21,8 @@ from compress.evaluation.result import EvalResult
 from compress.format.manifest import read_manifest
 from compress.methods import registry
 from compress.models.source import ModelSource
-from compress.recipe import Recipe, StageSpec, folders
+from compress.recipe import Recipe, StageSpec
+from compress.stages.folders import folders
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "RESULTS.md"
 RECIPES = Path(__file__).parents[1] / "examples" / "recipes"

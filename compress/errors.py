@@ -76,10 +76,23 @@ class CoverageError(CompressError):
     """The run would compress a smaller share of the parameters than `--min-coverage`."""
 
 
+_NEAR = 0.65
+"""Similarity (difflib's ratio, 0 to 1) from which a name counts as a slip of the keyboard: `sqpr` for `spqr` has 0.75,
+`device` for `recipe` 0.5."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """Returns the choice that `name` is probably meant to be, or None when nothing is near. Leading dashes are alike
+    in all options, and say nothing."""
+    plain = {choice.lstrip("-"): choice for choice in choices}
+    near = difflib.get_close_matches(name.lstrip("-"), list(plain), n=1, cutoff=_NEAR)
+    return plain[near[0]] if near else None
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str | None:
     """Returns ``did you mean 'x'?`` for the nearest choice, or None when nothing is near."""
-    near = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else None
+    near = nearest(name, choices)
+    return None if near is None else f"did you mean {near!r}?"
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> str:

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from compress import devices
 from compress.methods import registry
 from compress.progress import Progress
-from compress.recipe import Recipe, folders
+from compress.recipe import Recipe
 from compress.report import evaluation_suite
 from compress.report.progress_bars import watch
 from compress.result import Result
 from compress.stages import distributed, finish, train
+from compress.stages.folders import folders
 from compress.stages.pack import run as pack
 from compress.stages.plan import engine, phases
 from compress.stages.plan import plan as planning
@@ -50,7 +51,7 @@ def run(
     Args:
         model: `atlas` (bundled), a folder with safetensors, a hub id, or a whole Recipe.
         method: name of the method; see `compress methods`.
-        output: folder of the result; `runs/<model>-<method>` when not given.
+        output: folder of the result; `runs/<model>-<method>-<width>` when not given, as in `runs/atlas-spqr-3bit`.
         baseline: evaluation of the dense model, if there is one; the dense model is then not evaluated again.
         fresh: start over, even if an interrupted run could go on.
         progress: receives progress reports; by default bars on a terminal and in a notebook, plain lines elsewhere.

@@ -5,7 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from enum import Enum
 from typing import Protocol
+
+
+class Detail(Enum):
+    """How much of the progress is shown."""
+
+    QUIET = "quiet"
+    """Warnings alone."""
+    NORMAL = "normal"
+    VERBOSE = "verbose"
+    """Every step on a line of its own."""
+
+
+DETAIL: ContextVar[Detail] = ContextVar("DETAIL", default=Detail.NORMAL)
+"""What `report.progress_bars.watch` shows; the command line sets it from --quiet and --verbose."""
 
 
 class Task(Protocol):

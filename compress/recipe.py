@@ -125,7 +125,7 @@ class Recipe:
     revision: str | None = None
     """Revision of a hub id."""
     output: str | None = None
-    """Folder of the result; `runs/<model>-<method>` when not given."""
+    """Folder of the result; `runs/<model>-<method>-<width>` when not given, as in `runs/atlas-spqr-3bit`."""
     stages: tuple[StageSpec, ...] = ()
     calibration: CalibrationSpec = field(default_factory=CalibrationSpec)
     skip: tuple[str, ...] = ()
@@ -284,17 +284,6 @@ class Recipe:
             **({} if self.forward_dtype == "auto" else {"forward_dtype": self.forward_dtype}),
             **({"keep_codes": True} if self.keep_codes else {}),
         }
-
-
-def folders(recipe: Recipe) -> list[Path]:
-    """Returns the output folder of every stage.
-
-    The last one is `output`, or `runs/<model>-<methods>`; those of the stages before it are in `<output>.stages/`.
-    """
-    methods = [stage.method for stage in recipe.stages]
-    last = Path(recipe.output or f"runs/{Path(recipe.model_name).name}-{'-'.join(methods)}")
-    intermediate = last.with_name(f"{last.name}.stages")
-    return [*(intermediate / f"{number}-{method}" for number, method in enumerate(methods[:-1], start=1)), last]
 
 
 RECIPE_OPTIONS = tuple(f.name for f in dataclasses.fields(Recipe) if f.name not in ("stages", "calibration"))

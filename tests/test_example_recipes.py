@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import compress
-from compress.recipe import Recipe, folders
+from compress.recipe import Recipe
 from compress.runtime import load
+from compress.stages.folders import folders
 
 FOLDER = Path(__file__).parents[1] / "examples" / "recipes"
 RECIPES = sorted(path for path in FOLDER.glob("*.toml") if len(Recipe.from_toml(path).stages) > 1)

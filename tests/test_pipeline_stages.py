@@ -11,8 +11,9 @@ from compress.errors import CompressError, RecipeError
 from compress.format import layouts
 from compress.format.reader import open_checkpoint
 from compress.models.source import ModelSource
-from compress.recipe import CalibrationSpec, Recipe, StageSpec, folders
+from compress.recipe import CalibrationSpec, Recipe, StageSpec
 from compress.runtime import load
+from compress.stages.folders import folders
 from tests.support.entries import linears
 from tests.support.models import save_tiny, save_tokens, tiny_tokens
 

@@ -1,4 +1,4 @@
-"""The command line: one file per command, imported only when that command is called. This file imports click alone."""
+"""The command line: one file per command, imported only when that command is called. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from types import FrameType
 from typing import Never
@@ -15,7 +16,9 @@ from typing import Never
 import click
 
 from compress import __version__
+from compress.cli.shared.detail_options import with_detail_options
 from compress.errors import CompressError, unknown
+from compress.progress import DETAIL, Detail
 
 # The short help lives here, so that `compress --help` imports no command.
 COMMANDS = {
@@ -54,7 +57,7 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"compress.cli.{cmd_name}").command
-        return command
+        return with_detail_options(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -83,21 +86,43 @@ def invoke(args: Sequence[str]) -> int:
 
     0 done, 1 the gate or a check failed, 2 a mistake in the command or its input, 130 Ctrl-C, 143 SIGTERM.
     """
+    detail = DETAIL.set(Detail.NORMAL)
+    try:
+        return _invoke(args)
+    finally:
+        DETAIL.reset(detail)
+
+
+def _invoke(args: Sequence[str]) -> int:
     try:
         code = group.main(args=list(args), prog_name="compress", standalone_mode=False)
     except click.Abort as abort:
         stop = abort.__cause__
         click.echo(f"Interrupted{' '.join(getattr(stop, '__notes__', [])) or '.'}", err=True)
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+    except click.NoSuchOption as error:
+        _explain(error)
+        return error.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except CompressError as error:
         if os.environ.get("COMPRESS_DEBUG"):
             raise
+        if DETAIL.get() is Detail.VERBOSE:
+            traceback.print_exception(error)
         click.echo(f"Error: {error}", err=True)
         return error.exit_code
     return code if isinstance(code, int) else 0
+
+
+def _explain(error: click.NoSuchOption) -> None:
+    """Shows the error with the commands and methods that have the option, or with the nearest name."""
+    from compress.cli.shared.unknown_option import explained
+
+    assert error.ctx is not None
+    commands = {name: command for name in COMMANDS if (command := group.get_command(error.ctx, name)) is not None}
+    explained(error, commands).show()
 
 
 def main() -> None:

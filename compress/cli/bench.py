@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from compress.cli._output import write_text
+from compress.cli.shared.text_file import write_text
 
 _KERNELS_ONLY = ("layouts", "shapes", "tokens", "kernel", "seconds", "full", "no_peers", "plot")
 _FOLDER_ONLY = ("dense", "no_dense", "prompt_tokens", "new_tokens", "no_save")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import click
 
@@ -21,62 +23,108 @@ _ISA = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asi
 
 
 @click.command("doctor")
-def command() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+def command(as_json: bool) -> None:
     """Show versions, hardware, and which kernels can run here (or why they cannot)."""
-    import torch
+    known = _facts()
+    if as_json:
+        click.echo(json.dumps(known, indent=2))
+        return
     from rich.table import Table
 
-    from compress import __version__
-    from compress.kernels import select
-    from compress.kernels.native import loader
     from compress.report.console import console
-    from compress.sizes import format_size
 
-    memory, free = _memory()
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    facts = {
-        "compress": __version__,
-        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-        **{name: _version(name) for name in _LIBRARIES},
-        "cpu": f"{len(os.sched_getaffinity(0))} cores, torch uses {torch.get_num_threads()} threads",
-        "cpu features": " ".join(_features()) or "unknown",
-        "memory": f"{format_size(memory)}, {format_size(free)} free",
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "hub": "offline (HF_HUB_OFFLINE is set)" if offline else "asked when a hub id is named, otherwise never",
-        "native kernels": f"missing: {reason}" if (reason := loader.unavailable()) else _units(loader),
-        **{name: _setting(name) for name in _SETTINGS},
-    }
     on = console()
     table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in facts.items():
+    for name, value in _shown(known).items():
         table.add_row(name, value)
     on.print(table)
     kernels = Table("kernel", "layout", "runs here", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    for kernel, layout, answer in select.table(device):
-        kernels.add_row(kernel, layout, "yes" if isinstance(answer, select.Accepted) else f"no: {answer.reason}")
+    for entry in known["kernels"]:
+        kernels.add_row(
+            entry["kernel"], entry["layout"], "yes" if entry["reason"] is None else f"no: {entry['reason']}"
+        )
     on.print()
     on.print(kernels)
 
 
-def _units(loader: ModuleType) -> str:
-    """Returns the instruction set that the native kernels use, and the others that run here."""
-    others = ", ".join(name for name in loader.units() if name != loader.isa())
-    return f"{loader.isa()}; {loader.ISA} may also be {others}" if others else loader.isa()
+def _facts() -> dict[str, Any]:
+    """Returns what is known of this machine, as JSON values; what is missing is None."""
+    import torch
+
+    from compress import __version__
+    from compress.kernels import select
+    from compress.kernels.native import loader
+
+    gpu = torch.cuda.is_available()
+    memory, free = _memory()
+    return {
+        "versions": {
+            "compress": __version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in _LIBRARIES},
+        },
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "cores": len(os.sched_getaffinity(0)),
+            "torch_threads": torch.get_num_threads(),
+            "cpu_features": _features(),
+            "memory_bytes": memory,
+            "free_bytes": free,
+            "gpu": torch.cuda.get_device_name() if gpu else None,
+            "hub_offline": os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),
+        },
+        "native_kernels": _native(loader),
+        "settings": {name: _setting(name) for name in _SETTINGS},
+        "kernels": [
+            {
+                "kernel": kernel,
+                "layout": layout,
+                "reason": None if isinstance(answer, select.Accepted) else answer.reason,
+            }
+            for kernel, layout, answer in select.table("cuda" if gpu else "cpu")
+        ],
+    }
 
 
-def _setting(name: str) -> str:
-    value = os.environ.get(name)
-    if not value:
-        return "not set"
-    return "set" if name in _SECRET else value
+def _shown(known: dict[str, Any]) -> dict[str, str]:
+    """Returns the lines above the kernels: label -> text."""
+    from compress.sizes import format_size
+
+    versions, machine, native = known["versions"], known["machine"], known["native_kernels"]
+    others = f"; COMPRESS_ISA may also be {', '.join(native['others'])}" if native["others"] else ""
+    offline = "offline (HF_HUB_OFFLINE is set)"
+    return {
+        "compress": versions["compress"],
+        "python": f"{versions['python']} on {machine['system']}",
+        **{name: versions[name] or "not installed" for name in _LIBRARIES},
+        "cpu": f"{machine['cores']} cores, torch uses {machine['torch_threads']} threads",
+        "cpu features": " ".join(machine["cpu_features"]) or "unknown",
+        "memory": f"{format_size(machine['memory_bytes'])}, {format_size(machine['free_bytes'])} free",
+        "gpu": machine["gpu"] or "none",
+        "hub": offline if machine["hub_offline"] else "asked when a hub id is named, otherwise never",
+        "native kernels": f"{native['isa']}{others}" if native["isa"] else f"missing: {native['reason']}",
+        **{name: value or "not set" for name, value in known["settings"].items()},
+    }
 
 
-def _version(distribution: str) -> str:
+def _native(loader: ModuleType) -> dict[str, Any]:
+    """Returns the instruction set that the native kernels use, the others that run here, or why there are none."""
+    if (reason := loader.unavailable()) is not None:
+        return {"isa": None, "others": [], "reason": reason}
+    return {"isa": loader.isa(), "others": [name for name in loader.units() if name != loader.isa()], "reason": None}
+
+
+def _setting(name: str) -> str | None:
+    value = os.environ.get(name) or None
+    return "set" if value and name in _SECRET else value
+
+
+def _version(distribution: str) -> str | None:
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return None
 
 
 def _features() -> list[str]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from compress.cli._interrupt import replies_are_kept
-from compress.cli._output import write_text
+from compress.cli.shared.arguments import model_argument, one_model
+from compress.cli.shared.interrupt import replies_are_kept
+from compress.cli.shared.text_file import write_text
 
 if TYPE_CHECKING:
     from compress.evaluation.judge import Judge
@@ -18,7 +19,8 @@ _KEY = "COMPRESS_JUDGE_KEY"
 
 
 @click.command("eval")
-@click.argument("model", default="atlas")
+@model_argument
+@click.option("--model", metavar="MODEL", help="The same as the argument MODEL.  [default: atlas]")
 @click.option("--suite", metavar="NAME", default="auto", show_default=True, help="Suite, or auto: chosen by the model.")
 @click.option("--data-dir", metavar="DIR", help="Data of the suite kick.  [default: the hub]")
 @click.option("--chat", metavar="MODE", default="auto", help="Ask through the chat template: always, never or auto.")
@@ -37,7 +39,8 @@ _KEY = "COMPRESS_JUDGE_KEY"
 @click.option("-o", "--output", metavar="FILE", type=click.Path(dir_okay=False), help="Write eval.json to FILE.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON instead of a table.")
 def command(
-    model: str,
+    model_argument: str | None,
+    model: str | None,
     suite: str,
     data_dir: str | None,
     chat: str,
@@ -62,7 +65,7 @@ def command(
 
     with replies_are_kept(not no_cache):
         result = evaluate(
-            model,
+            one_model(model_argument, model) or "atlas",
             suite=suite,
             data_dir=data_dir,
             chat=chat,

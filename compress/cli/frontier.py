@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from compress.cli.run import recipe_defaults
+from compress.cli.shared.arguments import model_argument, one_model
 from compress.errors import RecipeError
 from compress.recipe import Recipe
 
@@ -15,8 +17,11 @@ METHODS = "rtn,gptq,easyquant,finequant,spqr,aqlm"
 
 
 @click.command("frontier")
+@model_argument
 @click.option(
-    "--model", metavar="MODEL", default=recipe_defaults["model"], help="atlas (bundled), a folder, or a hub id."
+    "--model",
+    metavar="MODEL",
+    help="The same as the argument MODEL: atlas (bundled), smollm2, a folder or a hub id.  [default: atlas]",
 )
 @click.option(
     "--methods",
@@ -45,19 +50,23 @@ METHODS = "rtn,gptq,easyquant,finequant,spqr,aqlm"
 @click.option("--seed", type=int, default=recipe_defaults["seed"], help="Seed for drawing the sequences.")
 @click.option("--device", default=recipe_defaults["device"], help="auto, cpu, cuda[:N], xpu or mps.")
 @click.option("--max-memory", metavar="SIZE", help="Limit on resident memory of every run, e.g. 2.5GB.")
+@click.option("--json", "as_json", is_flag=True, help="Print the content of frontier.json instead of a table.")
 def command(
-    model: str,
+    model_argument: str | None,
+    model: str | None,
     methods: str,
     bits: str | None,
     target_bits: str | None,
     point: tuple[str, ...],
     output: str | None,
+    as_json: bool,
     **flags: Any,
 ) -> None:
-    """Run methods at several widths on one model and plot quality against stored bits.
+    """Run methods at several widths on MODEL (default: atlas) and plot quality against stored bits.
 
     Finished runs are not repeated: give the same command again to continue an interrupted one.
     """
+    model = one_model(model_argument, model) or recipe_defaults["model"]
     widths = _numbers(bits, int) if bits or target_bits or point else [2, 3, 4]
     settings = {name: value for name, value in flags.items() if value is not None}
     base = Recipe.from_options(model, "rtn", settings)  # the stage is replaced by that of each point
@@ -78,6 +87,9 @@ def command(
     except KeyboardInterrupt as stop:
         stop.add_note(". Run the same command again: finished runs are not repeated.")
         raise
+    if as_json:
+        click.echo(json.dumps(result.data, indent=2))
+        return
     on = console()
     on.print(drawing.table(result.data))
     for line in [*drawing.remarks(result.data), f"chart: {folder / 'frontier.png'}, {folder / 'frontier.svg'}"]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from compress.cli._interrupt import replies_are_kept
+from compress.cli.shared.interrupt import replies_are_kept
 from compress.errors import CompressError, EvaluationError
 
 if TYPE_CHECKING:

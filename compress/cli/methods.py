@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from typing import Any
+
 import click
 
-from compress.cli._method_options import method_options
+from compress.cli.shared.arguments import completed
+from compress.cli.shared.method_options import method_options
 from compress.methods import registry
 
 
 @click.command("methods")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completed(registry.names))
+@click.option("--json", "as_json", is_flag=True, help="Print them as JSON, with all options of every method.")
 @click.pass_context
-def command(ctx: click.Context, name: str | None) -> None:
+def command(ctx: click.Context, name: str | None, as_json: bool) -> None:
     """List the methods, or show the options of the method NAME."""
+    if as_json:
+        listed = [_described(each) for each in registry.names()] if name is None else _described(name)
+        click.echo(json.dumps(listed, indent=2))
+        return
     formatter = ctx.make_formatter()
     if name is None:
         formatter.write_dl([(method, _summary(method)) for method in registry.names()])
@@ -23,6 +33,12 @@ def command(ctx: click.Context, name: str | None) -> None:
             with formatter.section("\nOptions"):
                 formatter.write_dl(records)
     click.echo(formatter.getvalue(), nl=False)
+
+
+def _described(name: str) -> dict[str, Any]:
+    """Returns what the registry knows of a method as JSON values; the type of an option by its name."""
+    info = dataclasses.asdict(registry.describe(name))
+    return info | {"options": [option | {"type": option["type"].__name__} for option in info["options"]]}
 
 
 def _summary(name: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from compress.cli._output import write_text
+from compress.cli.shared.text_file import write_text
 from compress.errors import RecipeError, unknown
 
 FORMATS = ("html", "md", "json")

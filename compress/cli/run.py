@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import click
 
-from compress.cli._collector import collector_paused
-from compress.cli._method_options import DEFAULT_METHOD, MethodCommand, OrNone, given_flags
+from compress.cli.shared.arguments import ARGUMENT, completed, model_argument, one_model
+from compress.cli.shared.collector import collector_paused
+from compress.cli.shared.method_options import DEFAULT_METHOD, MethodCommand, OrNone, given_flags
 from compress.engines import ENGINES
+from compress.errors import RecipeError
 from compress.methods import registry
 from compress.recipe import (
     CALIBRATION_OPTIONS,
@@ -29,11 +32,21 @@ recipe_defaults = {
 
 
 @click.command("run", cls=MethodCommand)
+@model_argument
 @click.option(
-    "--model", metavar="MODEL", default=recipe_defaults["model"], help="atlas (bundled), smollm2, a folder or a hub id."
+    "--model",
+    metavar="MODEL",
+    default=recipe_defaults["model"],
+    help="The same as the argument MODEL: atlas (bundled), smollm2, a folder or a hub id.",
 )
 @click.option("--revision", metavar="REV", help="Revision of a hub id.")
-@click.option("--method", metavar="NAME", default=DEFAULT_METHOD, help="Method; `compress methods` lists them.")
+@click.option(
+    "--method",
+    metavar="NAME",
+    default=DEFAULT_METHOD,
+    shell_complete=completed(registry.names),
+    help="Method; `compress methods` lists them.",
+)
 @click.option(
     "--recipe",
     metavar="FILE",
@@ -61,7 +74,13 @@ recipe_defaults = {
     default=DEFAULT_END_BITS,
     help="Bits of the output head; one that shares its weight with the embedding has those of the embedding.",
 )
-@click.option("-o", "--output", metavar="FOLDER", help="Output folder.  [default: runs/<model>-<method>]")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FOLDER",
+    type=click.Path(),
+    help="Output folder.  [default: by model, method and bits: runs/atlas-spqr-3bit]",
+)
 @click.option(
     "--calibration",
     metavar="SOURCE",
@@ -78,6 +97,7 @@ recipe_defaults = {
     "--for",
     "engine",
     metavar="ENGINE",
+    shell_complete=completed(lambda: ENGINES),
     help="Choose only what this engine can hold: " + ", ".join(ENGINES) + ".",
 )
 @click.option(
@@ -112,7 +132,7 @@ recipe_defaults = {
 @click.option("--dry-run", is_flag=True, help="Show the plan (linears, size, memory, time) and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON instead of a table.")
 def command(**_: Any) -> None:
-    """Compress a model, load the packed result back, and show what the compression cost.
+    """Compress MODEL (default: atlas), load the packed result back, and show what the compression cost.
 
     To continue an interrupted run, give the same command again.
     """
@@ -158,9 +178,16 @@ def recipe_from(flags: dict[str, Any]) -> Recipe:
     """Returns the recipe of a command line; its flags override the settings of the file that `--recipe` names.
 
     Args:
-        flags: the flags on the command line, name -> value.
+        flags: the arguments and options on the command line, name -> value.
+
+    Raises:
+        RecipeError: two models are given, a method in the place of the model, or an option that is not allowed.
     """
-    options = {name: value for name, value in flags.items() if name not in _RUN_FLAGS - {*RECIPE_SETTINGS}}
+    own = _RUN_FLAGS - {*RECIPE_SETTINGS}
+    options = {name: value for name, value in flags.items() if name not in own}
+    if (model := one_model(flags.get(ARGUMENT), flags.get("model"))) is not None:
+        _refuse_method(model)
+        options["model"] = model
     if "no_eval" in flags:
         options["suite"] = "none"
     if path := flags.get("recipe"):
@@ -174,6 +201,14 @@ def recipe_from(flags: dict[str, Any]) -> Recipe:
     for stage in recipe.stages:
         registry.check_options(stage.method, stage.options)
     return recipe
+
+
+def _refuse_method(model: str) -> None:
+    """Raises RecipeError for the name of a method in the place of the model."""
+    if model in registry.names() and not Path(model).exists():
+        raise RecipeError(
+            f"{model} is a method, and no folder here has this name", do=f"Write compress run --method {model}"
+        )
 
 
 def _show_plan(recipe: Recipe, *, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 from rich.table import Column
 
+from compress.progress import DETAIL, Detail
 from compress.report.console import console
 from compress.report.formatting import clock
 
@@ -147,6 +148,23 @@ class Bars(Watcher):
         self._console.print(text, markup=False)
 
 
+class Warnings(Lines):
+    """Nothing but the notes that are warnings."""
+
+    def begin(self, stage: Stage) -> None:
+        pass
+
+    def draw(self, stage: Stage) -> None:
+        pass
+
+    def end(self, stage: Stage) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        if text.casefold().startswith("warning"):
+            super().note(text)
+
+
 class Notebook(Watcher):
     """One HTML bar per stage, updated through IPython's display; needs no widgets, and is saved with the notebook."""
 
@@ -184,7 +202,9 @@ class Notebook(Watcher):
 
 
 def watch() -> Watcher:
-    """Returns the form for the present stderr: a notebook, a terminal, or anything else."""
+    """Returns the form for the present stderr (a notebook, a terminal, or anything else) and the detail asked for."""
+    if DETAIL.get() is not Detail.NORMAL:
+        return Warnings(sys.stderr) if DETAIL.get() is Detail.QUIET else Lines(sys.stderr, every=0.0)
     target = console(stderr=True)
     if target.is_jupyter:
         from IPython.display import display  # type: ignore[import-not-found,unused-ignore]

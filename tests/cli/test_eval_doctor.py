@@ -101,6 +101,19 @@ def test_doctor_shows_versions_and_every_kernel_with_its_answer(
     assert reference and set(reference) == {"yes"}
 
 
+def test_doctor_as_json_is_all_of_stdout(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPRESS_JUDGE_KEY", "sk-do-not-tell")
+    monkeypatch.delenv("COMPRESS_ISA", raising=False)
+    assert invoke(["doctor", "--json"]) == 0
+    shown = capsys.readouterr().out
+    known = json.loads(shown)
+    assert known["versions"]["torch"] and known["machine"]["cores"] >= 1 and known["machine"]["memory_bytes"] > 0
+    assert known["settings"]["COMPRESS_JUDGE_KEY"] == "set" and "sk-do-not-tell" not in shown
+    assert known["settings"]["COMPRESS_ISA"] is None
+    reference = [entry for entry in known["kernels"] if entry["kernel"] == "reference"]
+    assert reference and all(entry["reason"] is None for entry in reference)
+
+
 def test_doctor_says_why_native_kernels_are_missing_and_keeps_a_key_to_itself(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

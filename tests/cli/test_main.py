@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from compress import cli
 from compress.cli import COMMANDS, invoke
+from compress.cli.shared.detail_options import with_detail_options
 from compress.errors import FormatError
 from compress.methods import registry
 
@@ -30,8 +32,8 @@ def test_every_command_has_a_module_and_the_help_it_is_listed_with(capsys: pytes
     [
         (["rum"], "unknown command 'rum'; did you mean 'run'?"),
         (["run", "--method", "sqpr"], "unknown method 'sqpr'; did you mean 'spqr'?"),
-        (["run", "--bit", "3"], "unknown option '--bit' for method 'spqr'; did you mean '--bits'?"),
-        (["run", "--method", "rtn", "--threshold", "1"], "'--threshold' for method 'rtn'; it is one of spqr"),
+        (["run", "--bit", "3"], "compress run has no option --bit; did you mean --bits?"),
+        (["run", "--method", "rtn", "--threshold", "1"], "--threshold is an option of spqr, and the method here"),
         (["run", "--bits", "three"], "'three' is not a valid integer"),
         (["run", "--max-memory", "2 apples"], "size '2 apples'. Allowed: a number with a unit"),
         (["run", "--recipe", "none.toml"], "no recipe file none.toml"),
@@ -61,9 +63,12 @@ def test_an_error_shows_its_trace_only_for_debugging(
     def broken() -> None:
         raise FormatError("shard 2 is damaged", layer="model.layers.1", do="Copy it again")
 
-    monkeypatch.setattr(cli._Commands, "get_command", lambda *_: broken)
+    monkeypatch.setattr(cli._Commands, "get_command", lambda *_: with_detail_options(broken))
     assert invoke(["run"]) == 2
     assert capsys.readouterr().err == "Error: model.layers.1: shard 2 is damaged. Copy it again.\n"
+    assert invoke(["run", "--verbose"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback") and said.endswith("Error: model.layers.1: shard 2 is damaged. Copy it again.\n")
     monkeypatch.setenv("COMPRESS_DEBUG", "1")
     with pytest.raises(FormatError):
         invoke(["run"])
@@ -103,6 +108,17 @@ def test_help_is_quick() -> None:
         return after.children_user + after.children_system - before.children_user - before.children_system
 
     assert min(cpu_seconds() for _ in range(5)) < 0.3
+
+
+def test_methods_as_json_has_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["methods", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [method["name"] for method in listed] == registry.names()
+    assert invoke(["methods", "rtn", "--json"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert alone in listed
+    bits = next(option for option in alone["options"] if option["name"] == "bits")
+    assert (bits["type"], bits["default"], bits["optional"]) == ("int", 4, False)
 
 
 def test_methods_lists_every_method(capsys: pytest.CaptureFixture[str]) -> None:

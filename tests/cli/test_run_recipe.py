@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from compress.cli import run
-from compress.cli._method_options import given_flags, method_options
+from compress.cli.shared.method_options import given_flags, method_options
 from compress.errors import RecipeError
 from compress.methods import registry
 from compress.recipe import CalibrationSpec, Recipe, StageSpec

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from compress.progress import DETAIL, Detail
 from compress.report import progress_bars
-from compress.report.progress_bars import Bars, Lines, Notebook, Watcher
+from compress.report.progress_bars import Bars, Lines, Notebook, Watcher, watch
 
 
 @pytest.fixture
@@ -52,6 +53,29 @@ def test_a_log_has_no_control_characters_and_keeps_notes(clock: list[float]) -> 
     walk(watcher, clock, steps=3, seconds=30)
     assert stream.getvalue().startswith("2 linears fell back\n")
     assert stream.getvalue().isprintable() or stream.getvalue().replace("\n", "").isprintable()
+
+
+def test_the_detail_asked_for_decides_what_is_shown(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    shown = {}
+    for detail in Detail:
+        before = DETAIL.set(detail)
+        try:
+            watcher = watch()
+        finally:
+            DETAIL.reset(before)
+        watcher.note("Warning: an expert saw no token")
+        watcher.note("Opening atlas ...")
+        walk(watcher, clock, steps=3, seconds=1)
+        shown[detail] = capsys.readouterr().err.splitlines()
+        assert watcher.position() == " at compress 3/3 (model.layers.2)"
+    assert shown[Detail.QUIET] == ["Warning: an expert saw no token"]
+    assert shown[Detail.NORMAL][1:] == ["Opening atlas ...", "compress ...", "compress 3/3 in 0:03"]
+    assert [line.split(" (")[0] for line in shown[Detail.VERBOSE][2:]] == [
+        "compress ...",
+        "compress 1/3 model.layers.0",
+        "compress 2/3 model.layers.1",
+        "compress 3/3 in 0:03",
+    ]
 
 
 def test_bars_fit_80_columns_and_show_the_note_of_a_long_layer_name() -> None:

@@ -96,7 +96,7 @@ def read(paths: Iterable[str | Path]) -> Sources:
         else:
             runs.append(_run(path))
     if not runs and not frontiers:
-        raise FormatError("no run to report on", do="Name the folder of one, such as runs/atlas-spqr")
+        raise FormatError("no run to report on", do="Name the folder of one, such as runs/atlas-spqr-3bit")
     return Sources(_with_unique_names(runs), tuple(frontiers))
 
 

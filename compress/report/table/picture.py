@@ -1,6 +1,6 @@
 """Draws the table of a finished run as an SVG that loads nothing from elsewhere, such as the picture in the README.
 
-python -m compress.report.table.picture runs/atlas-spqr docs/result.svg
+python -m compress.report.table.picture runs/atlas-spqr-3bit docs/result.svg
 """
 
 from __future__ import annotations

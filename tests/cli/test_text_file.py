@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.cli._output import write_text
+from compress.cli.shared.text_file import write_text
 from compress.errors import OutputError
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from compress.errors import did_you_mean
 from compress.methods import registry
 from compress.recipe import Recipe
 
@@ -32,22 +31,26 @@ class MethodCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_METHOD] = _named_method(args)
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            raise _explained(error, ctx.meta[_METHOD]) from error
+        return super().parse_args(ctx, args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        return [*super().get_params(ctx), *method_options(ctx.meta.get(_METHOD, DEFAULT_METHOD))]
+        return [*super().get_params(ctx), *method_options(method_of(ctx))]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        name = ctx.meta.get(_METHOD, DEFAULT_METHOD)
+        name = method_of(ctx)
         own = method_options(name)
         plain = [param for param in self.get_params(ctx) if param.name not in {option.name for option in own}]
         for title, params in (("Options", plain), (f"Options of method {name}", own)):
-            if records := [record for param in params if (record := param.get_help_record(ctx))]:
+            options = [param for param in params if isinstance(param, click.Option)]
+            if records := [record for param in options if (record := param.get_help_record(ctx))]:
                 with formatter.section(title):
                     formatter.write_dl(records)
+
+
+def method_of(ctx: click.Context) -> str:
+    """Returns the method whose options a command has."""
+    method: str = ctx.meta.get(_METHOD, DEFAULT_METHOD)
+    return method
 
 
 def method_options(name: str) -> list[click.Option]:
@@ -90,19 +93,3 @@ def _named_method(args: list[str]) -> str:
         stages = Recipe.from_toml(named["--recipe"]).stages
         return stages[0].method if len(stages) == 1 else DEFAULT_METHOD
     return named.get("--method") or DEFAULT_METHOD
-
-
-def _explained(error: click.NoSuchOption, method: str) -> click.UsageError:
-    """Returns the error with the methods that have the option, or with the nearest flag."""
-    assert error.ctx is not None
-    wanted = error.option_name.lstrip("-").replace("-", "_")
-    owners = [
-        name for name in registry.names() if any(option.name == wanted for option in registry.describe(name).options)
-    ]
-    flags = [flag for param in error.ctx.command.get_params(error.ctx) for flag in param.opts]
-    message = f"unknown option {error.option_name!r} for method {method!r}"
-    if owners:
-        message += f"; it is one of {', '.join(owners)}"
-    elif hint := did_you_mean(error.option_name, flags):
-        message += f"; {hint}"
-    return click.UsageError(message, ctx=error.ctx)

@@ -1,0 +1,1 @@
+"""Options, arguments and messages that several commands have in common."""
