@@ -66,14 +66,14 @@ def command(
 
     Finished runs are not repeated: give the same command again to continue an interrupted one.
     """
-    model = one_model(model_argument, model) or recipe_defaults["model"]
+    name = one_model(model_argument, model) or "atlas"
     widths = _numbers(bits, int) if bits or target_bits or point else [2, 3, 4]
     settings = {name: value for name, value in flags.items() if value is not None}
-    base = Recipe.from_options(model, "rtn", settings)  # the stage is replaced by that of each point
+    base = Recipe.from_options(name, "rtn", settings)  # the stage is replaced by that of each point
     from compress.report.progress_bars import watch
 
     progress = watch()
-    progress.note(f"Opening {model} ...")
+    progress.note(f"Opening {name} ...")
     from compress import frontier
     from compress.report import frontier as drawing
     from compress.report.console import console
