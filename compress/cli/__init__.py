@@ -28,6 +28,7 @@ COMMANDS = {
     "frontier": "Compare methods by quality and stored bits per weight.",
     "export": "Write a checkpoint in the format of an engine.",
     "push": "Upload a finished folder to the Hugging Face hub.",
+    "chat": "Talk with a model, alone or beside the dense one.",
     "report": "Write a page about runs: scores, layers, lost items.",
     "inspect": "Show the layers of a compressed checkpoint.",
     "methods": "List the methods, or the options of one.",

@@ -64,21 +64,27 @@ class Subject:
 
 
 def open_subject(
-    model: Model, tokenizer: PreTrainedTokenizerBase | None = None, device: torch.device | None = None
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Subject:
-    """Returns the model with its tokenizer, in fp32 on `device`; a model that is already loaded stays as it is."""
+    """Returns the model with its tokenizer, in `dtype` (fp32 for None) on `device`; a loaded model stays as it is."""
+    import torch
+
     from compress.models.source import ModelSource
     from compress.runtime.loading import saved_by_transformers
 
+    dtype = dtype or torch.float32
     if isinstance(model, ModelSource):
         stock = not model.unpacked and model.structure is None
-        return _dense(model, tokenizer, device) if stock else _compressed(model.path, tokenizer, device)
+        return _dense(model, tokenizer, device, dtype) if stock else _compressed(model.path, tokenizer, device, dtype)
     if isinstance(model, str | Path):
         folder = Path(model)
         is_ours = (folder / MANIFEST).is_file() or saved_by_transformers(folder)
         if is_ours:
-            return _compressed(folder, tokenizer, device)
-        return _dense(ModelSource.open(model), tokenizer, device)
+            return _compressed(folder, tokenizer, device, dtype)
+        return _dense(ModelSource.open(model), tokenizer, device, dtype)
     if tokenizer is None:
         raise _no_tokenizer()
     name = str(getattr(model, "name_or_path", "")) or type(model).__name__
@@ -138,24 +144,24 @@ def _no_tokenizer() -> EvaluationError:
     return EvaluationError("a loaded model without its tokenizer", do="Pass tokenizer= as well")
 
 
-def _compressed(folder: Path, tokenizer: PreTrainedTokenizerBase | None, device: torch.device | None) -> Subject:
-    import torch
-
+def _compressed(
+    folder: Path, tokenizer: PreTrainedTokenizerBase | None, device: torch.device | None, dtype: torch.dtype
+) -> Subject:
     from compress.models.folder.tokenizer import load_tokenizer
     from compress.runtime import load
 
     name = folder.resolve().name
-    model = load(folder, dtype=torch.float32, device=device or "cpu")
+    model = load(folder, dtype=dtype, device=device or "cpu")
     digest = fingerprint(folder) if (folder / MANIFEST).is_file() else None
     return Subject(model, tokenizer or load_tokenizer(folder, name), name, "compressed", digest)
 
 
-def _dense(source: ModelSource, tokenizer: PreTrainedTokenizerBase | None, device: torch.device | None) -> Subject:
-    import torch
-
+def _dense(
+    source: ModelSource, tokenizer: PreTrainedTokenizerBase | None, device: torch.device | None, dtype: torch.dtype
+) -> Subject:
     from compress.models.load_dense import load_source
 
-    model = load_source(source, torch.float32).to(device or "cpu")
+    model = load_source(source, dtype).to(device or "cpu")
     return Subject(model, tokenizer or source.tokenizer(), _name(source), "dense", source.fingerprint)
 
 

@@ -45,7 +45,8 @@ def of_run(run: Run, items: int = 6, data_dir: str | None = None) -> dict[str, A
     """Returns the content of one run: `name`, `model`, `did` (its stages), `warnings`, and its parts.
 
     Parts that a run does not have are None. From the manifest: `size`, `layers`, `made`. From the evaluation: `text`,
-    `families`, `lost`, `asked`. `gate` is the gate's verdict (docs/GATE.md), `speed` the result of `compress bench`.
+    `families`, `lost`, `asked`. `gate` is the gate's verdict (docs/GATE.md), `speed` the result of `compress bench`,
+    `chats` the saved conversations of `compress chat`.
     """
     manifest, evaluation = None if run.manifest is None else manifests.checked(run.manifest), run.evaluation
     warnings = [
@@ -64,6 +65,7 @@ def of_run(run: Run, items: int = 6, data_dir: str | None = None) -> dict[str, A
         "families": None if evaluation is None else _families(evaluation),
         "lost": None if evaluation is None else lost_items.lost(evaluation, items, data_dir),
         "asked": None if evaluation is None else _asked(evaluation),
+        "chats": _plain(run.chats),
         "gate": run.gate,
         "layers": None if manifest is None else layers.grid(manifest),
         "made": None if manifest is None else _made(manifest),

@@ -51,6 +51,8 @@ def _run(run: Content, key: str | None) -> list[str]:
     if run["speed"]:
         table = _table(speed.HEAD, speed.rows(run["speed"]))
         lines += ["", f"{deeper} Speed", "", f"{_plain(speed.where(run['speed']))}.", "", *table]
+    for chat in run["chats"]:
+        lines += ["", f"{deeper} Chat", "", _plain(phrases.chat(chat)), "", *_chat(chat)]
     if run["layers"]:
         lines += ["", f"{deeper} Layers", ""]
         for heat in heats(run["layers"]):
@@ -96,6 +98,15 @@ def _lost(families: Iterable[Content]) -> list[str]:
         ]
         lines += [*_table(("question", "dense", "compressed", "expected"), rows), ""]
     return lines
+
+
+def _chat(chat: Content) -> list[str]:
+    beside = ["against"] if "against" in chat else []
+    rows = [
+        (turn["prompt"], *(turn.get(key, {"text": NOTHING})["text"] for key in (*beside, "answer")))
+        for turn in chat["turns"]
+    ]
+    return _table(("message", *(chat[key] for key in (*beside, "model"))), rows)
 
 
 def _made(run: Content, made: Content) -> list[str]:

@@ -145,6 +145,26 @@ def parts(run: Content) -> list[tuple[str, bool]]:
         ("Lost", bool(run["lost"] and run["lost"]["families"])),
         ("Text", run["text"] is not None),
         ("Speed", bool(run["speed"])),
+        ("Chat", bool(run["chats"])),
         ("Layers", bool(run["layers"])),
         ("Made", bool(run["made"])),
     ]
+
+
+_STOPPED = {"length": "cut off", "context": "cut off: the context was full", "interrupted": "stopped by the user"}
+
+
+def stopped(answer: Content) -> str:
+    """Returns why an answer of a chat did not end by itself."""
+    return _STOPPED.get(answer["stopped"], answer["stopped"])
+
+
+def chat(data: Content) -> str:
+    """Returns how the answers of a chat were made."""
+    settings = data.get("settings", {})
+    temperature = settings.get("temperature", 0)
+    parts = [f"at temperature {temperature:g}, seed {settings.get('seed', 0)}" if temperature else "greedily"]
+    parts += [f"at most {settings['max_new_tokens']} tokens"] if "max_new_tokens" in settings else []
+    parts += ["as plain continuations, without a chat template"] if settings.get("template") is False else []
+    told = f" System message: {data['system']}" if "system" in data else ""
+    return f"Saved by `compress chat`. Answered {', '.join(parts)}.{told}".replace("`", "")

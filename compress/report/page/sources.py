@@ -14,7 +14,7 @@ from compress.errors import FormatError
 from compress.evaluation.result import EvalResult
 from compress.format.manifest import MANIFEST, fingerprint, read_manifest
 from compress.json_files import read_object
-from compress.report import shapes
+from compress.report import chats, shapes
 from compress.report.shapes import COUNT, NUMBER, OBJECT, TEXT, Each, Fields
 
 EVALUATION, FRONTIER, GATE = "eval.json", "frontier.json", "gate.json"
@@ -64,6 +64,8 @@ class Run:
     """Contradictions between the files of the folder."""
     speed: Speed | None = None
     """Result of `compress bench`."""
+    chats: tuple[dict[str, Any], ...] = ()
+    """Conversations of `compress chat` that were saved (`report.chats`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +108,16 @@ def of_checkpoint(folder: Path, manifest: dict[str, Any], evaluation: EvalResult
     eval.json and speed.json name the checkpoint that they were made with; after a second run into the same folder they
     may be older than the checkpoint.
     """
-    measured = speed.read(folder)
+    measured, said = speed.read(folder), tuple(chats.read(folder))
     named = {
         EVALUATION: None if evaluation is None else evaluation.model.get("fingerprint"),
         speed.FILE: None if measured is None else measured.fingerprint,
+        chats.FILE: next((chat["fingerprint"] for chat in said if "fingerprint" in chat), None),
     }
     present = fingerprint(folder) if (folder / MANIFEST).is_file() else None
     others = [file for file, made_with in named.items() if None not in (made_with, present) and made_with != present]
     warnings = tuple(f"{file} was made with another checkpoint than the one beside it" for file in others)
-    return Run(folder.resolve().name, manifest, evaluation, warnings=warnings, speed=measured)
+    return Run(folder.resolve().name, manifest, evaluation, warnings=warnings, speed=measured, chats=said)
 
 
 def _run(path: Path) -> Run:
