@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.chat import saving
-from compress.errors import CompressError, OutputError, did_you_mean
+from compress.errors import CompressError, OutputError, unknown
 
 if TYPE_CHECKING:
     from compress.chat.conversation import Conversation
@@ -74,8 +74,7 @@ class Chat:
         elif name == "/help":
             self.screen.note(HELP)
         else:
-            hint = did_you_mean(name, _COMMANDS)
-            raise OutputError(f"unknown command {name}{f'; {hint}' if hint else ''}", do="/help lists them")
+            raise OutputError(unknown("command", name, _COMMANDS), do="/help lists them")
 
     def _begin_anew(self) -> None:
         self.conversation.reset()

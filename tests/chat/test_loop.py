@@ -73,13 +73,13 @@ def test_mistakes_are_told_and_the_chat_goes_on(folder: Path, capsys: pytest.Cap
     talking = chat(folder, None)
     talking.run(["/save", "/rest", "/help", "x" * 300, " /reset is a message"])
     err = capsys.readouterr().err
-    assert "nothing was said" in err and "unknown command /rest; did you mean '/reset'?" in err
+    assert "nothing was said" in err and "unknown command '/rest'; did you mean '/reset'?" in err
     assert "Ctrl-C stops" in err and "318 tokens long" in err
     assert [turn["prompt"] for turn in talking.conversation.turns] == ["/reset is a message"]
 
 
 def test_a_mistake_in_a_script_ends_it(folder: Path) -> None:
-    with pytest.raises(OutputError, match="unknown command /rest"):
+    with pytest.raises(OutputError, match="unknown command '/rest'"):
         chat(folder, None, interactive=False).run(["/rest"])
 
 
