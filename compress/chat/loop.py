@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.chat import saving
 from compress.errors import CompressError, OutputError, unknown
+from compress.report import chats
 
 if TYPE_CHECKING:
     from compress.chat.conversation import Conversation
@@ -91,7 +92,7 @@ class Chat:
         record = self.conversation.record()
         saving.save(self.folder, record, self._saved)
         self._saved = record
-        self.screen.note(f"Saved: {self.folder / saving.chats.FILE}, shown in {saving.write_report(self.folder)}")
+        self.screen.note(f"Saved: {self.folder / chats.FILE}, shown in {saving.write_report(self.folder)}")
 
 
 def opening_lines(conversation: Conversation, *, interactive: bool) -> Iterator[str]:

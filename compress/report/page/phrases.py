@@ -156,7 +156,8 @@ _STOPPED = {"length": "cut off", "context": "cut off: the context was full", "in
 
 def stopped(answer: Content) -> str:
     """Returns why an answer of a chat did not end by itself."""
-    return _STOPPED.get(answer["stopped"], answer["stopped"])
+    stopped = str(answer["stopped"])
+    return _STOPPED.get(stopped, stopped)
 
 
 def chat(data: Content) -> str:
