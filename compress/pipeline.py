@@ -10,6 +10,7 @@ at the block or training step, where it stopped.
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from compress import devices
 from compress.methods import registry
 from compress.progress import Progress
 from compress.recipe import Recipe
-from compress.report import evaluation_suite
+from compress.report import evaluation_suite, run_record
 from compress.report.progress_bars import watch
 from compress.result import Result
 from compress.stages import distributed, finish, train
@@ -65,13 +66,13 @@ def run(
     """
     from compress.models.source import ModelSource
 
-    progress = progress or watch()
+    progress, started = progress or watch(), time.monotonic()
     recipe = model if isinstance(model, Recipe) else Recipe.from_options(str(model), method, options)
     if output is not None:
         recipe = dataclasses.replace(recipe, output=str(output))
     check_recipe(recipe)
     distributed.start(devices.resolve(recipe.device))
-    evaluation = None
+    given, evaluation = recipe, None
     source = model_source = ModelSource.open(recipe.model, revision=recipe.revision, keep_codes=recipe.keep_codes)
     recipe = engine.fitted(recipe, source)
     # questions that cannot be read are an error before the work, not after it
@@ -96,6 +97,7 @@ def run(
             if number == len(recipe.stages) - 1:
                 evaluation = finish.evaluate(recipe, model_source, workspace, progress, suite, baseline)
                 Result.read(folder, evaluation).write_report()
+                run_record.update(folder, given, time.monotonic() - started)
             workspace.close()
     distributed.barrier()
     return Result.read(folder, evaluation if distributed.is_main() else None)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from compress.bench.processor import processor
 from compress.bench.timing import CPU
 from compress.format.layouts import dense
 from compress.kernels import native
@@ -23,16 +24,6 @@ _UNKNOWN_CACHE = 64 << 20
 """Size assumed for the last-level cache if the system does not report it."""
 _WIDTH = 4096
 """Columns of the matrix that is read to measure the bandwidth."""
-
-
-def processor() -> str:
-    """Returns the name of the processor as the system reports it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def device_name(device: torch.device) -> str:
