@@ -25,7 +25,17 @@ _ITEMS = 6
 )
 @click.option("--items", type=click.IntRange(min=1), default=_ITEMS, help="Lost items to show per family.")
 @click.option("--data-dir", metavar="FOLDER", help="Data of the suite kick, to show its questions.")
-def command(runs: tuple[str, ...], formats: str, output: str | None, items: int, data_dir: str | None) -> None:
+@click.option("--title", metavar="TEXT", help="Title of the report.  [default: the models and methods]")
+@click.option("--notes", metavar="FILE", help="Notes in markdown, shown at the top. Those of a run: its notes.md.")
+def command(
+    runs: tuple[str, ...],
+    formats: str,
+    output: str | None,
+    items: int,
+    data_dir: str | None,
+    title: str | None,
+    notes: str | None,
+) -> None:
     """Report on finished runs as one self-contained page.
 
     RUN is the folder of a run or of a frontier, or an eval.json. The page needs no network. It shows the recipe, the
@@ -36,7 +46,8 @@ def command(runs: tuple[str, ...], formats: str, output: str | None, items: int,
         raise RecipeError(f"--format {formats} on stdout", allowed="one format", do="Give -o a folder or a file")
     from compress.report.page import content, sources
 
-    data = content.build(sources.read(runs), items, data_dir)
+    text = None if notes is None else sources.read_notes(Path(notes))
+    data = content.build(sources.read(runs), items, data_dir, title, text)
     for form in wanted:
         text = _rendered(form, data)
         if output == "-":

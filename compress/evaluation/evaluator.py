@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from compress import devices
 from compress.errors import EvaluationError
-from compress.evaluation import suites
+from compress.evaluation import samples, suites
 from compress.evaluation.asking import chat_form, default_suite, tiers
 from compress.evaluation.lm_eval_suite import extra_tasks
 from compress.evaluation.open_model import open_on_disk, open_subject, source_of, tokenizer_of
 from compress.evaluation.pairing import BY_BLOCK, check_suites, compare, with_families_of
 from compress.evaluation.reading import residence
-from compress.evaluation.result import EvalResult
+from compress.evaluation.result import EvalResult, Sample
 from compress.evaluation.session import Session, of_suite
 from compress.evaluation.suites.base import Suite
 from compress.models.memory import resident_bytes
@@ -142,7 +142,18 @@ def evaluate(
         known = with_families_of(known, result)
     comparison = compare(known, result) if known is not None else None
     judgement = judge.compare(chosen, known, result, progress) if judge is not None and known is not None else None
-    return replace(result, divergence=divergence, comparison=comparison, baseline=known, judgement=judgement)
+    result = replace(result, divergence=divergence, comparison=comparison, baseline=known, judgement=judgement)
+    return replace(result, samples=_samples(result, session, subject, dense))
+
+
+def _samples(result: EvalResult, session: Session, subject: Subject, dense: Subject | None) -> tuple[Sample, ...]:
+    """Returns items for people to read; where the suite has none in a model's own words, both models write some."""
+    picked = samples.of_items(result, session.suite)
+    on_disk = session.residence is not None and session.residence.on_disk
+    if dense is None or on_disk or any(sample.kind == samples.SAMPLE for sample in picked):
+        return picked
+    chat, most = str(session.settings["chat"]), session.bounds.items
+    return (*samples.written(dense, subject, chat, most, session.progress), *picked)
 
 
 def _evaluation(baseline: Model | EvalResult | None) -> EvalResult | None:

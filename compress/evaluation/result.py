@@ -183,6 +183,22 @@ class Judgement:
         return fmean(float(first == second) for first, second in pairs)
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """An item for people to read: its question, and what both models answered (`evaluation.samples`)."""
+
+    kind: str
+    """`sample` (spread over the items), or `lost` (of the worst losses of its family)."""
+    family: str | None
+    """None for a prompt that is no item of the suite."""
+    id: str
+    question: str | None
+    """None where it is not at hand."""
+    expected: str | None
+    dense: str
+    compressed: str
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class EvalResult:
     """Evaluation of one model: suite, settings, the outcome of every item and the held-out text result."""
@@ -202,6 +218,8 @@ class EvalResult:
     warnings: Sequence[str] = ()
     """Messages about items or datasets that were left out."""
     judgement: Judgement | None = None
+    samples: Sequence[Sample] = ()
+    """A few items with their questions and both answers, with a baseline."""
 
     def __repr__(self) -> str:
         """Returns one line with the scores, because notebooks show the repr."""
@@ -301,6 +319,7 @@ def _parse(data: Mapping[str, Any]) -> EvalResult:
         baseline=EvalResult.from_dict(baseline) if baseline else None,
         warnings=tuple(data.get("warnings", ())),
         judgement=_judgement(data.get("judgement")),
+        samples=tuple(Sample(**sample) for sample in data.get("samples", ())),  # absent from older files
     )
 
 

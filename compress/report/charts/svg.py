@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 
 _STEPS = (1.0, 2.0, 5.0)
+INSET = 52
+"""Pixels left of a chart with `inset`, where the labels of its vertical axis are: never over what is drawn."""
 
 
 def element(name: str, content: str = "", **attributes: object) -> str:
@@ -26,16 +28,29 @@ def text(content: str, x: float, y: float, *, anchor: str = "start", class_: str
     return element("text", html.escape(content), x=percent(x), y=f"{y:g}", text_anchor=anchor, class_=class_)
 
 
+def tick_label(content: str, y: float) -> str:
+    """Returns the label of a tick of the vertical axis, left of a chart with `inset`."""
+    return element("text", html.escape(content), x=-8, y=f"{y + 4:g}", text_anchor="end", class_="quiet")
+
+
+def axis_title(content: str) -> str:
+    """Returns the name of the vertical axis, above a chart with `inset`."""
+    return element("text", html.escape(content), x=-INSET, y=12, text_anchor="start", class_="axis")
+
+
 def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> str:
     """Returns a line, across in per cent, down in pixels."""
     return element("line", x1=percent(x1), y1=f"{y1:.1f}", x2=percent(x2), y2=f"{y2:.1f}", class_=class_)
 
 
-def svg(content: str, height: float, title: str) -> str:
-    """Returns a chart as wide as its container and `height` pixels high, with a title for screen readers."""
-    name = element("title", html.escape(title))
+def svg(content: str, height: float, title: str, *, inset: bool = False) -> str:
+    """Returns a chart as wide as its container and `height` pixels high, with a title for screen readers.
+
+    With `inset` what is drawn begins `INSET` pixels right of the container's edge.
+    """
+    name, class_ = element("title", html.escape(title)), "chart inset" if inset else "chart"
     return element(
-        "svg", name + content, class_="chart", width="100%", height=f"{height:g}", role="img", aria_label=title
+        "svg", name + content, class_=class_, width="100%", height=f"{height:g}", role="img", aria_label=title
     )
 
 

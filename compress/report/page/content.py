@@ -7,7 +7,7 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from compress import __version__
+from compress import __version__, rerun
 from compress.evaluation.above_chance import cannot_tell
 from compress.evaluation.result import recovery
 from compress.methods import registry
@@ -25,17 +25,23 @@ _PARTS = ("pruning", "training", "tuning", "allocation")
 """Sections of a manifest that describe the work of one stage."""
 
 
-def build(sources: Sources, items: int = 6, data_dir: str | None = None) -> dict[str, Any]:
-    """Returns the content: `runs` (see `of_run`) and `frontiers` as they are in their files.
+def build(
+    sources: Sources, items: int = 6, data_dir: str | None = None, title: str | None = None, notes: str | None = None
+) -> dict[str, Any]:
+    """Returns the content: `title`, `notes`, `runs` (see `of_run`) and `frontiers` as they are in their files.
 
     Args:
         sources: the runs and frontiers to report on.
         items: number of lost items shown of each family.
-        data_dir: folder with the public data of the suite, needed to show the questions.
+        data_dir: folder with the public data of the suite, for questions that the evaluation did not keep.
+        title: title of the report; made from the models when None.
+        notes: notes on the whole report, in markdown.
     """
     return {
         "schema_version": SCHEMA_VERSION,
         "compress_version": __version__,
+        "title": title,
+        "notes": notes,
         "runs": [of_run(run, items, data_dir) for run in sources.runs],
         "frontiers": [dict(frontier) for frontier in sources.frontiers],
     }
@@ -45,10 +51,14 @@ def of_run(run: Run, items: int = 6, data_dir: str | None = None) -> dict[str, A
     """Returns the content of one run: `name`, `model`, `did` (its stages), `warnings`, and its parts.
 
     Parts that a run does not have are None. From the manifest: `size`, `layers`, `made`. From the evaluation: `text`,
-    `families`, `lost`, `asked`. `gate` is the gate's verdict (docs/GATE.md), `speed` the result of `compress bench`,
-    `chats` the saved conversations of `compress chat`.
+    `families`, `samples`, `lost`, `asked`. From run.json: `finished`, `seconds`, `machine`. `rerun` is the command that
+    repeats the run, and the recipe file that it names. `notes` are those of the folder. `gate` is the gate's verdict
+    (docs/GATE.md), `speed` the result of `compress bench`, `chats` the saved conversations of
+    `compress chat`.
     """
     manifest, evaluation = None if run.manifest is None else manifests.checked(run.manifest), run.evaluation
+    samples, lost = ([], None) if evaluation is None else lost_items.of_evaluation(evaluation, items, data_dir)
+    record = run.record or {}
     warnings = [
         *run.warnings,
         *(() if manifest is None else manifest.get("warnings", ())),
@@ -59,17 +69,31 @@ def of_run(run: Run, items: int = 6, data_dir: str | None = None) -> dict[str, A
         "model": _model(manifest, evaluation),
         "did": [] if manifest is None else manifests.stages(manifest, always=("bits",)),
         "warnings": warnings,
+        "notes": run.notes,
+        "finished": record.get("finished"),
+        "seconds": record.get("seconds"),
+        "machine": record.get("machine"),
+        "rerun": None if manifest is None else _rerun(manifest, evaluation, run.record),
         "size": None if manifest is None else manifests.sizes(manifest),
         "speed": None if run.speed is None else _speed(run.speed),
         "text": None if evaluation is None else _text(evaluation),
         "families": None if evaluation is None else _families(evaluation),
-        "lost": None if evaluation is None else lost_items.lost(evaluation, items, data_dir),
+        "samples": samples,
+        "lost": lost,
         "asked": None if evaluation is None else _asked(evaluation),
         "chats": _plain(run.chats),
         "gate": run.gate,
         "layers": None if manifest is None else layers.grid(manifest),
         "made": None if manifest is None else _made(manifest),
     }
+
+
+def _rerun(
+    manifest: Mapping[str, Any], evaluation: EvalResult | None, record: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    asked = None if evaluation is None else {"suite": evaluation.suite, "settings": evaluation.settings}
+    again = rerun.of(manifest, asked, None if record is None else record.get("settings", {}))
+    return None if again is None else asdict(again)
 
 
 def _model(manifest: Mapping[str, Any] | None, evaluation: EvalResult | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ _HIDDEN = {"\\": "\\\\", "|": "\\|", "<": "&lt;", "*": "\\*", "_": "\\_", "`": "
 def render(content: Content) -> str:
     """Returns the report of a content (`content.build`) as a markdown document."""
     lines = [f"# {_plain(phrases.title(content))}", ""]
+    if content["notes"]:
+        lines += [content["notes"].strip(), ""]  # markdown already, and the reader's own
     if compared := comparison.comparison(content["runs"]):
         lines += _compared(compared)
     for index, run in enumerate(content["runs"]):
@@ -29,13 +32,19 @@ def render(content: Content) -> str:
 def _run(run: Content, key: str | None) -> list[str]:
     deeper = "##" if key is None else "###"
     lines = [] if key is None else [f"## {key}: {_plain(run['name'])}", ""]
+    verdict = phrases.gate(run)
+    meta = [part for part in (phrases.when(run), phrases.where(run), verdict[0] if verdict else None) if part]
+    lines += [_plain(" · ".join(meta)), ""] if meta else []
     if methods := phrases.methods(run):
         lines += [f"{_plain(run['model'])} → {_plain(methods)}", ""]
     lines += [phrases.headline(run), ""]
+    lines += [run["notes"].strip(), ""] if run["notes"] else []
     lines += [f"> **Warning:** {_plain(warning)}\n" for warning in run["warnings"]]
     lines += [f"- {name}: **{figure}** ({note})" for name, figure, note in phrases.cards(run)]
     if run["made"] and not run["speed"]:
         lines += ["", speed.NOT_MEASURED]
+    if run["families"] and not run["gate"]:
+        lines += ["", phrases.NOT_GATED]
     if run["families"] is not None:
         lines += ["", f"{deeper} Knowledge", "", *_families(run)]
     if gate := run["gate"]:
@@ -44,6 +53,8 @@ def _run(run: Content, key: str | None) -> list[str]:
             f"**Gate: {_plain(str(gate['verdict']))}**",
             *(f"- {_plain(reason)}" for reason in gate["reasons"]),
         ]
+    if run["samples"]:
+        lines += ["", f"{deeper} Sample answers", "", *_items(run["samples"])]
     if run["lost"] and run["lost"]["families"]:
         missing = run["lost"]["missing"]
         note = [f"{_plain(missing)}.", ""] if missing else []
@@ -87,16 +98,7 @@ def _lost(families: Iterable[Content]) -> list[str]:
     lines = []
     for family in families:
         lines += [f"**{label(family['family'])}**: {family['lost']} of {family['of']} lost", ""]
-        rows = [
-            (
-                item["question"] or item["id"],
-                item["dense"] or "(empty)",
-                item["compressed"] or "(empty)",
-                item["expected"] or "",
-            )
-            for item in family["items"]
-        ]
-        lines += [*_table(("question", "dense", "compressed", "expected"), rows), ""]
+        lines += [*_items(family["items"]), ""]
     return lines
 
 
@@ -109,8 +111,27 @@ def _chat(chat: Content) -> list[str]:
     return _table(("message", *(chat[key] for key in (*beside, "model"))), rows)
 
 
+def _items(items: Iterable[Content]) -> list[str]:
+    """Returns a table of items with both answers."""
+    rows = [
+        (
+            item["question"] or item["id"],
+            item["dense"] or "(empty)",
+            item["compressed"] or "(empty)",
+            item["expected"] or "",
+        )
+        for item in items
+    ]
+    return _table(("question", "dense", "compressed", "expected"), rows)
+
+
 def _made(run: Content, made: Content) -> list[str]:
-    lines = [f"{n}. {_plain(stage(did['method'], did['options']))}" for n, did in enumerate(run["did"], 1)]
+    lines = []
+    if again := run["rerun"]:
+        lines = ["Run it again:", ""]
+        lines += [*_fenced("toml", again["recipe"].rstrip()), ""] if again["recipe"] else []
+        lines += [*_fenced("bash", again["command"]), ""]
+    lines += [f"{n}. {_plain(stage(did['method'], did['options']))}" for n, did in enumerate(run["did"], 1)]
     if made["calibration"]:
         lines += ["", f"Calibration: {_plain(phrases.calibration(made['calibration']))}."]
     if shares := covered.compressed(made["coverage"] or {}, total=False):
@@ -123,12 +144,18 @@ def _made(run: Content, made: Content) -> list[str]:
     ]
 
 
+def _fenced(language: str, text: str) -> list[str]:
+    """Returns text as a block of code, in a fence that is longer than any in the text."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return [f"{fence}{language}", *text.splitlines(), fence]
+
+
 def _compared(compared: Content) -> list[str]:
     head = (
         "run",
-        "size",
-        "bits/weight",
-        "KL to dense",
+        "size on disk",
+        "bits/weight, linears",
+        "KL to dense, mean",
         "perplexity",
         *(["tokens/s"] if compared["fast"] else []),
         *map(label, compared["families"]),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.report import coverage, formatting
 from compress.report.charts import families, heat, palette, positions, scatter
-from compress.report.page import comparison, items, phrases, speed
+from compress.report.page import comparison, downloads, items, notes, phrases, speed
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -33,6 +33,7 @@ def render(content: Mapping[str, Any]) -> str:
         comparison=comparison.comparison(content["runs"]),
         frontiers=[comparison.of_frontier(frontier) for frontier in content["frontiers"]],
         style=f"{palette.css()}\n{(_TEMPLATES / 'page.css').read_text(encoding='utf-8')}",
+        files=downloads.downloads(content),
         script=script,
         policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'",
     )  # fmt: skip
@@ -60,6 +61,7 @@ def _environment() -> Environment:
         "scatter": scatter.scatter,
         "curves": scatter.curves,
         "speeds": speed,
+        "notes": notes.render,
         "marked": items.marked,
         "parts_of": phrases.parts,
         "heat_steps": palette.HEAT_STEPS,

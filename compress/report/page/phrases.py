@@ -11,6 +11,10 @@ from compress.report.formatting import growth, label, percent, perplexity, point
 from compress.report.page import speed
 
 Content = Mapping[str, Any]
+NOT_GATED = (
+    "Whether the loss is below a margin was not asked: `compress gate FOLDER/eval.json -o FOLDER` does that, and the "
+    "next report shows the verdict."
+)
 
 
 def methods(run: Content) -> str:
@@ -25,12 +29,15 @@ def options(values: Mapping[str, Any]) -> list[str]:
 
 def title(content: Content) -> str:
     """Returns the title of the page."""
+    if content["title"] is not None:
+        return str(content["title"])
     runs = content["runs"]
     models = list(dict.fromkeys([r["model"] for r in runs] + [f["model"] for f in content["frontiers"]]))
     if len(runs) == 1 and not content["frontiers"]:
         run = runs[0]
         if run["did"] or run["asked"] is None:
-            return f"{run['model']}, compressed"
+            by = ", then ".join(dict.fromkeys(stage["method"] for stage in run["did"]))
+            return f"{run['model']}, compressed by {by}" if by else f"{run['model']}, compressed"
         return f"{run['asked']['model']['name']} on {run['asked']['suite']['name']}"
     count = len(runs) or len(content["frontiers"][0]["points"])
     return f"{' and '.join(models)}: {count} compressed {'model' if count == 1 else 'models'}"
@@ -112,7 +119,7 @@ def _text_cards(text: Content | None) -> list[tuple[str, str, str]]:
         note = f"dense {perplexity(dense)}, {growth(text['perplexity'] / dense)}"
     cards = [("Perplexity", perplexity(text["perplexity"]), note)]
     if kl := text["divergence"]:
-        note = f"{kl['low']:.4f} to {kl['high']:.4f}; same first token {percent(kl['same_top1'])}"
+        note = f"{kl['low']:.4f} to {kl['high']:.4f}; same top-1 token {percent(kl['same_top1'])}"
         cards.append(("KL to dense", f"{kl['mean']:.4f}", note))
     return cards
 
@@ -125,6 +132,34 @@ def _keep_percent(text: str) -> str:
 def difference(paired: Content) -> str:
     """Returns a paired difference with its interval, in percentage points."""
     return formatting.difference(paired["difference"], paired["low"], paired["high"])
+
+
+def when(run: Content) -> str | None:
+    """Returns when a run was finished: `2026-03-01 12:00 UTC`; None where it is not recorded."""
+    stamp = run["finished"]
+    return None if stamp is None else f"{stamp[:10]} {stamp[11:16]} UTC"
+
+
+def where(run: Content) -> str | None:
+    """Returns the machine and the time that a run took on it; None where they are not recorded."""
+    machine = run["machine"]
+    if machine is None:
+        return None
+    cores, memory = machine.get("cores"), machine.get("memory_bytes")
+    parts = [str(machine.get("processor", "processor not known"))]
+    parts += [f"{cores} {'core' if cores == 1 else 'cores'}"] if cores else []
+    parts += [f"{size(memory)} of memory"] if memory else []
+    parts += [str(machine["system"])] if "system" in machine else []
+    took = "" if run["seconds"] is None else f"; took {formatting.clock(run['seconds'])}"
+    return f"{', '.join(parts)}{took}"
+
+
+def gate(run: Content) -> tuple[str, str] | None:
+    """Returns the word of the verdict of the gate and its colour class; None for a run that was not evaluated."""
+    if run["gate"] is not None:
+        verdict = str(run["gate"]["verdict"])
+        return f"gate: {verdict}", verdict if verdict in ("pass", "fail", "inconclusive") else "none"
+    return None if run["families"] is None else ("gate: not asked", "none")
 
 
 def calibration(data: Content) -> str:
@@ -142,6 +177,7 @@ def parts(run: Content) -> list[tuple[str, bool]]:
     return [
         ("Headline", True),
         ("Knowledge", run["families"] is not None),
+        ("Answers", bool(run["samples"])),
         ("Lost", bool(run["lost"] and run["lost"]["families"])),
         ("Text", run["text"] is not None),
         ("Speed", bool(run["speed"])),

@@ -14,7 +14,8 @@ from compress.errors import FormatError
 from compress.evaluation.result import EvalResult
 from compress.format.manifest import MANIFEST, fingerprint, read_manifest
 from compress.json_files import read_object
-from compress.report import chats, shapes
+from compress.report import chats, run_record, shapes
+from compress.report.page import notes
 from compress.report.shapes import COUNT, NUMBER, OBJECT, TEXT, Each, Fields
 
 EVALUATION, FRONTIER, GATE = "eval.json", "frontier.json", "gate.json"
@@ -66,6 +67,10 @@ class Run:
     """Result of `compress bench`."""
     chats: tuple[dict[str, Any], ...] = ()
     """Conversations of `compress chat` that were saved (`report.chats`)."""
+    record: dict[str, Any] | None = None
+    """Content of run.json: day, machine, settings."""
+    notes: str | None = None
+    """Text of notes.md, in markdown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,26 @@ def of_checkpoint(folder: Path, manifest: dict[str, Any], evaluation: EvalResult
     present = fingerprint(folder) if (folder / MANIFEST).is_file() else None
     others = [file for file, made_with in named.items() if None not in (made_with, present) and made_with != present]
     warnings = tuple(f"{file} was made with another checkpoint than the one beside it" for file in others)
-    return Run(folder.resolve().name, manifest, evaluation, warnings=warnings, speed=measured, chats=said)
+    return Run(
+        folder.resolve().name,
+        manifest,
+        evaluation,
+        warnings=warnings,
+        speed=measured,
+        chats=said,
+        record=run_record.read(folder),
+        notes=read_notes(folder / notes.FILE) if (folder / notes.FILE).is_file() else None,
+    )
+
+
+def read_notes(path: Path) -> str:
+    """Returns the text of notes; FormatError for a file that cannot be read as UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise FormatError(f"the notes {path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"the notes {path} are not text in UTF-8: {error.reason}") from error
 
 
 def _run(path: Path) -> Run:

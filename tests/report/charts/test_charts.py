@@ -81,7 +81,7 @@ def test_the_strip_shows_the_interval_on_the_scale_of_all_families() -> None:
 
 def test_a_scatter_takes_points_without_any_divergence() -> None:
     points = [
-        {"label": f"p{n}", "curve": "c", "mark": "A", "bits": 2.0 + n, "kl": kl, "low": 0.0, "high": 2 * kl}
+        {"label": f"p{n}", "curve": "c", "mark": "A", "x": 2.0 + n, "y": kl, "low": 0.0, "high": 2 * kl}
         for n, kl in enumerate([0.5, 0.01, 0.0])
     ]
     drawn = scatter.scatter(points)

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from compress.errors import EvaluationError, FormatError
-from compress.evaluation import suites
-from compress.evaluation.result import EvalResult
-from compress.report import layer_names
+from compress.evaluation import samples, suites
+from compress.evaluation.result import EvalResult, Sample
+from compress.recipe import Recipe, StageSpec
+from compress.report import layer_names, run_record
 from compress.report.page import content as contents
 from compress.report.page import items, layers, sources
 from tests.support import runs
@@ -76,7 +77,7 @@ def test_a_recipe_of_several_stages_starts_with_the_first_source(manifest: dict[
 
 
 def test_lost_items_come_with_question_expected_and_both_answers() -> None:
-    found = items.lost(runs.of_atlas(), most=6)
+    _, found = items.of_evaluation(runs.of_atlas(), most=6)
     assert found is not None and found["missing"] is None
     families = {one["family"]: one for one in found["families"]}
     assert {name: (one["lost"], one["of"]) for name, one in families.items()} == {
@@ -94,22 +95,61 @@ def test_lost_items_come_with_question_expected_and_both_answers() -> None:
 
 
 def test_the_worst_come_first_and_no_more_than_asked() -> None:
-    found = items.lost(runs.of_atlas(), most=1)
+    _, found = items.of_evaluation(runs.of_atlas(), most=1)
     assert found is not None
     factoid = found["families"][0]
     assert factoid["lost"] == 2 and len(factoid["items"]) == 1
     assert factoid["items"][0]["id"] == suites.load("kick-atlas").families[0].items[2]["id"], "the worse margin"
 
 
+def test_samples_are_items_in_the_models_own_words_right_or_wrong() -> None:
+    shown, _ = items.of_evaluation(runs.of_atlas(), most=1)
+    assert [sample["family"] for sample in shown] == ["factoid", "factoid", "summarisation", "summarisation"]
+    suite = suites.load("kick-atlas").families[0].items
+    right = {sample["id"]: sample["dense"] == sample["compressed"] for sample in shown if sample["family"] == "factoid"}
+    assert right == {suite[0]["id"]: False, suite[1]["id"]: True}
+    assert all(sample["question"] and sample["expected"] for sample in shown)
+
+
+def test_answers_to_fixed_prompts_come_first() -> None:
+    free = Sample("sample", None, "1", "Why?", None, "Because.", "So.")
+    shown, _ = items.of_evaluation(replace(runs.of_atlas(), samples=(free,)), most=1)
+    assert shown[0] == {
+        "family": None, "id": "1", "question": "Why?", "expected": None, "dense": "Because.", "compressed": "So.",
+    }  # fmt: skip
+
+
+def test_a_run_tells_its_day_its_machine_and_its_command(tmp_path: Path, manifest: dict[str, Any]) -> None:
+    folder = runs.write(tmp_path / "run", manifest, runs.of_atlas())
+    run = content(folder)["runs"][0]
+    assert (run["finished"], run["machine"], run["notes"]) == (None, None, None)
+    assert run["rerun"]["command"].startswith("compress run --model atlas --method spqr --suite kick-atlas --limit 3")
+    given = Recipe(model="path/to/atlas", limit=3, stages=(StageSpec(method="spqr"),))
+    run_record.update(folder, given, seconds=12)
+    (folder / "notes.md").write_text("Try *4 bits*.", encoding="utf-8")
+    run = content(folder)["runs"][0]
+    assert run["finished"].endswith("Z") and run["machine"]["cores"] and run["notes"] == "Try *4 bits*."
+    assert run["rerun"]["command"] == "compress run --model path/to/atlas --method spqr --limit 3"
+
+
+def test_notes_that_are_no_text_are_an_error(tmp_path: Path, manifest: dict[str, Any]) -> None:
+    folder = runs.write(tmp_path / "run", manifest, None)
+    (folder / "notes.md").write_bytes(b"\xff\xfe")
+    with pytest.raises(FormatError, match=r"notes\.md are not text in UTF-8"):
+        sources.read([folder])
+    with pytest.raises(FormatError, match="cannot be read"):
+        sources.read_notes(tmp_path / "nowhere.md")
+
+
 def test_items_that_are_not_at_hand_are_shown_by_their_names_with_the_reason() -> None:
     changed = dense_and_packed()[1]  # its hash is no suite's
-    found = items.lost(changed, most=2)
+    _, found = items.of_evaluation(changed, most=2)
     assert found is not None and "not those that were asked" in found["missing"]
     item = found["families"][0]["items"][0]
     assert (item["question"], item["expected"], item["dense"]) == (None, None, "1")
     other = replace(changed, suite={**changed.suite, "name": "mine"})
-    assert "mine is not part of this package" in (items.lost(other, most=1) or {})["missing"]
-    assert items.lost(dense_and_packed()[0], most=1) is None, "nothing is lost against no baseline"
+    assert "mine is not part of this package" in (items.of_evaluation(other, most=1)[1] or {})["missing"]
+    assert items.of_evaluation(dense_and_packed()[0], most=1) == ([], None), "nothing is lost against no baseline"
 
 
 def test_public_items_are_read_from_the_folder_of_data_and_never_fetched(tmp_path: Path) -> None:
@@ -124,12 +164,16 @@ def test_public_items_are_read_from_the_folder_of_data_and_never_fetched(tmp_pat
 
     dense, packed = dense_and_packed()
     evaluation = replace(renamed(packed), baseline=renamed(dense))
-    found = items.lost(evaluation, 1, str(tmp_path))
+    _, found = items.of_evaluation(evaluation, 1, str(tmp_path))
     assert found is not None and found["missing"] is None
     item = found["families"][0]["items"][0]
     assert (item["question"], item["expected"]) == ("Question: who wrote Emma?", "Jane Austen / Austen")
-    unknown = items.lost(evaluation, 1)
+    _, unknown = items.of_evaluation(evaluation, 1)
     assert unknown is not None and "--data-dir" in unknown["missing"]
+    kept = replace(evaluation, samples=samples.of_items(evaluation, suite))
+    for shown, lost in (items.of_evaluation(kept, 1), items.of_evaluation(EvalResult.from_json(kept.to_json()), 1)):
+        assert lost is not None and lost["missing"] is None and lost["families"][0]["items"] == [item]
+        assert shown[0]["question"] == "Question: who wrote Emma?", "an evaluation keeps questions of public data"
 
 
 def test_words_that_differ_are_marked_on_both_sides() -> None:

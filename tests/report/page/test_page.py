@@ -61,6 +61,7 @@ def test_the_page_is_whole_and_loads_nothing(name: str, request: pytest.FixtureR
     assert not re.findall(r"https?:|//\w|@import|url\(", html)
     loaded = [(tag, a) for tag, a in parsed.tags if tag in ("img", "iframe", "object") or a.get("src") or tag == "link"]
     assert loaded == [("link", {"rel": "icon", "href": "data:,"})]
+    assert all(href.startswith(("#", "data:")) for href in parsed.values("href"))
     ids = parsed.values("id")
     assert len(ids) == len(set(ids))
     assert set(parsed.values("aria-labelledby")) <= set(ids)
@@ -77,9 +78,9 @@ def test_the_same_content_gives_the_same_page(several: dict[str, Any]) -> None:
 def test_what_a_run_was_and_cost_stands_there(one: dict[str, Any]) -> None:
     said = Parsed(page.render(one)).text
     for text in (
-        "atlas, compressed", "4.12 bits per weight in its linears", "Size on disk 2.11 kB", "KL to dense 0.0500",
-        "Items lost 4 of 9; 0 gained", "100.0 % → 33.3 %", "2 lost, 0 gained of 3", "Windside is a village",
-        "Relative error", "Left dense: embedding 4,096", "spqr", "compress 0.1.0, format 1",
+        "atlas, compressed by spqr", "4.12 bits per weight in its linears", "Size on disk 2.11 kB",
+        "KL to dense 0.0500", "Items lost 4 of 9; 0 gained", "100.0 % → 33.3 %", "2 lost, 0 gained of 3",
+        "Windside is a village", "Relative error", "Left dense: embedding 4,096", "spqr", "compress 0.1.0, format 1",
     ):  # fmt: skip
         assert text in said, text
 
@@ -89,10 +90,12 @@ def test_sections_are_there_where_there_is_something_to_say(manifest: dict[str, 
         tags = Parsed(page.render(content_of(run))).tags
         return [str(attributes["id"]) for tag, attributes in tags if tag == "section"]
 
-    whole = ["headline", "knowledge", "lost", "text", "layers", "made", "reading"]
+    whole = ["headline", "knowledge", "answers", "lost", "text", "layers", "made", "downloads", "reading"]
     assert sections(Run("x", manifest, runs.of_atlas())) == whole
-    assert sections(Run("x", manifest, None)) == ["headline", "layers", "made", "reading"]
-    assert sections(Run("x", None, dense_and_packed()[0])) == ["headline", "knowledge", "text", "reading"]
+    assert sections(Run("x", manifest, None)) == ["headline", "layers", "made", "downloads", "reading"]
+    assert sections(Run("x", None, dense_and_packed()[0])) == [
+        "headline", "knowledge", "text", "downloads", "reading",
+    ]  # fmt: skip
 
 
 def test_an_evaluation_alone_is_called_by_its_model_and_suite() -> None:
@@ -134,7 +137,10 @@ def test_nothing_that_a_model_or_a_file_says_is_markup(manifest: dict[str, Any])
         assert not parsed.open
         assert [tag for tag, _ in parsed.tags].count("script") == 1
         assert "</td><script>alert(1)</script> & | `*" in parsed.text
-    assert "<" not in markdown.render(hostile).replace("<br>", "")
+    written = markdown.render(hostile)
+    outside = re.sub(r"^(`{3,})\w*\n.*?^\1$", "", written, flags=re.MULTILINE | re.DOTALL)
+    assert outside.count("## B: y") == 1, "no block of code is left open"
+    assert "<" not in outside.replace("<br>", "")
 
 
 def test_the_policy_allows_the_one_script_and_nothing_else(one: dict[str, Any]) -> None:
