@@ -47,15 +47,23 @@ class Result:
 
     def page(self, items: int = 6) -> str:
         """Returns the report as a self-contained HTML page that shows `items` lost items per family."""
-        from compress.report.page import content, page, sources
+        from compress.report.page import page
 
-        run = sources.of_checkpoint(self.checkpoint, self.manifest, self.evaluation)
-        return page.render(content.build(sources.Sources((run,)), items))
+        return page.render(self._content(items))
 
     def _repr_html_(self) -> str:
+        from compress.report.page import page
         from compress.report.table import notebook
 
-        return notebook.render(self._overview(), self.page())
+        content = self._content()
+        (run,) = content["runs"]
+        return notebook.render(self._overview(), page.render(content), run["families"] or (), run["samples"])
+
+    def _content(self, items: int = 6) -> dict[str, Any]:
+        from compress.report.page import content, sources
+
+        run = sources.of_checkpoint(self.checkpoint, self.manifest, self.evaluation)
+        return content.build(sources.Sources((run,)), items)
 
     def _overview(self) -> Overview:
         from compress.report.table import overview
