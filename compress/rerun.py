@@ -106,7 +106,7 @@ def _stage(stage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _command(general: Mapping[str, Any], calibration: Mapping[str, Any], stage: Mapping[str, Any]) -> str:
-    words = ["compress", "run", "--model", str(general["model"]), "--method", str(stage["method"])]
+    words = ["compress", "run", str(general["model"]), "--method", str(stage["method"])]
     flags = {**_stage(stage), **{_CALIBRATION.get(key, key): value for key, value in calibration.items()}}
     rest = {key: value for key, value in general.items() if key != "model"}
     if rest.get("suite") == "none":

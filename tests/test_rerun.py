@@ -12,8 +12,8 @@ import pytest
 
 from compress import rerun
 from compress.cli import group
-from compress.cli._method_options import given_flags
 from compress.cli.run import recipe_from
+from compress.cli.shared.method_options import given_flags
 from compress.recipe import CalibrationSpec, Recipe, StageSpec
 from compress.stages.finish import with_defaults
 
@@ -65,7 +65,7 @@ def test_the_command_asks_for_the_same_bytes(recipe: Recipe) -> None:
 
 def test_options_at_their_default_are_left_out_but_bits_are_not() -> None:
     again = rerun.of(manifest_of(Recipe(stages=(StageSpec(method="spqr"),))), settings={})
-    assert again is not None and again.command == "compress run --model atlas --method spqr --bits 3"
+    assert again is not None and again.command == "compress run atlas --method spqr --bits 3"
 
 
 def test_text_that_the_run_chose_is_named() -> None:

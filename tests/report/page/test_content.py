@@ -123,13 +123,13 @@ def test_a_run_tells_its_day_its_machine_and_its_command(tmp_path: Path, manifes
     folder = runs.write(tmp_path / "run", manifest, runs.of_atlas())
     run = content(folder)["runs"][0]
     assert (run["finished"], run["machine"], run["notes"]) == (None, None, None)
-    assert run["rerun"]["command"].startswith("compress run --model atlas --method spqr --suite kick-atlas --limit 3")
+    assert run["rerun"]["command"].startswith("compress run atlas --method spqr --suite kick-atlas --limit 3")
     given = Recipe(model="path/to/atlas", limit=3, stages=(StageSpec(method="spqr"),))
     run_record.update(folder, given, seconds=12)
     (folder / "notes.md").write_text("Try *4 bits*.", encoding="utf-8")
     run = content(folder)["runs"][0]
     assert run["finished"].endswith("Z") and run["machine"]["cores"] and run["notes"] == "Try *4 bits*."
-    assert run["rerun"]["command"] == "compress run --model path/to/atlas --method spqr --limit 3"
+    assert run["rerun"]["command"] == "compress run path/to/atlas --method spqr --limit 3"
 
 
 def test_notes_that_are_no_text_are_an_error(tmp_path: Path, manifest: dict[str, Any]) -> None:

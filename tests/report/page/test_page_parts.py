@@ -41,7 +41,7 @@ def test_day_machine_and_command_stand_in_both_forms(manifest: dict[str, Any]) -
     for said in (Parsed(page.render(made)).text, markdown.render(made).replace("\\_", "_").replace("&lt;", "<")):
         assert "2026-03-01 12:34 UTC" in said
         assert "Processor <X>, 8 cores, 16 GB of memory, Linux x86_64; took 6:41" in said
-        assert "compress run --model path/to/atlas --method spqr --tier pr" in said
+        assert "compress run path/to/atlas --method spqr --tier pr" in said
     assert '<time datetime="2026-03-01T12:34:56Z">' in page.render(made)
 
 
