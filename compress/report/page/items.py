@@ -35,7 +35,7 @@ def of_evaluation(
     samples = [sample for sample in shown if sample.kind == picked.SAMPLE and sample.question is not None]
     free = [sample for sample in evaluation.samples if sample.family is None]
     by_name = {(sample.family, sample.id): sample for sample in shown if sample.kind == picked.LOST}
-    families = []
+    families: list[dict[str, Any]] = []
     for name, family in evaluation.families.items():
         before = {item.id: item for item in evaluation.baseline.families[name].items}
         if pairs := picked.lost_pairs(family, before):
