@@ -21,7 +21,7 @@ _PATH = re.compile(r"(?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:md|py|toml|svg)\b")
 # Said as examples of what a user has, or will have.
 _NOT_OURS = re.compile(
     r"path/to/|runs/|utils\.py$|compress/methods/clip\.py$|tests/methods/test_clip\.py$|\.venv/|~?/tmp/"
-    r"|^compress\.toml$|^gate\.md$"
+    r"|^compress\.toml$|^gate\.md$|^notes\.md$"
 )
 
 
