@@ -8,6 +8,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +27,26 @@ for _name in ("COMPRESS_DEBUG", "COMPRESS_KERNEL"):
 os.environ.setdefault("COMPRESS_TEST_ENGINES", str(kept_files.folder("engines")))
 os.environ["COMPRESS_CACHE"] = tempfile.mkdtemp(prefix="compress-cache-")
 atexit.register(shutil.rmtree, os.environ["COMPRESS_CACHE"], ignore_errors=True)
+# Side by side, the files that take longest come first: a process that met one at the end would work alone.
+_TESTS = Path(__file__).parent
+_LONGEST = [
+    _TESTS / name
+    for name in (
+        "kernels/test_triton.py", "test_pipeline.py", "test_notebooks.py", "stages/test_distributed.py", "test_docs.py",
+        "training/test_trainer.py", "stages/pack/test_streaming.py", "atlas/test_compressed.py", "bench/test_models.py",
+        "methods/test_own_methods.py", "test_site.py", "test_example_recipes.py", "kernels/test_native.py",
+        "cli/test_signals.py", "training/test_train_stage.py", "runtime/test_training.py",
+    )
+]  # fmt: skip
+assert all(path.is_file() for path in _LONGEST)
 _LOCAL = {"127.0.0.1", "::1", "localhost"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts files that take long to the front."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        rank = {path: place for place, path in enumerate(_LONGEST)}
+        items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.fixture(autouse=True, scope="session")

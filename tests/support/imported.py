@@ -1,10 +1,11 @@
-"""Which modules a command line imports, found in a fresh process."""
+"""Which modules command lines import, found in a fresh process."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 
 HEAVY = {
     "accelerate", "datasets", "jinja2", "lm_eval", "matplotlib", "numpy", "pydantic", "requests", "safetensors",
@@ -13,17 +14,23 @@ HEAVY = {
 PROBE = """
 import json, sys
 from compress.cli import invoke
-code = invoke(json.loads(sys.argv[1]))
-print(json.dumps([code, sorted({name.split(".")[0] for name in sys.modules})]), file=sys.stderr)
+for line in json.loads(sys.argv[1]):
+    code = invoke(line)
+    print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)
 """
 
 
 def loaded_by(*args: str, code: int = 0) -> set[str]:
     """Top-level modules in a fresh process after the command line `args`, which must exit with `code`."""
+    return {name.split(".")[0] for name in modules_after([args], code=code)[0]}
+
+
+def modules_after(lines: Sequence[Sequence[str]], *, code: int = 0) -> list[set[str]]:
+    """All modules in one fresh process after each of the command lines in turn, which must exit with `code`."""
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, json.dumps(args)], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", PROBE, json.dumps(lines)], capture_output=True, text=True, timeout=120, check=True
     )
-    found, modules = json.loads(done.stderr.splitlines()[-1])
-    assert found == code, done.stderr
+    reports = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("[")]
+    assert [found for found, _ in reports] == [code] * len(lines), done.stderr
     assert done.stdout or code
-    return set(modules)
+    return [set(modules) for _, modules in reports]
