@@ -29,7 +29,8 @@ class CompressError(Exception):
             parts.append(f"Allowed: {self.allowed}")
         if self.do:
             parts.append(self.do)
-        return " ".join(part if part.endswith(("?", ".")) else f"{part}." for part in parts)
+        ended = ("?", ".", "\n")  # a cure may end in lines of a file
+        return " ".join(part if part.endswith(ended) else f"{part}." for part in parts).rstrip("\n")
 
 
 class RecipeError(CompressError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from compress import devices, engines
+from compress import devices, engines, recipe_shape
 from compress.errors import RecipeError, unknown
 from compress.sizes import parse_size
 
@@ -91,7 +91,9 @@ class StageSpec:
             raise RecipeError(unknown("tuning", str(self.tune), TUNINGS), allowed=", ".join(TUNINGS))
         if self.kv_cache not in (None, *KV_CACHES):
             raise RecipeError(unknown("kv_cache", str(self.kv_cache), KV_CACHES), allowed=", ".join(KV_CACHES))
-        _refuse_unknown("calibration key", self.calibration, {f.name for f in dataclasses.fields(CalibrationSpec)})
+        recipe_shape.refuse_unknown(
+            "calibration key", self.calibration, {f.name for f in dataclasses.fields(CalibrationSpec)}
+        )
         if self.target_bits is not None and not 0 < self.target_bits <= 16:
             raise RecipeError(f"target_bits={self.target_bits}", allowed="more than 0, at most 16")
         for name in ("embedding_bits", "head_bits"):
@@ -235,12 +237,15 @@ class Recipe:
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
         """Builds a recipe from the structure of the TOML file: plain keys, `calibration`, a list `stage`."""
         known = {f.name for f in dataclasses.fields(cls)} - {"stages"} | {"stage"}
-        _refuse_unknown("recipe key", data, known)
+        recipe_shape.check(data, known, {f.name for f in dataclasses.fields(CalibrationSpec)})
         values = {key: value for key, value in data.items() if key not in ("stage", "calibration")}
         calibration, stages = data.get("calibration", {}), data.get("stage", [])
-        _refuse_unknown("calibration key", calibration, {f.name for f in dataclasses.fields(CalibrationSpec)})
         if not isinstance(stages, list):
-            raise RecipeError(f"stage={stages!r}", allowed='tables that begin with [[stage]] and hold method = "..."')
+            raise RecipeError(
+                f"stage={stages!r}",
+                allowed='tables that begin with [[stage]] and hold method = "..."',
+                do="Write [[stage]] in place of [stage]" if isinstance(stages, Mapping) else None,
+            )
         return cls(
             **_converted(values),
             calibration=CalibrationSpec(**calibration),
@@ -362,11 +367,3 @@ def _stage(data: Any) -> StageSpec:
     fields = {f.name for f in dataclasses.fields(StageSpec)} - {"options"}
     options = {key: value for key, value in data.items() if key not in fields}
     return StageSpec(options=options, **{key: value for key, value in data.items() if key in fields})
-
-
-def _refuse_unknown(kind: str, data: Any, known: set[str]) -> None:
-    if not isinstance(data, Mapping):
-        raise RecipeError(f"{kind}s must be a table, not {data!r}")
-    for key in data:
-        if key not in known:
-            raise RecipeError(unknown(kind, key, known), allowed=", ".join(sorted(known)))

@@ -52,9 +52,12 @@ def test_identity_leaves_out_what_does_not_change_bytes():
         ("[calibration]\nsamples = 'many'", "samples='many'. Allowed: an integer"),
         (f"[calibration]\nseed = {2**70}", "calibration seed=.*Allowed: at most"),
         ("calibration = 5", "must be a table, not 5"),
+        ("calibration = 'c4'\n[[stage]]\nmethod='rtn'", r'Write source = "c4" below a line \[calibration\]'),
+        ("samples = 4\n[[stage]]\nmethod='rtn'", r"samples stands at the top.*below a line \[calibration\]"),
+        ("bits = 4\n[[stage]]\nmethod='rtn'", r"key 'bits'.*Options of a method belong below \[\[stage\]\]"),
         ("[calibration]\nsource = 5\n[[stage]]\nmethod='rtn'", "source=5. Allowed: text"),
         ("stage = 3", r"stage=3. Allowed: tables that begin with \[\[stage\]\]"),
-        ("[stage]\nmethod = 'rtn'", r"Allowed: tables that begin with \[\[stage\]\]"),
+        ("[stage]\nmethod = 'rtn'", r"hold method.*Write \[\[stage\]\] in place of \[stage\]"),
         ("stage = [3]", "lacks its method"),
         ("[[stage]]\nmethod = 3", "method=3. Allowed: text"),
         ("[[stage]]\nmethod = 'rtn'\ntune = ['block']", "tune=.*Allowed: text"),
@@ -119,3 +122,19 @@ def test_every_option_of_a_python_call_finds_its_place(tmp_path):
 )
 def test_sizes(text, size):
     assert parse_size(text) == size
+
+
+def test_a_flat_recipe_is_answered_with_its_right_shape(tmp_path):
+    """The lines that the error shows are a recipe file, and say what the flat one meant to say."""
+    flat = tmp_path / "flat.toml"
+    flat.write_text('model = "m"\nmethod = "spqr"\nbits = 3\nact_order = false\nsamples = 8\nskip = ["a", "b"]\n')
+    with pytest.raises(RecipeError, match="method stands at the top of the recipe") as error:
+        Recipe.from_toml(flat)
+    said = str(error.value)
+    flat.write_text(said[said.index("\n") :])
+    assert Recipe.from_toml(flat) == Recipe(
+        model="m",
+        skip=("a", "b"),
+        calibration=CalibrationSpec(samples=8),
+        stages=(StageSpec(method="spqr", options={"bits": 3, "act_order": False}),),
+    )

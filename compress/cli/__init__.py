@@ -15,7 +15,7 @@ from typing import Never
 
 import click
 
-from compress import __version__
+from compress import __version__, environment
 from compress.cli.shared.detail_options import with_detail_options
 from compress.errors import CompressError, unknown
 from compress.progress import DETAIL, Detail
@@ -80,6 +80,8 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="compress")
 def group() -> None:
     """Compress large language models, ship packed checkpoints, and prove what it cost."""
+    for warning in environment.check():
+        click.echo(warning, err=True)
 
 
 def invoke(args: Sequence[str]) -> int:

@@ -12,12 +12,14 @@ from typing import Any
 
 import click
 
+from compress import environment
+
 _LIBRARIES = ("torch", "transformers", "safetensors", "accelerate", "datasets", "lm-eval", "scipy", "click", "rich")
 _SETTINGS = (
-    "COMPRESS_KERNEL", "COMPRESS_ISA", "COMPRESS_THREADS", "COMPRESS_BUILD_NATIVE",
-    "COMPRESS_CACHE", "COMPRESS_METHODS", "COMPRESS_JUDGE_KEY",
+    environment.KERNEL, environment.ISA, environment.THREADS, environment.BUILD,
+    environment.CACHE, environment.METHODS, environment.JUDGE_KEY,
 )  # fmt: skip
-_SECRET = ("COMPRESS_JUDGE_KEY",)
+_SECRET = (environment.JUDGE_KEY,)
 """Settings whose value is never shown."""
 _ISA = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd")
 

@@ -23,8 +23,8 @@ _ASKED = ("suite", "data_dir", "chat", "tier", "limit", "device", "batch_size", 
 
 
 @click.command("gate")
-@click.argument("dense", required=False)
-@click.argument("candidate", required=False)
+@click.argument("dense", required=False, type=click.Path())
+@click.argument("candidate", required=False, type=click.Path())
 @click.option("--config", metavar="FILE", help="File with the settings.  [default: compress.toml, if there is one]")
 @click.option("--suite", metavar="NAME", help="Suite.  [default: auto, chosen by the model]")
 @click.option("--data-dir", metavar="DIR", help="Data of the suite kick.  [default: the hub]")
@@ -53,8 +53,8 @@ _ASKED = ("suite", "data_dir", "chat", "tier", "limit", "device", "batch_size", 
 def command(config: str | None, no_cache: bool, as_json: bool, **flags: Any) -> int:
     """Judge CANDIDATE against DENSE: two models, two eval.json, or one of each.
 
-    A single argument is an eval.json that contains its baseline. Without arguments, compress.toml names both. Flags
-    override compress.toml.
+    A single argument is the folder of a run, whose evaluation is judged, or an eval.json that contains its baseline.
+    Without arguments, compress.toml names both. Flags override compress.toml.
     """
     job = _job(config, flags)
     report: GateReport
@@ -86,6 +86,7 @@ def command(config: str | None, no_cache: bool, as_json: bool, **flags: Any) -> 
 
 def _job(config: str | None, flags: dict[str, Any]) -> GateJob:
     """Returns the settings of compress.toml with the flags over them."""
+    from compress.evaluation.gate import inputs
     from compress.evaluation.gate.settings import FILE, GateJob, points
 
     in_file = GateJob.from_toml(config or FILE) if config is not None or Path(FILE).is_file() else GateJob()
@@ -93,7 +94,8 @@ def _job(config: str | None, flags: dict[str, Any]) -> GateJob:
         flags |= {"dense": None, "candidate": flags["dense"]}
         in_file = dataclasses.replace(in_file, dense=None)
     models = [flags[name] for name in ("dense", "candidate") if flags[name] is not None]
-    if models and all(name.endswith(".json") for name in models):  # no model is evaluated
+    alone = len(models) == 1 and inputs.recorded(models[0]) is not None
+    if models and (alone or all(name.endswith(".json") for name in models)):  # no model is evaluated
         in_file = dataclasses.replace(
             in_file,
             suite=None,
@@ -118,7 +120,9 @@ def _job(config: str | None, flags: dict[str, Any]) -> GateJob:
     job = dataclasses.replace(in_file, settings=dataclasses.replace(in_file.settings, **settings), **changes)
     if job.candidate is None:
         raise EvaluationError(
-            "nothing to judge", do=f"Give DENSE and CANDIDATE, or write both under [gate] into {FILE}"
+            "nothing to judge",
+            allowed="the folder of a run, or DENSE and CANDIDATE",
+            do=f"Give them, or write both under [gate] into {FILE}",
         )
     return job
 

@@ -32,7 +32,7 @@ def command(ctx: click.Context, name: str | None, as_json: bool) -> None:
         if records := [record for option in method_options(name) if (record := option.get_help_record(ctx))]:
             with formatter.section("\nOptions"):
                 formatter.write_dl(records)
-    click.echo(formatter.getvalue(), nl=False)
+    click.echo(formatter.getvalue().strip("\n"))
 
 
 def _described(name: str) -> dict[str, Any]:

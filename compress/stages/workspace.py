@@ -11,6 +11,7 @@ A block is finished when its json file exists, which is written after its shard 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import shutil
 from collections.abc import Iterator
@@ -87,8 +88,11 @@ def open_workspace(folder: Path, identity: dict[str, Any], *, fresh: bool = Fals
     Raises:
         OutputError: another process is working in the folder, or it holds a run of another identity, or files that no
             run wrote; or it cannot be made.
+
+    A run that fails before anything is done leaves no folder behind: what was made here is removed again.
     """
     with _file_errors(folder):
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
         _refuse_foreign(folder)
         (folder / _WORK).mkdir(parents=True, exist_ok=True)
         lock = (folder / _WORK / "lock").open("a")
@@ -104,7 +108,11 @@ def open_workspace(folder: Path, identity: dict[str, Any], *, fresh: bool = Fals
             if fresh:
                 _empty(folder)
             _claim(folder, identity)
-        yield Workspace(folder, identity)
+        try:
+            yield Workspace(folder, identity)
+        except BaseException:
+            _remove_unused(folder, missing)
+            raise
 
 
 @contextmanager
@@ -165,6 +173,20 @@ def _anything_done(folder: Path) -> bool:
     # calibration tokens have a key of their own: a run of another recipe takes them where they suit it
     names = (path.name for path in (folder / _WORK).iterdir() if not path.name.startswith(kept_tokens.PREFIX))
     return beside or any(name not in (_RUN, "lock") for name in names)
+
+
+def _remove_unused(folder: Path, made: list[Path]) -> None:
+    """Removes the resume state of a run that has done nothing, then those of the folders `made` that are empty.
+
+    Calibration text counts as something: a model may have written it for an hour.
+    """
+    state = {path.name for path in (folder / _WORK).iterdir()} if (folder / _WORK).is_dir() else set()
+    if _anything_done(folder) or not state <= {_RUN, "lock"}:
+        return
+    shutil.rmtree(folder / _WORK, ignore_errors=True)
+    with contextlib.suppress(OSError):  # a folder that holds something stays, with those around it
+        for path in made:
+            path.rmdir()
 
 
 def _empty(folder: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from compress import evaluation
 from compress.cli import invoke
 from compress.evaluation.result import EvalResult
+from compress.format import manifest
 from tests.support.gate_results import family, result
 from tests.support.imported import HEAVY, loaded_by
 
@@ -82,15 +83,32 @@ def test_a_flag_that_could_not_hold_is_refused(capsys: pytest.CaptureFixture[str
         assert "suite given, but both evaluations exist already" in capsys.readouterr().err
 
 
-def test_a_run_alone_is_told_of_its_evaluation(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_argument_may_be_the_folder_of_a_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["gate", "run"]) == 2
+    assert "there is no folder or file run." in capsys.readouterr().err
     (folder / "run").mkdir()
     assert invoke(["gate", "run"]) == 2
     assert capsys.readouterr().err.endswith("Give DENSE and CANDIDATE.\n")
     (folder / "same.json").rename(folder / "run/eval.json")
+    toml(folder, dense="nothing.json", suite="kick", device="cpu")  # says nothing of an evaluation that is there
+    assert invoke(["gate", "run"]) == 0
+    toml(folder, candidate="run")
+    assert invoke(["gate"]) == 0
+
+
+def test_the_evaluation_in_a_folder_must_be_of_its_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = folder / "run"
+    run.mkdir()
+    (run / "compress.json").write_text("{}", encoding="utf-8")
     assert invoke(["gate", "run"]) == 2
-    assert "no dense model to judge run against" in (said := capsys.readouterr().err)
-    assert said.endswith("Give DENSE and CANDIDATE, or run/eval.json.\n")
-    assert invoke(["gate", "run/eval.json"]) == 0
+    assert "has no eval.json, as after a run with --no-eval" in (said := capsys.readouterr().err)
+    assert said.endswith("Give the dense model as well: compress gate DENSE run.\n")
+    evaluated = json.loads((folder / "same.json").read_text(encoding="utf-8"))
+    for fingerprint, code in (("of another file", 2), (manifest.fingerprint(run), 0)):
+        evaluated["model"]["fingerprint"] = fingerprint
+        (run / "eval.json").write_text(json.dumps(evaluated), encoding="utf-8")
+        assert invoke(["gate", "run"]) == code
+    assert "run/eval.json is of other weights than those in run" in capsys.readouterr().err
 
 
 def test_a_file_that_was_cut_off_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,3 +121,31 @@ def test_a_folder_that_cannot_be_used_is_an_error(tmp_path):
     for folder in (tmp_path / "out", tmp_path / "file" / "out", tmp_path / ("x" * 300)):
         with pytest.raises(OutputError, match="cannot be used"), open_workspace(folder, ME):
             pass
+
+
+@pytest.mark.parametrize("error", [OutputError("refused"), KeyboardInterrupt()], ids=["refused", "interrupted"])
+def test_a_run_that_fails_before_any_work_leaves_no_folder(tmp_path, error):
+    out = tmp_path / "runs" / "new" / "out"
+    with pytest.raises(type(error)), open_workspace(out, ME):
+        raise error
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(type(error)), open_workspace(out, ME):
+        raise error
+    assert [path.name for path in tmp_path.rglob("*")] == ["runs"]
+
+
+def test_a_folder_that_was_there_stays_without_the_state_of_the_run(tmp_path):
+    with pytest.raises(OutputError), open_workspace(tmp_path, ME):
+        raise OutputError("refused")
+    assert tmp_path.is_dir() and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["block-000.json", "calibration.safetensors"])
+def test_finished_work_outlives_a_failure(tmp_path, name):
+    with pytest.raises(OutputError), open_workspace(tmp_path / "out", ME) as workspace:
+        (workspace.work / name).write_text("{}")
+        raise OutputError("the disk is full")
+    assert (tmp_path / "out/.work" / name).exists()
+    with open_workspace(tmp_path / "out", ME) as workspace:
+        assert (workspace.work / name).exists()

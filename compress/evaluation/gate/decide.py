@@ -48,7 +48,8 @@ def gate(
 
     Args:
         dense: model, evaluation, or eval.json; None if the candidate's evaluation contains its baseline.
-        candidate: model, evaluation, or eval.json. Models are evaluated; existing evaluations are used as they are.
+        candidate: model, evaluation, or eval.json; without `dense` also the folder of a run. Models are evaluated;
+            existing evaluations are used as they are.
         margin: tolerated loss in points, one number for all families or by family (`default` for all others). Default:
             1 from 4,000 items on, 2 from 1,500, else 5. A point is 0.01 of the outcome.
         floor: lowest allowed score of the dense model in points, by family. Default: chance plus the margin.

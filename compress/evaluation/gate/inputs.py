@@ -12,6 +12,7 @@ from compress import evaluation
 from compress.errors import EvaluationError
 from compress.evaluation.pairing import with_families_of
 from compress.evaluation.result import EvalResult
+from compress.format.manifest import MANIFEST, fingerprint
 
 if TYPE_CHECKING:
     from compress.evaluation.open_model import Model
@@ -23,10 +24,12 @@ def both(
 ) -> tuple[EvalResult, EvalResult | str]:
     """Returns the evaluations of the dense model and of the candidate.
 
-    For a candidate with non-finite scores the second value is the error text instead of an evaluation.
+    Without a dense model the candidate is an evaluation that has a baseline, or the folder of a run, whose evaluation
+    is taken. For a candidate with non-finite scores the second value is the error text instead of an evaluation.
     """
     known, evaluated = _read(dense), _read(candidate)
     if dense is None:
+        evaluated = _of_run(candidate) if evaluated is None else evaluated
         if evaluated is None or evaluated.baseline is None:
             raise _no_dense(candidate, evaluated)
         known = evaluated.baseline
@@ -35,7 +38,7 @@ def both(
         if unused := sorted(asked.keys() - {"cache", "unfinished"}):
             raise EvaluationError(
                 f"{', '.join(unused)} given, but both evaluations exist already",
-                do="Leave it out, or give models instead of evaluations",
+                do="Leave it out, or give two models, which are evaluated then",
             )
         return known, evaluated
     if evaluated is not None:
@@ -68,14 +71,45 @@ def _was_baseline(dense: Any, evaluated: EvalResult, asked: dict[str, Any]) -> b
     return source is not None and source.fingerprint == there
 
 
+def recorded(candidate: Any) -> Path | None:
+    """Returns the eval.json of the run whose folder is given; None for anything else."""
+    path = Path(candidate) / "eval.json" if isinstance(candidate, str | Path) else None
+    return path if path is not None and path.is_file() else None
+
+
+def _of_run(folder: Any) -> EvalResult | None:
+    """Returns the evaluation that a run left in its folder; None where there is none.
+
+    Raises:
+        EvaluationError: it is of other weights than those in the folder.
+    """
+    if (path := recorded(folder)) is None:
+        return None
+    evaluated = EvalResult.read(path)
+    if (path.parent / MANIFEST).is_file() and evaluated.model.get("fingerprint") != fingerprint(path.parent):
+        raise EvaluationError(
+            f"{path} is of other weights than those in {folder}",
+            do=f"Give DENSE and {folder}: both are evaluated then",
+        )
+    return evaluated
+
+
 def _no_dense(candidate: Any, evaluated: EvalResult | None) -> EvaluationError:
-    """Returns the error for a missing dense model; it suggests the candidate folder's eval.json if there is one."""
-    said = f"no dense model to judge {candidate} against" if isinstance(candidate, str | Path) else "no dense model"
-    beside = Path(candidate) / "eval.json" if isinstance(candidate, str | Path) and evaluated is None else None
+    """Returns the error for a missing dense model."""
+    if not isinstance(candidate, str | Path):
+        return EvaluationError("no dense model", do="Give the dense model, or an evaluation that has a baseline")
+    allowed = "two models, two eval.json, the folder of a run, or one eval.json that was made with --baseline"
+    folder = Path(candidate)
+    if evaluated is None and not folder.exists():
+        return EvaluationError(f"there is no folder or file {candidate}", allowed=allowed)
+    if evaluated is None and (folder / MANIFEST).is_file():
+        return EvaluationError(
+            f"no dense model to judge {candidate} against: the folder has no eval.json, as after a run with --no-eval",
+            allowed=allowed,
+            do=f"Give the dense model as well: compress gate DENSE {candidate}",
+        )
     return EvaluationError(
-        said,
-        allowed="two models, two eval.json, or one eval.json that was made with --baseline",
-        do=f"Give DENSE and CANDIDATE, or {beside}" if beside and beside.is_file() else "Give DENSE and CANDIDATE",
+        f"no dense model to judge {candidate} against", allowed=allowed, do="Give DENSE and CANDIDATE"
     )
 
 

@@ -6,22 +6,18 @@ It is built when the package is installed, never here.
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from compress.errors import unknown
+from compress import environment
+from compress.errors import RecipeError, unknown
 
 FILE = Path(__file__).parent / "libcompress_native.so"
 ABI = 7
 """Version of what the library and this package agree on, `kAbi` of src/abi.h."""
-ISA = "COMPRESS_ISA"
-"""Environment variable that forces the instructions: scalar, avx2, avx512 or avx512vnni."""
-THREADS = "COMPRESS_THREADS"
-"""Environment variable: `own` takes threads of our own instead of those of the OpenMP runtime that torch uses."""
 
 
 class UnavailableError(Exception):
@@ -32,7 +28,9 @@ class UnavailableError(Exception):
 def library() -> ctypes.CDLL:
     """Returns the loaded library, set to the best instructions that there are or to those that COMPRESS_ISA names.
 
-    Raises UnavailableError.
+    Raises:
+        UnavailableError: the library is missing, or was built for something else.
+        RecipeError: COMPRESS_ISA names instructions that this processor does not run.
     """
     if not FILE.is_file():
         raise UnavailableError(
@@ -54,7 +52,14 @@ def library() -> ctypes.CDLL:
     lib.cn_decode.argtypes = [pointer, number, number, pointer, number, number, ctypes.c_int]
     lib.cn_fields.argtypes = [pointer, number, number, number, number, pointer, ctypes.c_int]
     lib.cn_openmp.argtypes = [pointer]
-    _use(lib, os.environ.get(ISA))
+    wanted, here = environment.value(environment.ISA), units(lib)
+    if wanted is not None and wanted not in here:
+        raise RecipeError(
+            f"the environment variable {environment.ISA}={wanted}, which this processor does not run",
+            allowed=f"{', '.join(here)} on this machine",
+            do=f"Correct it, or unset {environment.ISA}",
+        )
+    _use(lib, wanted)
     lib.cn_openmp(_openmp())
     return lib
 
@@ -118,7 +123,7 @@ def _use(lib: ctypes.CDLL, name: str | None) -> None:
     here = units(lib)
     name = name or next(iter(here))
     if name not in here:
-        raise UnavailableError(f"{unknown('instruction set', name, here)}; {ISA} may be {', '.join(here)} here")
+        raise UnavailableError(f"{unknown('instruction set', name, here)}; there are {', '.join(here)} here")
     lib.cn_use(here[name])
     _current[:] = [name]
 
@@ -129,7 +134,7 @@ def _openmp() -> int | None:
 
     A second pool beside it would have its threads wait for cores that the first one's still spin on.
     """
-    if os.environ.get(THREADS) == "own":
+    if environment.value(environment.THREADS) == "own":
         return None
     import torch
 
