@@ -15,7 +15,8 @@ from typing import Never
 
 import click
 
-from compress import __version__, environment
+from compress import __version__
+from compress.cli.shared import environment
 from compress.cli.shared.detail_options import with_detail_options
 from compress.errors import CompressError, unknown
 from compress.progress import DETAIL, Detail

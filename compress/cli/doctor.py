@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from compress import environment
+from compress.cli.shared import environment
 
 _LIBRARIES = ("torch", "transformers", "safetensors", "accelerate", "datasets", "lm-eval", "scipy", "click", "rich")
 _SETTINGS = (

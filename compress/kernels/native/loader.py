@@ -6,18 +6,22 @@ It is built when the package is installed, never here.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from compress import environment
 from compress.errors import RecipeError, unknown
 
 FILE = Path(__file__).parent / "libcompress_native.so"
 ABI = 7
 """Version of what the library and this package agree on, `kAbi` of src/abi.h."""
+ISA = "COMPRESS_ISA"
+"""Environment variable that forces the instructions: avx512vnni, avx512, avx2, neon or scalar."""
+THREADS = "COMPRESS_THREADS"
+"""Environment variable: `own` takes threads of our own instead of those of the OpenMP runtime that torch uses."""
 
 
 class UnavailableError(Exception):
@@ -52,12 +56,11 @@ def library() -> ctypes.CDLL:
     lib.cn_decode.argtypes = [pointer, number, number, pointer, number, number, ctypes.c_int]
     lib.cn_fields.argtypes = [pointer, number, number, number, number, pointer, ctypes.c_int]
     lib.cn_openmp.argtypes = [pointer]
-    wanted, here = environment.value(environment.ISA), units(lib)
-    if wanted is not None and wanted not in here:
+    if (wanted := os.environ.get(ISA)) and wanted not in (here := units(lib)):
         raise RecipeError(
-            f"the environment variable {environment.ISA}={wanted}, which this processor does not run",
+            f"the environment variable {ISA}={wanted}, which this processor does not run",
             allowed=f"{', '.join(here)} on this machine",
-            do=f"Correct it, or unset {environment.ISA}",
+            do=f"Correct it, or unset {ISA}",
         )
     _use(lib, wanted)
     lib.cn_openmp(_openmp())
@@ -134,7 +137,11 @@ def _openmp() -> int | None:
 
     A second pool beside it would have its threads wait for cores that the first one's still spin on.
     """
-    if environment.value(environment.THREADS) == "own":
+    if threads := os.environ.get(THREADS):
+        if threads != "own":
+            raise RecipeError(
+                f"the environment variable {THREADS}={threads}", allowed="own", do=f"Correct it, or unset {THREADS}"
+            )
         return None
     import torch
 
