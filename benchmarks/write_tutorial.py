@@ -38,7 +38,9 @@ def main() -> None:
 def _pair(block: re.Match[str], folder: str) -> str:
     commands, before = block.groups()
     said = [_python(shlex.split(line, comments=True), folder) for line in commands.splitlines() if line.strip()]
-    return f"```bash\n{commands}```\n\n```text\n{_abridged(before, chr(10).join(said))}```"
+    parts = re.split(r"(?<=^…\n)\n", before, flags=re.MULTILINE) if len(said) > 1 else [before]
+    text = "\n".join(_abridged(old, new) for old, new in zip(parts, said, strict=True))
+    return f"```bash\n{commands}```\n\n```text\n{text}```"
 
 
 def _python(words: list[str], folder: str) -> str:
