@@ -91,6 +91,10 @@ ENGINES = {
 }  # fmt: skip
 
 
+class RefusedError(Exception):
+    """An engine cannot run an export; the text is what it wrote."""
+
+
 def read(
     engine: str,
     folder: Path,
@@ -113,7 +117,8 @@ def read(
         What `engines/common.py` stores: `logits`, `answers`, and for some engines `gaps`.
 
     Raises:
-        subprocess.CalledProcessError: the environment cannot be made, or the engine cannot run the export.
+        subprocess.CalledProcessError: the environment cannot be made.
+        RefusedError: the engine cannot run the export.
     """
     if not result.exists():
         way = ENGINES[engine]
@@ -123,11 +128,27 @@ def read(
         asked.write_text(json.dumps({"prompts": [list(prompt) for prompt in prompts], "tokens": tokens}))
         path = _ours(environments) if way.plugin else ""  # nothing of ours comes before an engine's own packages
         variables = os.environ | ONE_THREAD | {"PYTHONPATH": path}
-        subprocess.run(
-            [str(python), str(HERE / way.script), *map(str, (folder, asked, result))], check=True, env=variables
-        )
+        command = [str(python), str(HERE / way.script), *map(str, (folder, asked, result))]
+        log = result.with_suffix(".log")
+        with log.open("w") as written:
+            finished = subprocess.run(command, check=False, env=variables, stdout=written, stderr=subprocess.STDOUT)
+        if finished.returncode:
+            raise RefusedError(f"{engine} cannot run {folder}:\n{log.read_text(errors='replace')[-20_000:]}")
     with np.load(result) as stored:
         return dict(stored)
+
+
+def llama_cpp_tokens(folder: Path, texts: Sequence[str], environments: Path) -> list[list[int]]:
+    """Returns the token ids of texts by the tokenizer in a GGUF file, as llama.cpp's server gives them.
+
+    Raises:
+        subprocess.CalledProcessError: the environment cannot be made, or llama.cpp cannot read the file.
+    """
+    python = python_of(environments, "llama.cpp", ENVIRONMENTS["llama.cpp"].packages)
+    command = [str(python), str(HERE / "llama_cpp_tokens.py"), str(folder / "model.gguf")]
+    finished = subprocess.run(command, check=True, input=json.dumps(list(texts)), capture_output=True, text=True)
+    ids: list[list[int]] = json.loads(finished.stdout.splitlines()[-1])
+    return ids
 
 
 def _ours(environments: Path) -> str:

@@ -25,7 +25,12 @@ def load(folder: Path) -> tuple[Logits, Answer]:
 
     def ask(tokens: list[int], candidates: int) -> list[dict[str, Any]]:
         """Returns the likeliest next tokens with the logarithms of their probabilities, the first one first."""
-        question = {"prompt": tokens, "n_predict": 1, "temperature": 0, "n_probs": candidates, "cache_prompt": False}
+        question = {
+            "prompt": tokens, "n_predict": 1, "temperature": 0, "n_probs": candidates, "cache_prompt": False,
+            # it keeps quiet about ends of text and parts of characters, so that another token is drawn; the
+            # probabilities are those before
+            "logit_bias": [["a", 1000]],
+        }  # fmt: skip
         found = server.handle_completions(question)
         parsed: dict[str, Any] = found if isinstance(found, dict) else json.loads(found)
         return list(parsed["choices"][0]["logprobs"]["content"][0]["top_logprobs"])

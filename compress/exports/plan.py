@@ -265,10 +265,19 @@ def edited_config(plan: Plan) -> dict[str, Any]:
 
 
 def _older_rope(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings of rotary embeddings by the names before transformers 5, which MLX and others read."""
+    """Returns the settings of rotary embeddings by the names before transformers 5, which MLX and others read.
+
+    Where kinds of layers have different ones, as in Gemma 3, those of windows had a base of their own and no scaling.
+    """
     rope = raw.get("rope_parameters")
-    if not isinstance(rope, dict) or "rope_theta" not in rope:  # none, or different ones for kinds of layers
+    if not isinstance(rope, dict):
         return {}
-    scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
-    older = {"rope_theta": rope["rope_theta"]}
-    return older if rope.get("rope_type", "default") == "default" else older | {"rope_scaling": scaling}
+    local = rope.get("sliding_attention") or {}
+    whole = rope.get("full_attention") or rope
+    if "rope_theta" not in whole:
+        return {}
+    scaling = {key: value for key, value in whole.items() if key != "rope_theta"}
+    older = {"rope_theta": whole["rope_theta"]}
+    if "rope_theta" in local:
+        older["rope_local_base_freq"] = local["rope_theta"]
+    return older if whole.get("rope_type", "default") == "default" else older | {"rope_scaling": scaling}

@@ -13,7 +13,15 @@ import pytest
 import torch
 
 from compress.exports import export
-from tests.support.engines import checkpoint, damaged, difference
+from tests.support.engines import (
+    checkpoint,
+    damaged,
+    difference,
+    llama_cpp_tokens,
+    refusal,
+    tokens,
+    with_revealing_tokenizer,
+)
 from tests.support.exports import Solve, books, integers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -22,6 +30,8 @@ EXACT = 1e-5
 """Largest difference in float32."""
 ROUNDED = {"vllm": 5e-3, "llama.cpp": 3e-2}
 """Largest difference of engines that round the inputs of packed linears: to float16, to 8 bits."""
+TABLE = 1e-4
+"""Largest difference of llama.cpp in float32 where the activation is GELU, whose values it takes from a table."""
 Case = tuple[str, str, Callable[[], Solve]]
 PLAIN, WIDE, ROWS = partial(integers, 4, 32), partial(integers, 4, 64), partial(integers, 8, None)
 THREE, ZEROS = partial(integers, 3, 32), partial(integers, 4, 32, symmetric=False)
@@ -46,6 +56,28 @@ OTHER_MODELS = [
     for kind in ("qwen2", "qwen3")
 ]
 """Biases; norms of q and k, and heads wider than the stream."""
+EXACT_PLAIN = partial(PLAIN, scale=torch.float32)  # transformers decodes experts in the dtype of the scales
+FAMILIES: list[tuple[str, str, Callable[[], Solve], str]] = [
+    ("transformers", "compressed-tensors", PLAIN, "gemma3"), ("mlx-lm", "mlx", PLAIN, "gemma3"),
+    ("llama.cpp-float32", "gguf", PLAIN, "gemma3"), ("vllm-float32", "compressed-tensors", PLAIN, "gemma3"),
+    ("vllm-float32", "dense", PLAIN, "qwen3_moe"),
+    *(case for kind in ("mixtral", "qwen3_moe") for case in (
+        ("transformers", "compressed-tensors", EXACT_PLAIN, kind), ("mlx-lm", "mlx", PLAIN, kind),
+        ("llama.cpp-float32", "gguf", PLAIN, kind),
+    )),
+]  # fmt: skip
+"""Windows and two rotary bases; mixtures of experts."""
+REFUSED = {
+    ("onnxruntime-genai", "gptq", "gemma3"): "KeyError: 'rope_type'",
+    ("onnxruntime-genai", "gptq", "mixtral"): "model is not currently supported",
+    ("onnxruntime-genai", "gptq", "qwen3_moe"): "model is not currently supported",
+    ("openvino", "gguf", "gemma3"): "Unsupported model architecture 'gemma3'",
+    ("openvino", "gguf", "mixtral"): "unordered_map::at",  # it looks for the matrices of a plain MLP
+    ("openvino", "gguf", "qwen3_moe"): "unordered_map::at",
+    # its kernel for packed experts on CPUs is for Arm
+    ("vllm-float32", "compressed-tensors", "qwen3_moe"): "No WNA16 MoE backend supports the deployment configuration",
+}
+"""What an engine cannot run, and what it says."""
 CONTROLS = [
     (engine, to, what)
     for engine, to in (
@@ -56,6 +88,11 @@ CONTROLS = [
     if (to, what) != ("gguf", "a zero point")
 ]  # fmt: skip
 
+TEXTS = [
+    "Hello, world!", "In 1969 there were 31 415 926 of them", "it's WE'VE been, they'll", "  two  spaces\tand a tab",
+    "line\nline\r\n\n  end", "naïve café 東京 Привет", "a🙂b", "f(a)=a**12;//!?!\n", "one\u00a0two", "", "x" * 40,
+]  # fmt: skip
+"""Numbers, contractions, spaces, marks, letters of other scripts."""
 CONTROLLED = {"compressed-tensors": EXACT_ZEROS, "gguf": PLAIN}
 
 
@@ -64,14 +101,27 @@ def name(value: object) -> str | None:
     return "-".join(map(str, (*value.args, *value.keywords))) if isinstance(value, partial) else None
 
 
-@pytest.mark.parametrize(("engine", "to", "solve", "kind"), [*((*c, "llama") for c in CASES), *OTHER_MODELS], ids=name)
+ALL = [*((*case, "llama") for case in CASES), *OTHER_MODELS, *FAMILIES]
+
+
+@pytest.mark.parametrize(("engine", "to", "solve", "kind"), ALL, ids=name)
 def test_the_engine_computes_our_logits(
     tmp_path: Path, engine: str, to: str, solve: Callable[[], Solve], kind: str
 ) -> None:
     ours = checkpoint(tmp_path / "a", kind, solve())
     folder = export(ours.folder, to, allow_dense=to == "gguf")
     rounding = ROUNDED.get(engine, EXACT) if solve in (PLAIN, WIDE, ZEROS) else EXACT
+    if (engine, kind) == ("llama.cpp-float32", "gemma3"):
+        rounding = TABLE
     assert difference(ours, folder, engine) < rounding
+
+
+@pytest.mark.parametrize(("engine", "to", "kind"), REFUSED)
+def test_the_engine_refuses(tmp_path: Path, engine: str, to: str, kind: str) -> None:
+    """Fails when an engine learns to run it: then it belongs to the cases above."""
+    ours = checkpoint(tmp_path / "a", kind, PLAIN())
+    folder = export(ours.folder, to, allow_dense=to == "gguf")
+    assert REFUSED[engine, to, kind] in refusal(folder, engine)
 
 
 @pytest.mark.parametrize(("engine", "to", "what"), CONTROLS)
@@ -80,6 +130,20 @@ def test_damage_shows(tmp_path: Path, engine: str, to: str, what: str) -> None:
     ours = checkpoint(tmp_path / "a", "llama", CONTROLLED.get(to, ZEROS)())
     folder = damaged(export(ours.folder, to), to, what)
     assert difference(ours, folder, engine) > 10 * EXACT
+
+
+def test_llama_cpp_splits_text_as_the_tokenizer_does(tmp_path: Path) -> None:
+    source = with_revealing_tokenizer(checkpoint(tmp_path / "a", "llama", PLAIN()).folder)
+    folder = export(source, "gguf", allow_dense=True)
+    assert llama_cpp_tokens(folder, TEXTS) == tokens(source, TEXTS)
+
+
+@pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe", "qwen2"])
+def test_a_wrong_pre_tokenizer_shows(tmp_path: Path, pre: str) -> None:
+    """Guards the test above: its texts tell ways of splitting apart."""
+    source = with_revealing_tokenizer(checkpoint(tmp_path / "a", "llama", PLAIN()).folder)
+    folder = export(source, "gguf", allow_dense=True, pre=pre)
+    assert llama_cpp_tokens(folder, TEXTS) != tokens(source, TEXTS)
 
 
 def test_vllm_decodes_our_own_folder(tmp_path: Path) -> None:

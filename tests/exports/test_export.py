@@ -178,6 +178,19 @@ def test_readers_of_older_configurations_find_the_rotary_base(folder: Path, tmp_
     assert found["rope_theta"] == 5e5 and found["rope_scaling"] == {"rope_type": "linear", "factor": 2.0}
 
 
+def test_readers_of_older_configurations_find_both_bases_of_gemma_3(tmp_path: Path) -> None:
+    source = packed(tmp_path / "a", "gemma3", integers(4, 32)).folder
+    config = json.loads((source / "config.json").read_text())
+    config["rope_parameters"] = {
+        "full_attention": {"rope_type": "linear", "rope_theta": 5e5, "factor": 8.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+    }
+    (source / "config.json").write_text(json.dumps(config))
+    found = json.loads((export(source, "mlx", tmp_path / "out") / "config.json").read_text())
+    assert found["rope_theta"] == 5e5 and found["rope_scaling"] == {"rope_type": "linear", "factor": 8.0}
+    assert found["rope_local_base_freq"] == 2e4
+
+
 def test_settings_with_two_names_have_both(tmp_path: Path) -> None:
     ours = packed(tmp_path / "a", "qwen3_moe", integers(4, 32))  # transformers 5 writes num_local_experts, others read
     config = json.loads((export(ours.folder, "mlx") / "config.json").read_text())

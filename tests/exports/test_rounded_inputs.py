@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,30 +11,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import compress
-from compress.calibration.stats import LayerStats
 from compress.errors import OutputError
 from compress.exports import export
 from compress.exports import plan as planning
-from compress.format.packed import PackedTensor
-from compress.methods import rtn
-from tests.support.exports import packed
+from tests.support.exports import packed, rounding
 
 MLP = "model.layers.1.mlp.down_proj"
-
-
-def rounding(grid: str, activations: str) -> Callable[[torch.Tensor], PackedTensor]:
-    """Returns what packs a weight on the grid, with inputs up to 4 in calibration."""
-    config = rtn.Config(
-        grid=grid, activations=activations, bits=8 if grid == "int" else 4,
-        # with a power of two as its global scale, NVFP4's weights are exact in bfloat16, in which it is decompressed
-        weight_peak=448 * 6 / 4096,
-    )  # fmt: skip
-
-    def solve(weight_NK: torch.Tensor) -> PackedTensor:
-        stats = LayerStats(1, torch.eye(weight_NK.shape[1]), peak=4.0)
-        return rtn.solve(weight_NK, stats, config)
-
-    return solve
 
 
 KINDS = {

@@ -10,13 +10,16 @@ import importlib
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from tests.support.exports import Solve, packed
 from tests.support.packed_checkpoints import Packed
@@ -26,15 +29,33 @@ SIZES = {
     "hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 2, "num_key_value_heads": 1,
     "max_position_embeddings": 256, "vocab_size": 2048,
 }  # fmt: skip
+OTHER_SIZES = {
+    "qwen3": {"head_dim": 128},
+    "gemma3": {"hidden_size": 256, "head_dim": 64, "query_pre_attn_scalar": 64},  # MLX rounds √hidden_size to bfloat16
+    "qwen3_moe": {"head_dim": 128, "moe_intermediate_size": 192},
+}  # fmt: skip
 PROMPT = list(range(12))
 
 
 def checkpoint(folder: Path, kind: str, solve: Solve) -> Packed:
     """Returns a model of the kind, packed into `folder`, of sizes that engines have kernels for, with a tokenizer."""
-    ours = packed(folder, kind, solve, **SIZES, **({"head_dim": 128} if kind == "qwen3" else {}))
+    ours = packed(folder, kind, solve, **(SIZES | OTHER_SIZES.get(kind, {})))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(ROOT / "compress" / "atlas" / "model" / name, folder)
     return ours
+
+
+def with_revealing_tokenizer(folder: Path) -> Path:
+    """Gives the folder a tokenizer with words that other ways of splitting text would find, and its own does not."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("1", "2"), ("!", "Ċ"), ("(", "a"), ("h", "e")]  # two digits; marks and line ends; a mark and a letter
+    words = ["<eos>", *alphabet, *("".join(pair) for pair in merges)]
+    made = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, merges))
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    made.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    made.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>").save_pretrained(folder)
+    return folder
 
 
 def difference(ours: Packed, export: Path, engine: str) -> float:
@@ -46,6 +67,29 @@ def difference(ours: Packed, export: Path, engine: str) -> float:
         expected = ours.dense(torch.tensor([PROMPT])).logits[0].float().numpy()
     assert found["logits"].shape == expected.shape and np.isfinite(found["logits"]).all()
     return float(machinery.difference(engine, found["logits"], expected))
+
+
+def llama_cpp_tokens(export: Path, texts: Sequence[str]) -> list[list[int]]:
+    """Returns the token ids of each text in llama.cpp."""
+    machinery: Any = _machinery()
+    environments = Path(os.environ["COMPRESS_TEST_ENGINES"])
+    found: list[list[int]] = machinery.llama_cpp_tokens(export, texts, environments)
+    return found
+
+
+def tokens(folder: Path, texts: Sequence[str]) -> list[list[int]]:
+    """Returns the token ids of each text by tokenizer.json."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+
+
+def refusal(export: Path, engine: str) -> str:
+    """Returns what the engine wrote when it refused the export; fails if it ran it."""
+    machinery: Any = _machinery()
+    result = export.with_name(f"{export.name}-{engine}.npz")
+    with pytest.raises(machinery.RefusedError) as caught:
+        machinery.read(engine, export, [PROMPT], 1, result, Path(os.environ["COMPRESS_TEST_ENGINES"]))
+    return str(caught.value)
 
 
 def _machinery() -> Any:

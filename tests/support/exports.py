@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from compress.calibration.stats import LayerStats
 from compress.format import layouts
 from compress.format.layouts import additive, int_group
 from compress.format.packed import PackedTensor
+from compress.methods import rtn
 from tests.support.packed_checkpoints import COMMON, Packed, pack_in_place, write
 
 _SIZES = COMMON | {"hidden_size": 64, "intermediate_size": 96}
@@ -20,11 +22,16 @@ MODELS: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama", **_SIZES, "tie_word_embeddings": True},
     "qwen2": {"model_type": "qwen2", **_SIZES},  # biases
     "qwen3": {"model_type": "qwen3", **_SIZES, "head_dim": 32},  # norms of q and k; heads wider than the stream
+    # norms with 1 added, windows, two rotary bases; engines take query_pre_attn_scalar from the width of a head
+    "gemma3": {
+        "model_type": "gemma3_text", **_SIZES, "num_hidden_layers": 6, "head_dim": 32, "query_pre_attn_scalar": 32,
+        "sliding_window": 8, "tie_word_embeddings": True,
+    },
     "gpt2": {"model_type": "gpt2", "vocab_size": 61, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64},
     "mixtral": {"model_type": "mixtral", **_SIZES, "num_experts_per_tok": 2, "num_local_experts": 4},
     "qwen3_moe": {
         "model_type": "qwen3_moe", **_SIZES, "head_dim": 32, "num_experts_per_tok": 2, "num_experts": 4,
-        "moe_intermediate_size": 96, "decoder_sparse_step": 1,
+        "moe_intermediate_size": 96, "decoder_sparse_step": 1, "norm_topk_prob": True,  # llama.cpp knows no other
     },
 }  # fmt: skip
 Solve = Callable[[torch.Tensor], PackedTensor]
@@ -59,6 +66,21 @@ def books(count: int, bits: int) -> Solve:
     return solve
 
 
+def rounding(grid: str, activations: str) -> Solve:
+    """Returns what packs a weight on the grid, with inputs up to 4 in calibration."""
+    config = rtn.Config(
+        grid=grid, activations=activations, bits=8 if grid == "int" else 4,
+        # with a power of two as its global scale, NVFP4's weights are exact in bfloat16, in which it is decompressed
+        weight_peak=448 * 6 / 4096,
+    )  # fmt: skip
+
+    def solve(weight_NK: torch.Tensor) -> PackedTensor:
+        stats = LayerStats(1, torch.eye(weight_NK.shape[1]), peak=4.0)
+        return rtn.solve(weight_NK, stats, config)
+
+    return solve
+
+
 def packed(folder: Path, kind: str, solve: Solve, skip: str = "^$", **sizes: int) -> Packed:
     """Returns a tiny model of the kind, packed into `folder`; linears that match `skip` stay dense.
 
@@ -69,8 +91,8 @@ def packed(folder: Path, kind: str, solve: Solve, skip: str = "^$", **sizes: int
     model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
     model = model.float().eval()
     for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            torch.nn.init.normal_(parameter, std=0.1)
+        if name.endswith("bias") or "norm" in name:
+            torch.nn.init.normal_(parameter, mean=float(parameter.detach().mean()), std=0.1)
     linears = pack_in_place(model, solve, skip)
     write(folder, model, linears)
     return Packed(folder, model, linears)
