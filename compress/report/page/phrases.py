@@ -12,7 +12,7 @@ from compress.report.page import speed
 
 Content = Mapping[str, Any]
 NOT_GATED = (
-    "Whether the loss is below a margin was not asked: `compress gate FOLDER/eval.json -o FOLDER` does that, and the "
+    "Whether the loss is below a margin was not asked: `compress gate FOLDER -o FOLDER` does that, and the "
     "next report shows the verdict."
 )
 

@@ -63,7 +63,7 @@ def test_the_verdict_is_a_badge(manifest: dict[str, Any], word: str) -> None:
 def test_without_a_verdict_the_page_names_the_command(manifest: dict[str, Any]) -> None:
     made = content_of(Run("run", manifest, runs.of_atlas()))
     for said in (Parsed(page.render(made)).text, markdown.render(made)):
-        assert "gate: not asked" in said and "compress gate FOLDER/eval.json -o FOLDER" in said
+        assert "gate: not asked" in said and "compress gate FOLDER -o FOLDER" in said
     assert "gate" not in Parsed(page.render(content_of(Run("run", manifest, None)))).text.partition("How to read")[0]
 
 
