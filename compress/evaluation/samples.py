@@ -30,6 +30,8 @@ _PER_FAMILY = 2
 _MAX_TOKENS = 48
 _LONGEST_QUESTION = 2000
 """Characters; of a longer question, such as one with a passage, the end is kept."""
+_OF_MODELS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
+"""What the code of a model raises where it cannot generate in this way."""
 _GOLD_SHOWN = 3
 _CUE = re.compile(r"\n\w{1,20}:$")
 
@@ -67,7 +69,9 @@ def lost_pairs(family: FamilyResult, before: Mapping[str, ItemOutcome]) -> list[
 
 
 def written(dense: Subject, compressed: Subject, chat: str, most: int | None, progress: Progress) -> tuple[Sample, ...]:
-    """Returns what both models write on the fixed prompts, greedily; none where a model cannot generate.
+    """Returns what both models write on the fixed prompts, greedily; none, with a note, where a model cannot generate.
+
+    The figures of an evaluation do not depend on this, so they are not lost where a model's own code fails here.
 
     Args:
         dense: the dense model, in memory.
@@ -80,9 +84,14 @@ def written(dense: Subject, compressed: Subject, chat: str, most: int | None, pr
         return ()
     prompts = PROMPTS[:most]
     progress.note(f"evaluation: both models answer {len(prompts)} prompts, for the report")
+    try:
+        answers = [(_answer(dense, prompt, chat), _answer(compressed, prompt, chat)) for prompt in prompts]
+    except _OF_MODELS as error:
+        progress.note(f"warning: no sample answers, since a model cannot generate: {type(error).__name__}: {error}")
+        return ()
     return tuple(
-        Sample(SAMPLE, None, str(number), prompt, None, _answer(dense, prompt, chat), _answer(compressed, prompt, chat))
-        for number, prompt in enumerate(prompts, start=1)
+        Sample(SAMPLE, None, str(number), prompt, None, *pair)
+        for number, (prompt, pair) in enumerate(zip(prompts, answers, strict=True), start=1)
     )
 
 
@@ -95,14 +104,18 @@ def _answer(subject: Subject, prompt: str, chat: str) -> str:
     else:
         text = chat_text([{"role": "user", "content": prompt}], tokenizer, answer_next=True)
         tokens = tokenizer(text, return_tensors="pt", add_special_tokens=False)
-    ids_1T, mask_1T = tokens["input_ids"].to(subject.device), tokens["attention_mask"].to(subject.device)
+    ids_1T = tokens["input_ids"].to(subject.device)
     room = subject.room - ids_1T.shape[1]
     if room < 1:
         return ""
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(subject.ends), 0)
     with torch.inference_mode():
         out_1T = subject.model.generate(
-            ids_1T, attention_mask=mask_1T, max_new_tokens=min(_MAX_TOKENS, room), do_sample=False, pad_token_id=pad
+            ids_1T,
+            attention_mask=torch.ones_like(ids_1T),
+            max_new_tokens=min(_MAX_TOKENS, room),
+            do_sample=False,
+            pad_token_id=pad,
         )
     return str(tokenizer.decode(out_1T[0, ids_1T.shape[1] :], skip_special_tokens=True)).strip()
 

@@ -58,6 +58,22 @@ def test_a_model_that_cannot_generate_writes_nothing(monkeypatch: pytest.MonkeyP
     assert samples.written(Mute(), Mute(), "never", None, Silent()) == ()  # type: ignore[arg-type]
 
 
+def test_a_model_whose_code_fails_loses_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+
+    class Noted(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise ValueError("no cache of this kind")
+
+    monkeypatch.setattr("transformers.GenerationMixin.generate", broken)
+    result = evaluated(replace(tiny_suite.suite(), families=()), limit=1, progress=Noted())
+    assert result.samples == () and result.divergence is not None
+    assert [text for text in notes if "cannot generate: ValueError: no cache of this kind" in text]
+
+
 def test_nothing_is_kept_without_a_baseline() -> None:
     plain = replace(tiny_suite.suite(), families=())
     assert evaluate(tiny_suite.model(), tokenizer=tiny_suite.tokenizer(), suite=plain, limit=1).samples == ()
