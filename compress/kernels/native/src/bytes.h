@@ -271,9 +271,8 @@ void multiply_width(const Product& p, int64_t begin, int64_t end) {
   const bool two_levels = p.weight->stats == kBilevel;
   if constexpr (BITS > 1) {  // groups of codes of one bit are whole periods (in_bytes)
     if (two_levels && group == 16) return multiply_tiles<BITS, 16, Bilevel>(p, begin, end);
-    if (!two_levels && group % kPeriod) return multiply_tiles<BITS, 0, Integers>(p, begin, end);
   }
-  if (two_levels) return multiply_tiles<BITS, 0, Bilevel>(p, begin, end);
+  if (two_levels || group % kPeriod) return multiply_tiles<BITS, 0, Either>(p, begin, end);
   return multiply_tiles<BITS, kPeriod, Integers>(p, begin, end);
 }
 

@@ -161,7 +161,8 @@ void round_inputs(const Rounded& r, int64_t begin, int64_t end) {
   }
 }
 
-INLINE void finish_rounded(const Rounded& r, int64_t tile, int64_t t, I sum) {
+// Not inlined: once for 16 outputs, and sums of many tokens would each bring a copy.
+__attribute__((noinline)) void finish_rounded(const Rounded& r, int64_t tile, int64_t t, I sum) {
   const Header& h = *r.weight;
   const int64_t first = tile * kLanes, rows = h.rows - first < kLanes ? h.rows - first : kLanes;
   F y = mul(to_float(less(sum, r.sums[t])), splat(r.scale[t]));

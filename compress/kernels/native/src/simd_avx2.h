@@ -8,6 +8,7 @@
 namespace {
 
 constexpr int kTokensAtOnce = 4;
+constexpr bool kFewForms = false;
 
 struct F { __m256 a, b; };
 struct I { __m256i a, b; };

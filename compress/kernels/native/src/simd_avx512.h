@@ -8,6 +8,7 @@
 namespace {
 
 constexpr int kTokensAtOnce = 16;
+constexpr bool kFewForms = false;
 
 struct F { __m512 v; };
 struct I { __m512i v; };

@@ -1,6 +1,6 @@
 // n of every 4 inputs: INDEX uint32 [tiles, words, 16], two bits for each kept value, beside codes or plain values.
 #pragma once
-#include "codes.h"
+#include "code_kernels.h"
 #include "dense.h"
 
 namespace {
@@ -79,7 +79,9 @@ template <int BITS>
 OneToken kept_of_width(const Header& h) {
   if (h.group % 16) return nullptr;
   // a zero point is multiplied by the sum of the inputs of its group
-  if (h.stats == kScaleOnly) return one_token<BITS, 16, Integers, KeptInputs<false>>;
+  if constexpr (!kFewForms) {
+    if (h.stats == kScaleOnly) return one_token<BITS, 16, Integers, KeptInputs<false>>;
+  }
   return one_token<BITS, 16, Integers, KeptInputs<true>>;
 }
 

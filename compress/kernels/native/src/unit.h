@@ -2,12 +2,11 @@
 #pragma once
 #include <cstdlib>
 
-#include "additive.h"
-#include "bytes.h"
-#include "codes.h"
+#include "code_kernels.h"
 #include "dense.h"
 #include "rounded.h"
 #include "sparse.h"
+#include "tables.h"
 
 namespace {
 
@@ -26,18 +25,9 @@ inline Kernel kernel_of(const Header& h) {
   return {codes.decode, codes.one_token};
 }
 
-Table table(const Header& h, int64_t tokens) {
-  return h.looked_up() ? sums_table(h) : bytes_table(h, tokens);
-}
-
-void fill_table(const Product& p, int64_t begin, int64_t end) {
-  p.weight->looked_up() ? fill_sums(p, begin, end) : fill_bytes(p, begin, end);
-}
-
 void product(const Product& p, int64_t begin, int64_t end) {
   const Header& h = *p.weight;
-  if (h.looked_up()) return add_up(p, begin, end);
-  if (p.table) return multiply_bytes(p, begin, end);
+  if (p.table) return multiply_by_table(p, begin, end);
   const Kernel kernel = kernel_of(h);
   alignas(64) float acc[kFewTokens * kLanes], block[kBlock * kLanes];
   for (int64_t tile = begin; tile < end; ++tile) {
