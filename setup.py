@@ -1,8 +1,8 @@
 """Builds the native CPU kernels where there is a C++ compiler; an installation without one succeeds and has none.
 
 Everything else stands in pyproject.toml. `COMPRESS_BUILD_NATIVE=0` leaves the kernels out, `=1` makes their absence an
-error. `COMPRESS_SANITIZE=address,undefined` (or `thread`) builds them for `make sanitize`, `COMPRESS_PORTABLE=1` for
-`make wheel`: the library brings its C++ runtime along, and the wheel is named after the glibc that it needs.
+error. `COMPRESS_SANITIZE=address,undefined` (or `thread`) builds them for `make sanitize`. `COMPRESS_PORTABLE=1`, which
+`make wheel` sets, names the wheel after the glibc that it needs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ SANITIZED = ["-fno-omit-frame-pointer", "-g1", "-O1", "-fno-sanitize-recover=all
              "-fno-sanitize=null,alignment,object-size,pointer-overflow",
              "--param=asan-instrumentation-with-call-threshold=0", "--param=asan-stack=0"]  # fmt: skip
 PORTABLE = os.environ.get("COMPRESS_PORTABLE") == "1"
-PORTABLE_LINK = ["-static-libstdc++", "-static-libgcc"]
+# A system whose glibc is this or newer has the C++ runtime of GCC 8 or newer, and torch loads it anyway.
+OLDEST, RUNTIME = (2, 28), {"GLIBCXX": (3, 4, 24), "CXXABI": (1, 3, 11)}
 UNITS = {"library": [], "pool": [], "unit_scalar": ["-O2"]}
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 if X86:
@@ -50,7 +51,7 @@ class BuildNative(build_ext):
     def build_extension(self, ext: Extension) -> None:
         sanitize = os.environ.get("COMPRESS_SANITIZE")
         extra = [f"-fsanitize={sanitize}", *SANITIZED] if sanitize else ["-g0"]
-        link = ["-pthread", *(extra[:1] if sanitize else ["-s"]), *(PORTABLE_LINK if PORTABLE else [])]
+        link = ["-pthread", *(extra[:1] if sanitize else ["-s"])]
         target, built = Path(self.get_ext_fullpath(ext.name)), Path(self.get_ext_filename(ext.name))
         stamp = self.stamp([*ext.sources, *ext.depends], [*extra, *link])
         for known in (target, built):
@@ -94,8 +95,16 @@ class PlatformWheel(bdist_wheel):
     def manylinux(self) -> str:
         """Returns the tag of the oldest glibc that has every symbol which the built library takes from it."""
         built = Path(self.get_finalized_command("build").build_lib, *library.name.split(".")).with_suffix(".so")
-        needed = max((int(a), int(b)) for a, b in re.findall(rb"GLIBC_(\d+)\.(\d+)", built.read_bytes()))
-        return f"manylinux_{needed[0]}_{needed[1]}_{platform.machine()}"
+
+        def newest(name: str) -> tuple[int, ...]:
+            found = re.findall(rf"{name}_([\d.]*\d)".encode(), built.read_bytes())
+            return max((tuple(map(int, version.split(b"."))) for version in found), default=())
+
+        for name, known in RUNTIME.items():
+            if newest(name) > known:
+                raise SystemExit(f"{built} needs {name} {newest(name)}, newer than GCC 8: it would not run everywhere")
+        major, minor = max(newest("GLIBC")[:2], OLDEST)
+        return f"manylinux_{major}_{minor}_{platform.machine()}"
 
 
 WANTED = os.environ.get("COMPRESS_BUILD_NATIVE", "")

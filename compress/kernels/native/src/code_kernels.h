@@ -105,10 +105,13 @@ void one_token(const Product& p, int64_t tile, float* out) {
   constexpr bool kCentred = std::is_same<Groups, Integers>::value;
   constexpr int kChains = 4;
   const Header& h = *p.weight;
-  const Groups groups(h, tile, kCentred);
+  constexpr bool kAny = std::is_same<Groups, Either>::value;  // whether codes are centred shows at the weight
+  const Groups groups(h, tile, kCentred || kAny);
   const Value<BITS, kCentred> value;
   const uint32_t* words = words_of(h, tile);
   Inputs inputs(p, tile);
+  F middle = splat(0);
+  if constexpr (kAny) middle = splat(groups.middle());
   const int64_t last = h.groups();
   const bool shifted = groups.has_zero();
   F total = splat(0), sums[kChains], seen[kChains];
@@ -125,7 +128,9 @@ void one_token(const Product& p, int64_t tile, float* out) {
     each<kPeriod / RUN>([&](auto run) {
       each<RUN>([&](auto j) {
         constexpr int kPlace = decltype(run)::value * RUN + decltype(j)::value;
-        const F code = value(code_of<BITS, kPlace>(word)), x = inputs.template at<kPlace>();
+        F code = value(code_of<BITS, kPlace>(word));
+        if constexpr (kAny) code = sub(code, middle);
+        const F x = inputs.template at<kPlace>();
         sums[j % kChains] = fma(code, x, sums[j % kChains]);
         if constexpr (Inputs::kSummed) seen[j % kChains] = add(seen[j % kChains], x);
       });
@@ -172,7 +177,9 @@ struct CodeKernel {
 template <int BITS>
 CodeKernel kernel_of_width(const Header& h) {
   constexpr DecodeCodes kDecode = decode_codes<BITS, 16, Either>;
-  if constexpr (BITS == 1 || BITS > kByteBits) {
+  if constexpr (kFewForms) {
+    return {kDecode, one_token<BITS, 16, Either>};
+  } else if constexpr (BITS == 1 || BITS > kByteBits) {
     return {kDecode, h.stats == kBilevel ? one_token<BITS, 16, Bilevel> : one_token<BITS, 16, Integers>};
   } else {
     return {kDecode, nullptr};

@@ -68,6 +68,8 @@ struct Either {
 
   Either(const Header& h, int64_t tile, bool centred)
       : two_levels(h.stats == kBilevel), integers(h, tile, centred), bilevel(h, tile, centred) {}
+  INLINE bool has_zero() const { return two_levels || integers.has_zero(); }
+  INLINE float middle() const { return two_levels ? 0 : integers.middle; }
   INLINE Statistic at(int64_t g) const { return two_levels ? bilevel.at(g) : integers.at(g); }
   INLINE Statistic rough(int64_t g) const { return two_levels ? bilevel.rough(g) : integers.rough(g); }
   INLINE float rough_unit() const { return two_levels ? bilevel.rough_unit() : integers.rough_unit(); }

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <condition_variable>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -29,11 +28,42 @@ struct Task {
 
 OpenMp openmp = nullptr;
 
+// std::condition_variable would tie the library to the C++ runtime of GCC 12, std::mutex::try_lock to glibc 2.34: a wheel
+// runs with older ones.
+class Condition {
+ public:
+  template <class Test>
+  void wait(std::unique_lock<std::mutex>& lock, Test holds) {
+    while (!holds()) pthread_cond_wait(&condition_, lock.mutex()->native_handle());
+  }
+  void notify_one() { pthread_cond_signal(&condition_); }
+  void notify_all() { pthread_cond_broadcast(&condition_); }
+
+ private:
+  pthread_cond_t condition_ = PTHREAD_COND_INITIALIZER;
+};
+
+// Holds a flag from its creation to its end, if nobody else does.
+class Claim {
+ public:
+  explicit Claim(std::atomic<bool>& flag) : flag_(flag), ours(!flag.exchange(true)) {}
+  Claim(const Claim&) = delete;
+  ~Claim() {
+    if (ours) flag_ = false;
+  }
+
+ private:
+  std::atomic<bool>& flag_;
+
+ public:
+  const bool ours;
+};
+
 class Pool {
  public:
   void run(Task& task, int threads) {
-    std::unique_lock<std::mutex> busy(busy_, std::try_to_lock);
-    if (!busy.owns_lock()) return task.take();  // another thread of the program uses the pool: do it alone
+    const Claim claim(busy_);
+    if (!claim.ours) return task.take();  // another thread of the program uses the pool: do it alone
     {
       std::lock_guard<std::mutex> lock(mutex_);
       while (int(workers_.size()) < threads - 1) workers_.emplace_back([this, i = workers_.size()] { serve(int(i)); });
@@ -61,8 +91,9 @@ class Pool {
     }
   }
 
-  std::mutex busy_, mutex_;
-  std::condition_variable start_, done_;
+  std::atomic<bool> busy_{false};
+  std::mutex mutex_;
+  Condition start_, done_;
   std::vector<std::thread> workers_;
   Task* task_ = nullptr;
   int wanted_ = 0, running_ = 0;
