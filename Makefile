@@ -73,7 +73,7 @@ PIP := $(BIN)/pip install --quiet --no-compile
 export PYTHONDONTWRITEBYTECODE :=
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(PIP) torch==$(TORCH)
-	$(PIP) -e .
+	$(PIP) -e '.[all]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress import pipeline
+from compress import extras, pipeline
 from compress.errors import BudgetError, MethodError, RecipeError
 from compress.format.files import write_json, write_whole
 from compress.methods import registry
@@ -128,6 +128,7 @@ def run(
         CompressError: a point failed. One whose options its method refuses, or whose target is too low, is recorded in
             the result with the reason instead.
     """
+    extras.need("matplotlib", "the picture of a frontier")  # before the runs, which may take hours
     folder, progress = Path(folder), progress or watch()
     base = base or Recipe.from_options(model, asked[0].stage.method, options)
     if base.suite == "none":

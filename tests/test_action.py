@@ -24,18 +24,19 @@ GITLAB = yaml.safe_load((ROOT / "examples/ci/gitlab.yml").read_text(encoding="ut
 
 @dataclass
 class Runner:
-    """A machine of a service: a working directory, and commands that stand in for `compress` and `python -m pip`."""
+    """A machine of a service: a working directory, and stand-ins for `compress-llm` and `python -m pip`."""
 
     folder: Path
 
     def bin(self, *, compress: bool = True) -> Path:
         made = self.folder / ("bin" if compress else "bare")
         made.mkdir(exist_ok=True)
+        self._command(made / "compress", "exit 1  # that of Unix")
         self._command(made / "python", f'''
             if [ "$1 $2" = "-m pip" ]; then printf '%s\\n' "$@" > "{self.folder}/pip"; exit; fi
             exec "{sys.executable}" "$@"''')  # fmt: skip
         if compress:
-            self._command(made / "compress", f'exec "{sys.executable}" -m compress "$@"')
+            self._command(made / "compress-llm", f'exec "{sys.executable}" -m compress "$@"')
         return made
 
     @staticmethod
@@ -128,7 +129,7 @@ def test_an_old_verdict_does_not_stand_in_for_a_new_one(runner: Runner) -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "package", "installed"), [(True, "", None), (False, "", str(ROOT)), (False, "x", "x")]
+    ("there", "package", "installed"), [(True, "", None), (False, "", f"{ROOT}[eval,hub]"), (False, "x", "x")]
 )
 def test_the_package_is_installed_unless_it_is_there(
     there: bool, package: str, installed: str | None, runner: Runner
@@ -142,7 +143,7 @@ def test_the_package_is_installed_unless_it_is_there(
 def test_a_line_is_enough_where_there_is_a_compress_toml(runner: Runner) -> None:
     (runner.folder / "compress.toml").write_text('[gate]\ndense = "dense.json"\ncandidate = "worse.json"')
     assert runner.step(JUDGE).returncode == 1
-    assert runner.shell("compress gate").returncode == 1
+    assert runner.shell("compress-llm gate").returncode == 1
 
 
 @pytest.mark.parametrize(("candidate", "code"), [("same", 0), ("worse", 1), ("open", 3)])
@@ -150,7 +151,7 @@ def test_the_gitlab_job(candidate: str, code: int, runner: Runner) -> None:
     (runner.folder / "compress.toml").write_text(f'[gate]\ndense = "dense.json"\ncandidate = "{candidate}.json"')
     done = runner.shell("\n".join(GITLAB["script"]))
     assert done.returncode == code, done.stderr
-    assert (runner.folder / "pip").read_text(encoding="utf-8").split("\n")[-2] == "compress-llm"
+    assert (runner.folder / "pip").read_text(encoding="utf-8").split("\n")[-2] == "compress-llm[eval,hub]"
     assert (runner.folder / GITLAB["artifacts"]["reports"]["junit"]).is_file()
     assert GITLAB["allow_failure"]["exit_codes"] == [3]
 

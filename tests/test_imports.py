@@ -12,6 +12,7 @@ import pytest
 from compress.cli import COMMANDS
 from compress.methods import registry
 from tests.support.imported import HEAVY, PROBE, loaded_by, modules_after
+from tests.support.models import save_tiny
 
 HELP_LINES = [
     ["--help"],
@@ -71,13 +72,22 @@ def test_a_wrong_model_is_refused_before_torch_is_imported(
     assert "torch" not in loaded_by("run", "--model", str(tmp_path), *flags, code=2)
 
 
+def test_a_plan_imports_no_package_that_it_does_not_use(tmp_path: Path) -> None:
+    """torch, and transformers' class of the model, which tells the linears, are all that takes seconds."""
+    folder = save_tiny(tmp_path / "model")
+    found = loaded_by("run", "--model", str(folder), "--method", "rtn", "--no-eval", "--dry-run")
+    assert "torch" in found
+    others = {"datasets", "gguf", "lm_eval", "matplotlib", "pandas", "peft", "pyarrow", "sklearn", "torchvision"}
+    assert not found & others
+
+
 def test_the_probe_sees_heavy_modules() -> None:
     """Guards the tests above: a probe that sees nothing would always pass."""
     done = subprocess.run(
         [sys.executable, "-c", "import safetensors\n" + PROBE, json.dumps([["--version"]])],
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
-    assert "safetensors" in json.loads(done.stderr.splitlines()[-1])[1]
+    assert "safetensors" in json.loads(done.stderr.splitlines()[-1].removeprefix("PROBE"))[1]
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

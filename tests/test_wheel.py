@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,16 @@ def wheel_of(symbols: bytes, portable: bool, tmp_path: Path, monkeypatch: pytest
     wheel = distribution.get_command_obj("bdist_wheel")
     wheel.ensure_finalized()
     return wheel
+
+
+def test_the_image_is_made_from_the_wheel_and_the_torch_of_the_makefile() -> None:
+    image, make = ((ROOT / name).read_text(encoding="utf-8") for name in ("Dockerfile", "Makefile"))
+    (version,) = re.findall(r"^TORCH := (\S+)$", make, re.MULTILINE)
+    assert f"pip install --no-cache-dir torch=={version} " in image
+    assert "COPY build/wheel/*.whl" in image and "!build/wheel/*.whl" in (ROOT / ".dockerignore").read_text("utf-8")
+    assert re.search(r"^\t.*\.ci/wheel build/wheel$", make, re.MULTILINE)
+    commands = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    assert commands["compress-llm"] == commands["compress"] and 'ENTRYPOINT ["compress-llm"]' in image
 
 
 def test_a_wheel_without_the_library_runs_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:

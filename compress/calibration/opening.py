@@ -19,6 +19,7 @@ from compress.calibration.data import check_length, combined, part_tokens
 from compress.calibration.self_text import SelfText, plan_self
 from compress.calibration.sources import AUTO, BUNDLED, SELF, Part, parts_of
 from compress.errors import CalibrationError
+from compress.extras import MissingPackageError
 from compress.recipe import CalibrationSpec, digest
 from compress.texts.chat import has_template
 
@@ -103,7 +104,7 @@ def open_text(
     try:
         why = f"the model has {'a' if chat else 'no'} chat template"
         return _opened(opening, key, CHAT_DEFAULT if chat else PLAIN_DEFAULT, why)
-    except CalibrationError as error:
+    except (CalibrationError, MissingPackageError) as error:
         return _opened(opening, key, SELF, f"no text from the hub: {error.given[:200]}")
 
 

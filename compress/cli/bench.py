@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from compress import extras
 from compress.cli.shared.text_file import write_text
 
 _KERNELS_ONLY = ("layouts", "shapes", "tokens", "kernel", "seconds", "full", "no_peers", "plot")
@@ -75,6 +76,8 @@ def _kernels(flags: dict[str, Any]) -> None:
     from compress.report import bench as shown
     from compress.report.console import console
 
+    if "plot" in flags:
+        extras.need("matplotlib", f"--plot {flags['plot']}")
     if "threads" in flags:
         torch.set_num_threads(flags["threads"])
     chosen: dict[str, Any] = {"shapes": kernels.SHAPES, "tokens": kernels.TOKENS} if flags["full"] else {}

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from compress import __version__
+from compress import __version__, extras
 from compress.evaluation import cache as kept
 from compress.evaluation import heldout
 from compress.evaluation.asking import chat_form, fitting, tiers
@@ -152,7 +152,10 @@ class _Part:
                 "device": self.subject.device.type,
                 "seeds": dict(harness.SEEDS),
             },
-            "libraries": {"compress": __version__, **{name: importlib.metadata.version(name) for name in _LIBRARIES}},
+            "libraries": {
+                "compress": __version__,
+                **{name: importlib.metadata.version(name) for name in _LIBRARIES if extras.installed(name)},
+            },
         }
 
     @cached_property

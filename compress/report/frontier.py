@@ -9,6 +9,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from compress import extras
 from compress.report import formatting
 from compress.report.formatting import NOTHING, percent, points, size
 
@@ -135,6 +136,7 @@ def figure(data: Mapping[str, Any]) -> Figure:
 
     The global state of matplotlib is not changed.
     """
+    extras.need("matplotlib", "the picture of a frontier")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from compress import extras
 from compress.errors import TextError
 
 # UTF-32 before UTF-16: the mark of UTF-32-LE begins with that of UTF-16-LE
@@ -24,6 +25,7 @@ _MARK = "\ufeff"
 
 
 def _unzstd(data: bytes) -> bytes:
+    extras.need("pyarrow", "a file ending in .zst")
     import pyarrow
 
     with pyarrow.CompressedInputStream(pyarrow.BufferReader(data), "zstd") as stream:

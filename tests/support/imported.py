@@ -16,7 +16,7 @@ import json, sys
 from compress.cli import invoke
 for line in json.loads(sys.argv[1]):
     code = invoke(line)
-    print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)
+    print("PROBE" + json.dumps([code, sorted(sys.modules)]), file=sys.stderr)
 """
 
 
@@ -30,7 +30,7 @@ def modules_after(lines: Sequence[Sequence[str]], *, code: int = 0) -> list[set[
     done = subprocess.run(
         [sys.executable, "-c", PROBE, json.dumps(lines)], capture_output=True, text=True, timeout=120, check=True
     )
-    reports = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("[")]
+    reports = [json.loads(line[5:]) for line in done.stderr.splitlines() if line.startswith("PROBE")]
     assert [found for found, _ in reports] == [code] * len(lines), done.stderr
     assert done.stdout or code
     return [set(modules) for _, modules in reports]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress import extras
 from compress.atlas.origin import is_of_atlas
 from compress.evaluation import suites
 from compress.evaluation.asking import tiers
@@ -56,7 +57,7 @@ def choose(
 
     With `auto`, atlas and models made from it are asked the questions of kick-atlas. All others are asked those of
     kick, from `data_dir` or from the hub. Where the hub cannot be reached, nothing is asked: the suite heldout then
-    measures perplexity and divergence, with a warning. `data_dir` always means kick.
+    measures perplexity and divergence, with a warning; so it is without lm-eval. `data_dir` always means kick.
 
     Args:
         name: suite, path of a file of questions, or `auto`.
@@ -67,11 +68,17 @@ def choose(
 
     Raises:
         EvaluationError: an unknown suite, or data that cannot be read.
+        MissingPackageError: the suite `name` has questions, and lm-eval is not installed.
     """
     if name != suites.AUTO:
         suite = suites.load(name, data_dir)
+        if suite.families:
+            extras.need("lm_eval", f"the questions of --suite {name}")
         foreign = name == _ATLAS and not is_of_atlas(tokenizer())
         return Chosen(_warned(suite, _OF_ATLAS) if foreign else suite, tier, f"--suite {name}")
+    if not extras.installed("lm_eval"):
+        warning = f"no questions were asked, since the package lm-eval is not installed: {extras.cure('lm_eval')}"
+        return Chosen(_warned(suites.load(_TEXT), warning), tier, "lm-eval, which asks questions, is not installed")
     if data_dir is None and is_of_atlas(tokenizer()):
         return Chosen(suites.load(_ATLAS), tier, "the model is atlas, or was made from it")
     tier = _TIER if tier is None and limit is None else tier

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compress import extras
 from compress.errors import EvaluationError, translated
 
 _ANSWER_SECONDS = 15
@@ -85,6 +86,7 @@ def _read(place: Place, path: Path) -> Iterator[Row]:
             for line in lines:
                 yield json.loads(line)
         return
+    extras.need("pyarrow", f"{place.file} of {place}")
     from pyarrow import ArrowException, parquet
 
     try:

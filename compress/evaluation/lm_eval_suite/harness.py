@@ -43,6 +43,8 @@ def count_tokens(
     reader: Reader | None = None,
 ) -> int:
     """Returns the number of tokens that `run` with the same arguments will tell to `tick`."""
+    if not families:
+        return 0  # without lm-eval, which questions alone need
     with calm():
         from compress.evaluation.lm_eval_suite.checked_lm import CheckedLM
 
@@ -81,6 +83,8 @@ def run(
     chat = fitting.chat_form(tokenizer)
     asked = [_Asked(family, chosen[family.name], _answers(family, references)) for family in families
              if family.name in chosen]  # fmt: skip
+    if not asked:
+        return {}
     with calm():
         from compress.evaluation.lm_eval_suite.checked_lm import CheckedLM
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from compress import extras
 from compress.errors import RecipeError
 from compress.evaluation import suites
 from compress.evaluation.asking import tiers
@@ -25,6 +26,7 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         RecipeError: a name or an option is unknown, or options exclude each other.
         CalibrationError: a stage that trains has one sequence only.
+        MissingPackageError: a stage needs a package that is not installed.
     """
     if recipe.suite != "none":
         suites.check(recipe.suite)
@@ -46,6 +48,8 @@ def check_recipe(recipe: Recipe) -> None:
             from compress.tuning.sequences import check_enough  # with torch
 
             check_enough(recipe.step(number, recipe.model, "").calibration.samples)
+        if stage.options.get("train") == "lora":
+            extras.need("peft", f"train='lora' of the method {stage.method}")
         if recipe.keep_codes and number == 0:
             _check_keeping(stage, method.kind)
         if recipe.workers > 1 and (by_block := _by_block(recipe, stage)):
