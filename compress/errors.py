@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
+import sys
 from collections.abc import Iterable
 from types import TracebackType
 
@@ -145,3 +147,36 @@ class translated:  # noqa: N801 (a context manager, used like a function)
         said = first_line(error)
         named = said if isinstance(error, CompressError | OSError | ValueError) else f"{type(error).__name__}: {said}"
         raise self._kind(f"{self._given}: {named}", allowed=self._allowed, do=self._do) from error
+
+
+EXTRAS = {
+    "lm_eval": "eval",
+    "matplotlib": "report",
+    "peft": "train",
+    "datasets": "hub",
+    "pyarrow": "hub",
+    "gguf": "gguf",
+}
+"""Modules that only an extra of compress-llm brings, and the extra."""
+
+
+class MissingPackageError(CompressError):
+    """A package that an extra brings is not installed."""
+
+
+def installed(module: str) -> bool:
+    """Returns whether a module can be imported; it is not imported for that."""
+    if module in sys.modules:
+        return sys.modules[module] is not None
+    return importlib.util.find_spec(module) is not None
+
+
+def extra_with(module: str) -> str:
+    """Returns the command that installs the extra which brings a module of `EXTRAS`."""
+    return f"pip install 'compress-llm[{EXTRAS[module]}]'"
+
+
+def need_package(module: str, purpose: str) -> None:
+    """Raises MissingPackageError, with what it is needed for and the command that installs it, where it is missing."""
+    if not installed(module):
+        raise MissingPackageError(f"{purpose}: the package {module} is not installed", do=extra_with(module))

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress import extras, pipeline
-from compress.errors import BudgetError, MethodError, RecipeError
+from compress import pipeline
+from compress.errors import BudgetError, MethodError, RecipeError, need_package
 from compress.format.files import write_json, write_whole
 from compress.methods import registry
 from compress.recipe import Recipe, StageSpec, digest
@@ -128,7 +128,7 @@ def run(
         CompressError: a point failed. One whose options its method refuses, or whose target is too low, is recorded in
             the result with the reason instead.
     """
-    extras.need("matplotlib", "the picture of a frontier")  # before the runs, which may take hours
+    need_package("matplotlib", "the picture of a frontier")  # before the runs, which may take hours
     folder, progress = Path(folder), progress or watch()
     base = base or Recipe.from_options(model, asked[0].stage.method, options)
     if base.suite == "none":

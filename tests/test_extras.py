@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import compress
-from compress import extras, frontier
+from compress import errors, frontier
 from compress.calibration import hub, sources
 from compress.cli import invoke
 from compress.errors import CompressError
@@ -36,18 +36,18 @@ def hide(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)
 
 
-@pytest.mark.parametrize("module", extras.EXTRAS)
+@pytest.mark.parametrize("module", errors.EXTRAS)
 def test_the_extra_brings_the_package_and_the_core_does_not(module: str) -> None:
     wanted = PACKAGES.get(module, module)
-    names = [re.split(r"[\[<>=]", entry)[0] for entry in PROJECT["optional-dependencies"][extras.EXTRAS[module]]]
+    names = [re.split(r"[\[<>=]", entry)[0] for entry in PROJECT["optional-dependencies"][errors.EXTRAS[module]]]
     assert wanted in names
     assert not any(re.split(r"[\[<>=]", entry)[0] == wanted for entry in PROJECT["dependencies"])
 
 
 def test_a_module_that_was_imported_or_can_be_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert extras.installed("json") and extras.installed("this") and not extras.installed("no_such_module")
+    assert errors.installed("json") and errors.installed("this") and not errors.installed("no_such_module")
     hide(monkeypatch, "json")
-    assert not extras.installed("json")
+    assert not errors.installed("json")
 
 
 def _questions(tmp_path: Path) -> Any:
@@ -94,7 +94,7 @@ def test_what_is_missing_is_named_with_its_cure(
     with pytest.raises(CompressError) as error:
         use(tmp_path)
     assert f"the package {module} is not installed" in str(error.value)
-    assert f"pip install 'compress-llm[{extras.EXTRAS[module]}]'" in str(error.value)
+    assert f"pip install 'compress-llm[{errors.EXTRAS[module]}]'" in str(error.value)
 
 
 def test_the_plot_of_a_benchmark_is_refused_before_it_is_measured(
@@ -108,7 +108,7 @@ def test_the_plot_of_a_benchmark_is_refused_before_it_is_measured(
 def test_a_run_without_any_extra_ends_with_perplexity_and_divergence(
     tmp_path: Path, token_file: str, monkeypatch: pytest.MonkeyPatch, proof_in_this_process: None
 ) -> None:
-    for module in extras.EXTRAS:
+    for module in errors.EXTRAS:
         hide(monkeypatch, module)
     result = compress.run(
         "atlas", "rtn", output=tmp_path / "out", calibration=token_file, samples=2, seq_len=16, limit=2

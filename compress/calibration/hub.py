@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from compress import extras
 from compress.calibration.presets import HubData
-from compress.errors import CalibrationError, translated
+from compress.errors import CalibrationError, need_package, translated
 from compress.texts.documents import TEXT, documents_in, text_column
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def documents(data: HubData, tokenizer: PreTrainedTokenizerBase) -> Iterator[str
 
 def _rows(data: HubData, where: str) -> Iterator[dict[str, Any]]:
     """The rows as they arrive, with the needed column alone where it is known."""
-    extras.need("datasets", where)
+    need_package("datasets", where)
     from datasets import load_dataset
 
     label = f"{where} cannot be loaded"

@@ -18,8 +18,7 @@ from compress.calibration import hub, kept_tokens
 from compress.calibration.data import check_length, combined, part_tokens
 from compress.calibration.self_text import SelfText, plan_self
 from compress.calibration.sources import AUTO, BUNDLED, SELF, Part, parts_of
-from compress.errors import CalibrationError
-from compress.extras import MissingPackageError
+from compress.errors import CalibrationError, MissingPackageError
 from compress.recipe import CalibrationSpec, digest
 from compress.texts.chat import has_template
 

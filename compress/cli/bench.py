@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from compress import extras
 from compress.cli.shared.text_file import write_text
+from compress.errors import need_package
 
 _KERNELS_ONLY = ("layouts", "shapes", "tokens", "kernel", "seconds", "full", "no_peers", "plot")
 _FOLDER_ONLY = ("dense", "no_dense", "prompt_tokens", "new_tokens", "no_save")
@@ -77,7 +77,7 @@ def _kernels(flags: dict[str, Any]) -> None:
     from compress.report.console import console
 
     if "plot" in flags:
-        extras.need("matplotlib", f"--plot {flags['plot']}")
+        need_package("matplotlib", f"--plot {flags['plot']}")
     if "threads" in flags:
         torch.set_num_threads(flags["threads"])
     chosen: dict[str, Any] = {"shapes": kernels.SHAPES, "tokens": kernels.TOKENS} if flags["full"] else {}

@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from compress import __version__, extras
+from compress import __version__
+from compress.errors import installed
 from compress.evaluation import cache as kept
 from compress.evaluation import heldout
 from compress.evaluation.asking import chat_form, fitting, tiers
@@ -154,7 +155,7 @@ class _Part:
             },
             "libraries": {
                 "compress": __version__,
-                **{name: importlib.metadata.version(name) for name in _LIBRARIES if extras.installed(name)},
+                **{name: importlib.metadata.version(name) for name in _LIBRARIES if installed(name)},
             },
         }
 

@@ -9,7 +9,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from compress import extras
+from compress.errors import need_package
 from compress.report import formatting
 from compress.report.formatting import NOTHING, percent, points, size
 
@@ -136,7 +136,7 @@ def figure(data: Mapping[str, Any]) -> Figure:
 
     The global state of matplotlib is not changed.
     """
-    extras.need("matplotlib", "the picture of a frontier")
+    need_package("matplotlib", "the picture of a frontier")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

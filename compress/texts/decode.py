@@ -10,8 +10,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from compress import extras
-from compress.errors import TextError
+from compress.errors import TextError, need_package
 
 # UTF-32 before UTF-16: the mark of UTF-32-LE begins with that of UTF-16-LE
 _MARKS = (
@@ -25,7 +24,7 @@ _MARK = "\ufeff"
 
 
 def _unzstd(data: bytes) -> bytes:
-    extras.need("pyarrow", "a file ending in .zst")
+    need_package("pyarrow", "a file ending in .zst")
     import pyarrow
 
     with pyarrow.CompressedInputStream(pyarrow.BufferReader(data), "zstd") as stream:

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from compress import extras
-from compress.errors import TextError
+from compress.errors import TextError, need_package
 from compress.json_files import parse
 from compress.texts.decode import COMPRESSED, base_suffix, read_bytes, read_text, repaired
 
@@ -140,7 +139,7 @@ def _check_header(names: list[str], path: Path, delimiter: str) -> None:
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    extras.need("pyarrow", str(path))
+    need_package("pyarrow", str(path))
     from pyarrow import parquet
 
     with _arrow_errors(path):
@@ -149,7 +148,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _arrow(path: Path) -> Iterator[tuple[str, Any]]:
     """A stream of record batches, as `datasets` writes it, or a file of them (Feather)."""
-    extras.need("pyarrow", str(path))
+    need_package("pyarrow", str(path))
     from pyarrow import ArrowInvalid, ipc
 
     with _arrow_errors(path):

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import nn
 
-from compress import extras
-from compress.errors import MethodError
+from compress.errors import MethodError, need_package
 from compress.models import linears
 from compress.models.skeleton import find_blocks
 from compress.runtime import skeleton
@@ -101,7 +100,7 @@ class TrainableLora:
     """
 
     def __init__(self, student: nn.Module, config: Config):
-        extras.need("peft", "train='lora'")
+        need_package("peft", "train='lora'")
         from peft import LoraConfig, get_peft_model
 
         refs = block_linears(student)

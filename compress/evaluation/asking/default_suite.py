@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress import extras
 from compress.atlas.origin import is_of_atlas
+from compress.errors import extra_with, installed, need_package
 from compress.evaluation import suites
 from compress.evaluation.asking import tiers
 from compress.evaluation.kick_data.hub import NotDownloadedError
@@ -73,11 +73,11 @@ def choose(
     if name != suites.AUTO:
         suite = suites.load(name, data_dir)
         if suite.families:
-            extras.need("lm_eval", f"the questions of --suite {name}")
+            need_package("lm_eval", f"the questions of --suite {name}")
         foreign = name == _ATLAS and not is_of_atlas(tokenizer())
         return Chosen(_warned(suite, _OF_ATLAS) if foreign else suite, tier, f"--suite {name}")
-    if not extras.installed("lm_eval"):
-        warning = f"no questions were asked, since the package lm-eval is not installed: {extras.cure('lm_eval')}"
+    if not installed("lm_eval"):
+        warning = f"no questions were asked, since the package lm-eval is not installed: {extra_with('lm_eval')}"
         return Chosen(_warned(suites.load(_TEXT), warning), tier, "lm-eval, which asks questions, is not installed")
     if data_dir is None and is_of_atlas(tokenizer()):
         return Chosen(suites.load(_ATLAS), tier, "the model is atlas, or was made from it")

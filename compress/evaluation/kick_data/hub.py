@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress import extras
-from compress.errors import EvaluationError, translated
+from compress.errors import EvaluationError, need_package, translated
 
 _ANSWER_SECONDS = 15
 """How long the hub may take to answer before it counts as out of reach."""
@@ -86,7 +85,7 @@ def _read(place: Place, path: Path) -> Iterator[Row]:
             for line in lines:
                 yield json.loads(line)
         return
-    extras.need("pyarrow", f"{place.file} of {place}")
+    need_package("pyarrow", f"{place.file} of {place}")
     from pyarrow import ArrowException, parquet
 
     try:

@@ -11,8 +11,7 @@ from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress import extras
-from compress.errors import EvaluationError, unknown
+from compress.errors import EvaluationError, need_package, unknown
 from compress.evaluation.journal import Journal
 from compress.evaluation.lm_eval_suite import harness
 from compress.evaluation.reading.rows import Reader
@@ -41,7 +40,7 @@ def load(names: Sequence[str], progress: Progress) -> list[Loaded]:
     """Returns the tasks with their data; EvaluationError for an unknown task name and for missing data."""
     if not names:
         return []
-    extras.need("lm_eval", f"lm-eval's task {names[0]}")
+    need_package("lm_eval", f"lm-eval's task {names[0]}")
     with progress.stage("lm-eval's tasks", len(names)) as task, harness.calm():
         loaded = []
         registered = any(not _is_file(name) for name in names)  # lm-eval's own take seconds to read

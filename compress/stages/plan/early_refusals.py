@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compress import extras
-from compress.errors import RecipeError
+from compress.errors import RecipeError, need_package
 from compress.evaluation import suites
 from compress.evaluation.asking import tiers
 from compress.methods import registry
@@ -49,7 +48,7 @@ def check_recipe(recipe: Recipe) -> None:
 
             check_enough(recipe.step(number, recipe.model, "").calibration.samples)
         if stage.options.get("train") == "lora":
-            extras.need("peft", f"train='lora' of the method {stage.method}")
+            need_package("peft", f"train='lora' of the method {stage.method}")
         if recipe.keep_codes and number == 0:
             _check_keeping(stage, method.kind)
         if recipe.workers > 1 and (by_block := _by_block(recipe, stage)):

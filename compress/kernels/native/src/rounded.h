@@ -161,8 +161,7 @@ void round_inputs(const Rounded& r, int64_t begin, int64_t end) {
   }
 }
 
-// Not inlined: once for 16 outputs, and sums of many tokens would each bring a copy.
-__attribute__((noinline)) void finish_rounded(const Rounded& r, int64_t tile, int64_t t, I sum) {
+INLINE void finish_rounded(const Rounded& r, int64_t tile, int64_t t, I sum) {
   const Header& h = *r.weight;
   const int64_t first = tile * kLanes, rows = h.rows - first < kLanes ? h.rows - first : kLanes;
   F y = mul(to_float(less(sum, r.sums[t])), splat(r.scale[t]));
@@ -177,6 +176,11 @@ __attribute__((noinline)) void finish_rounded(const Rounded& r, int64_t tile, in
     const float bias = r.bias ? read_number(r.bias, r.bias_type, first + i) : 0.0f;
     write_number(r.out, r.out_type, t * h.rows + first + i, r.bias ? lanes[i] + bias : lanes[i]);
   }
+}
+
+// One copy for the sums of many tokens.
+__attribute__((noinline)) void finish_apart(const Rounded& r, int64_t tile, int64_t t, I sum) {
+  finish_rounded(r, tile, t, sum);
 }
 
 // TILES tiles from `tile` on for T tokens from `t` on.
@@ -199,7 +203,15 @@ void multiply_rounded(const Rounded& r, int64_t tile, int64_t t) {
       each<TILES>([&](auto j) { sum[i][j] = codes[j].times(sum[i][j], inputs); });
     });
   }
-  each<T>([&](auto i) { each<TILES>([&](auto j) { finish_rounded(r, tile + j, t + i, sum[i][j]); }); });
+  each<T>([&](auto i) {
+    each<TILES>([&](auto j) {
+      if constexpr (T == 1) {
+        finish_rounded(r, tile + j, t + i, sum[i][j]);
+      } else {
+        finish_apart(r, tile + j, t + i, sum[i][j]);
+      }
+    });
+  });
 }
 
 template <int TILES>
