@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress import devices
+from compress.cards import refresh
 from compress.methods import registry
 from compress.progress import Progress
 from compress.recipe import Recipe
@@ -98,6 +99,8 @@ def run(
                 evaluation = finish.evaluate(recipe, model_source, workspace, progress, suite, baseline)
                 Result.read(folder, evaluation).write_report()
                 run_record.update(folder, given, time.monotonic() - started)
+            if (kept := refresh.write(folder, model_source.path)) is not None:
+                progress.note(kept)
             workspace.close()
     distributed.barrier()
     return Result.read(folder, evaluation if distributed.is_main() else None)

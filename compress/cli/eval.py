@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -58,6 +59,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Evaluate MODEL (a folder, compressed or not, or a hub id; default atlas) on the knowledge suite."""
+    from compress.cards import refresh
     from compress.evaluation import evaluate
     from compress.evaluation.cache import default_folder
     from compress.report.progress_bars import watch
@@ -83,6 +85,7 @@ def command(
         )
     if output:
         write_text(output, result.to_json() + "\n")
+        refresh.beside(Path(output))
     if as_json:
         from compress.report import json_output
 

@@ -69,9 +69,12 @@ def command(config: str | None, no_cache: bool, as_json: bool, **flags: Any) -> 
             files.write(unusable(str(error), criteria, str(job.dense), str(job.candidate)), job.output)
         raise
     if job.output is not None:
+        from compress.cards import refresh
         from compress.report.gate import files
+        from compress.report.page import sources
 
         files.write(report, job.output)
+        refresh.beside(Path(job.output) / sources.GATE)
     if as_json:
         click.echo(report.to_json())
     else:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress import __version__
+from compress.cards import files as card_files
 from compress.errors import OutputError
 from compress.exports import card, container
 from compress.exports.plan import GgufOptions, Plan, make
@@ -88,7 +89,7 @@ def _write(plan: Plan, folder: Path, most: int, progress: Progress) -> None:
     plan.checkpoint.verify()
     done = container.load(plan.to).write(plan, folder, most, progress)
     files.write_json(folder / EXPORT, _record(done))
-    files.write_whole(folder / "README.md", [card.text(done).encode()])
+    card_files.write(folder, card.card(done))
 
 
 def _record(plan: Plan) -> dict[str, Any]:

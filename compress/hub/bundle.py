@@ -14,7 +14,6 @@ from compress.hub import card
 from compress.json_files import read_object
 from compress.models.folder.extra_files import list_extra_files
 
-CARD = "README.md"
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".npz")
 """Suffixes of files of weights."""
 
@@ -51,15 +50,14 @@ def collect(folder: Path, repo: str) -> Bundle:
     paths: list[str] = []
     if (folder / EXPORT).is_file():
         names = _export(folder)
-        text = card.of_export(read_object(folder / EXPORT), _existing(folder), repo)
+        text = card.of_export(folder, read_object(folder / EXPORT), repo)
     else:
         checkpoint = open_checkpoint(folder)
         checkpoint.verify()
         names = [MANIFEST, CONFIG, INDEX, *(shard["file"] for shard in checkpoint.manifest["shards"])]
         paths = sorted({text for text in _texts(checkpoint.manifest) if Path(text).is_absolute()})
-        text = card.of_checkpoint(checkpoint.manifest, _existing(folder), _report(folder), repo)
+        text = card.of_checkpoint(folder, repo)
     files = {name: folder / name for name in names} | list_extra_files(folder)
-    files.pop(CARD, None)
     return Bundle(dict(sorted(files.items())), text, paths)
 
 
@@ -105,13 +103,3 @@ def _check_size(path: Path) -> None:
             pass
     except (SafetensorError, OSError) as error:
         raise FormatError(f"{path} is damaged: {error}", do="Export again, or copy the file again") from error
-
-
-def _existing(folder: Path) -> str | None:
-    path = folder / CARD
-    return path.read_text(encoding="utf-8") if path.is_file() else None
-
-
-def _report(folder: Path) -> str | None:
-    path = folder / "report.md"
-    return path.read_text(encoding="utf-8") if path.is_file() else None

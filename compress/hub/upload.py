@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compress.cards.files import CARD
 from compress.errors import OutputError, translated
-from compress.hub.bundle import CARD, WEIGHTS, Bundle, collect
+from compress.hub.bundle import WEIGHTS, Bundle, collect
 from compress.sizes import format_size
 
 _CURE = "Check the name, the token's right to write there, and the network; the same command tries again"

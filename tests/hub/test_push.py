@@ -12,6 +12,7 @@ import pytest
 from huggingface_hub import constants
 
 import compress
+from compress.cards import files as card_files
 from compress.cli import invoke
 from compress.errors import FormatError, OutputError
 from compress.exports import export
@@ -83,7 +84,9 @@ def test_a_checkpoint_is_one_commit(api: type[FakeApi], folder: Path) -> None:
                                    "tokenizer.json"}  # fmt: skip
     assert Path(files["compress.json"]) == folder / "compress.json"
     card = files["README.md"].decode()
-    assert card.startswith('---\npipeline_tag: "text-generation"\n') and "| size | 1 MB |" in card
+    assert card.startswith("---\nlibrary_name: compress-llm\npipeline_tag: text-generation\n") and card_files.is_own(
+        card
+    )
     assert "/home/me" not in card
     assert 'from_pretrained("me/tiny")' in card and str(folder) not in card
     assert digests(folder) == before
@@ -95,17 +98,25 @@ def test_an_export_keeps_its_card(api: type[FakeApi], folder: Path) -> None:
     files = sent(api)
     assert set(files) == {path.name for path in made.iterdir()}
     card = files["README.md"].decode()
-    assert card.endswith((made / "README.md").read_text()) and '"awq"' in card.partition("---\n\n")[0]
+    assert card_files.is_own(card) and "vllm serve me/tiny-awq" in card
+    assert card_files.unsigned(card).replace("me/tiny-awq", ".  # this folder") == card_files.unsigned(
+        (made / "README.md").read_text()
+    )
+    (made / "README.md").write_text("# mine\n")
+    api.calls.clear()
+    compress.push(made, "me/tiny-awq")
+    assert sent(api)["README.md"].decode().endswith("---\n\n# mine\n")
 
 
-@pytest.mark.parametrize(("model", "named"), [("owner/base", True), ("./models/base", False), ("base", False)])
-def test_the_card_names_the_model_where_the_hub_knows_it(model: str, named: bool) -> None:
-    from compress.hub import card
-
-    manifest = {"source": {"model": model}, "recipe": {"stages": [{"method": "gptq"}]}, "bits_per_weight": 4.25}
-    text = card.of_checkpoint(manifest, None, None, "me/tiny")
-    assert ('base_model: "owner/base"' in text) is named and "4.25 stored bits" in text
-    assert card.of_checkpoint(manifest, "---\nlicense: mit\n---\nmine", None, "me/x") == "---\nlicense: mit\n---\nmine"
+def test_a_card_that_a_person_wrote_is_uploaded_as_it_is(api: type[FakeApi], folder: Path) -> None:
+    (folder / "README.md").write_text("# mine\n")
+    compress.push(folder, "me/tiny")
+    card = sent(api)["README.md"].decode()
+    assert card.startswith("---\nlibrary_name: compress-llm\n") and card.endswith("---\n\n# mine\n")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\nmine")
+    api.calls.clear()
+    compress.push(folder, "me/tiny")
+    assert sent(api)["README.md"].decode() == "---\nlicense: mit\n---\nmine"
 
 
 def test_weights_are_replaced_only_when_asked(api: type[FakeApi], folder: Path) -> None:
@@ -201,4 +212,4 @@ def test_a_gguf_goes_with_its_record_and_card(api: type[FakeApi], tmp_path: Path
     compress.push(tmp_path, "me/tiny-gguf")
     files = sent(api)
     assert set(files) == {"compress_export.json", "model.gguf", "README.md"}
-    assert 'base_model: "owner/base"' in files["README.md"].decode()
+    assert "base_model: owner/base\nbase_model_relation: quantized" in files["README.md"].decode()

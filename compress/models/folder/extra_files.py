@@ -31,8 +31,8 @@ _OTHER_PREFIXES = (
     "events.out",
 )
 _NATIVE = "params.json"  # of weights in the form of Mistral's own code, which are left out
-_OURS = (MANIFEST, f"{MANIFEST}.unproven", "run.json", "eval.json", "speed.json", "gate.json", "frontier.json",
-         "report.md", "report.json", "notes.md", "chat.json")  # fmt: skip
+_OURS = (MANIFEST, f"{MANIFEST}.unproven", "README.md", "run.json", "eval.json", "speed.json", "gate.json",
+         "frontier.json", "report.md", "report.json", "notes.md", "chat.json")  # fmt: skip
 _QUANTISERS = ("quantize_config.json", "quant_config.json", "hf_quant_config.json", "quantization_config.json",
                "quant_log.csv")  # fmt: skip
 _TRAINING = ("trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "latest")

@@ -11,16 +11,16 @@ from compress.models.folder.remote_code import list_remote_code
 from tests.support.models import save_tiny
 
 TRAVELS = (
-    "LICENSE", "NOTICE.txt", "README.md", "added_tokens.json", "additional_chat_templates/rag.jinja", "bpe.codes",
+    "LICENSE", "NOTICE.txt", "added_tokens.json", "additional_chat_templates/rag.jinja", "bpe.codes",
     "chat_template.jinja", "dict.txt", "generation_config.json", "merges.txt", "preprocessor_config.json",
     "processor_config.json", "qwen.tiktoken", "sentencepiece.bpe.model", "source.spm", "special_tokens_map.json",
     "tokenizer.json", "tokenizer.model.v3", "tokenizer_config.json", "vocab.txt",
 )  # fmt: skip
 STAYS = (
-    ".gitattributes", "adapter_config.json", "adapter_model.safetensors", "compress.json", "config.json", "eval.json",
-    "evil.py", "flax_model.msgpack", "model.safetensors", "model.safetensors.index.json", "optimizer.pt",
-    "original/params.json", "params.json", "pytorch_model.bin", "pytorch_model.bin.index.json", "report.md",
-    "trainer_state.json", "training_args.bin", "x.partial",
+    ".gitattributes", "README.md", "adapter_config.json", "adapter_model.safetensors", "chat.json", "compress.json",
+    "config.json", "eval.json", "evil.py", "flax_model.msgpack", "model.safetensors", "model.safetensors.index.json",
+    "optimizer.pt", "original/params.json", "params.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+    "report.json", "report.md", "run.json", "trainer_state.json", "training_args.bin", "x.partial",
 )  # fmt: skip
 
 
