@@ -18,11 +18,13 @@ OWN_LIBRARY = "compress-llm"
 
 def inherited(card: str | None) -> dict[str, Any]:
     """Returns the licence, languages and datasets that a card names; nothing of metadata in broken YAML."""
+    if card is None or not card.startswith("---"):
+        return {}
     import yaml
     from huggingface_hub import ModelCard
 
     try:
-        data = dict(ModelCard(card or "", ignore_metadata_errors=True).data.__dict__)
+        data = dict(ModelCard(card, ignore_metadata_errors=True).data.__dict__)
     except (yaml.YAMLError, ValueError, TypeError):
         return {}
     return {key: data[key] for key in INHERITED if data.get(key)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from compress.evaluation.result import EvalResult
 
 _IMPORT = "import compress.hf  # pip install compress-llm"
+_FOLDERS = re.compile(r"(?<![\w.:/])~?/(?:[^\s\"',:/]+/)*")
+"""The folders before the name of a local file."""
 _NO_LICENCE = "The licence of the base model is not known from its files; its terms hold for this model too."
 
 
@@ -97,16 +100,18 @@ def _told(facts: Facts) -> Iterator[str]:
     yield from _cost(facts)
     if (again := rerun.of(facts.manifest, _asked(facts.evaluation))) is not None:
         yield "## Make it again"
-        yield snippet.of_shell(again.command)
+        yield snippet.of_shell(_FOLDERS.sub("", again.command))
         if again.recipe is not None:
             yield f"with this `{rerun.RECIPE_FILE}`:"
-            yield f"```toml\n{again.recipe.rstrip()}\n```"
+            yield f"```toml\n{_FOLDERS.sub('', again.recipe).rstrip()}\n```"
     if "license" not in facts.kept:
         yield _NO_LICENCE
 
 
 def _title(manifest: Mapping[str, Any]) -> str:
-    return f"{manifests.origin(manifest).get('model', 'model')}, {overview.methods(manifest) or 'compressed'}"
+    stages = manifests.stages(manifest, always=("bits",))
+    did = " → ".join(formatting.stage(stage["method"], stage["unusual"]) for stage in stages)
+    return f"{manifests.origin(manifest).get('model', 'model')}, {did or 'compressed'}"
 
 
 def _made(manifest: Mapping[str, Any]) -> str:

@@ -37,8 +37,8 @@ def code(card: str) -> str:
 
 def test_a_run_has_a_card_with_the_licence_of_its_source(made: Path) -> None:
     card = (made / "run/README.md").read_text()
-    assert files.is_own(card) and "\nlicense: mit\nlanguage: en\n" in card and "Words of its maker" not in card
-    assert str(made) not in card and "# dense, rtn" in card
+    assert files.is_own(card) and "Words of its maker" not in card and str(made) not in card
+    assert "\nlicense: mit\n" in card and "\nlanguage: en\n" in card and "\n# dense, rtn bits=4" in card
 
 
 def test_its_code_runs_in_the_folder(

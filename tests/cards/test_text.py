@@ -69,7 +69,9 @@ def test_what_was_done_and_how_it_is_repeated(manifest: dict[str, Any]) -> None:
     _, said = card(manifest)
     assert "\n1. `spqr` (bits=3): " in said and "- Calibration text: letters.txt, 8 × 64 tokens, seed 0" in said
     assert "- Warning: 2 linears" in said and "/home/me" not in said
-    assert "\ncompress run atlas --method spqr --bits 3" in said
+    assert "\ncompress run atlas --method spqr --no-eval --bits 3\n" in said
+    manifest["recipe"]["calibration"] = {"source": "/home/me/letters.txt,hub:owner/text"}
+    assert "--calibration letters.txt,hub:owner/text\n" in card(manifest)[1]
 
 
 def test_several_stages_have_a_recipe_file(manifest: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from compress.errors import FormatError, OutputError
 from compress.exports import export
 from tests.support.digests import digests
 from tests.support.exports import integers, packed
+from tests.support.results import dense_and_packed
 
 
 class FakeApi:
@@ -61,7 +62,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> type[FakeApi]:
 def folder(tmp_path: Path) -> Path:
     made = packed(tmp_path / "packed", "llama", integers(4, 32)).folder
     (made / "tokenizer.json").write_text("{}")
-    (made / "eval.json").write_text("{}")
+    (made / "eval.json").write_text(dense_and_packed()[1].to_json())
     (made / "report.md").write_text("# llama\n\n| size | 1 MB |\n\nwarning: no /home/me/items\n")
     (made / ".work").mkdir()
     return made
