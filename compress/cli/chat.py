@@ -10,7 +10,7 @@ from compress.chat import DTYPES, RECORDED
 
 
 @click.command("chat")
-@click.argument("folder", metavar="FOLDER")
+@click.argument("folder", metavar="FOLDER", type=click.Path())
 @click.option(
     "--against",
     metavar="[MODEL]",
