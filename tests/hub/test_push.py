@@ -213,4 +213,5 @@ def test_a_gguf_goes_with_its_record_and_card(api: type[FakeApi], tmp_path: Path
     compress.push(tmp_path, "me/tiny-gguf")
     files = sent(api)
     assert set(files) == {"compress_export.json", "model.gguf", "README.md"}
-    assert "base_model: owner/base\nbase_model_relation: quantized" in files["README.md"].decode()
+    card = files["README.md"].decode()
+    assert "\nbase_model: owner/base\n" in card and "\nbase_model_relation: quantized\n" in card
