@@ -17,7 +17,7 @@ from common import Answer, Logits, main
 def load(folder: Path) -> tuple[Logits, Answer]:
     """Returns the logarithms of the model's probabilities, and its own greedy answers."""
     params = xllamacpp.CommonParams()
-    params.model.path = str(folder / "model.gguf")
+    params.model.path = str(min(folder.glob("*.gguf")))  # of several the first
     params.n_ctx, params.n_parallel, params.warmup = 256, 1, False
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED

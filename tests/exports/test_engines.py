@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import compress
 from compress.exports import export
 from tests.support.engines import (
     checkpoint,
@@ -22,7 +23,7 @@ from tests.support.engines import (
     tokens,
     with_revealing_tokenizer,
 )
-from tests.support.exports import Solve, books, integers
+from tests.support.exports import Solve, books, integers, rounding
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -88,6 +89,15 @@ CONTROLS = [
     if (to, what) != ("gguf", "a zero point")
 ]  # fmt: skip
 
+REFUSED_ROUNDING = {
+    ("nvfp4", "nvfp4"): "Failed to find a kernel that can implement the NVFP4 linear layer",
+    ("nvfp4", "none"): "Marlin FP4 not available",
+    ("mxfp4", "mxfp4"): "Failed to find a kernel that can implement the MXFP4 linear layer",
+    ("mxfp4", "none"): "Failed to find a kernel that can implement the MXFP4 linear layer",
+    ("fp8", "none"): "Failed to find a kernel that can implement the ScaledMM linear layer",
+    ("fp8_tensor", "fp8_static"): "static_scaled_fp8_quant() expected at most 0 argument(s)",
+}
+"""What vLLM's build for CPUs cannot run, and what it says."""
 TEXTS = [
     "Hello, world!", "In 1969 there were 31 415 926 of them", "it's WE'VE been, they'll", "  two  spaces\tand a tab",
     "line\nline\r\n\n  end", "naïve café 東京 Привет", "a🙂b", "f(a)=a**12;//!?!\n", "one\u00a0two", "", "x" * 40,
@@ -116,6 +126,26 @@ def test_the_engine_computes_our_logits(
     assert difference(ours, folder, engine) < rounding
 
 
+@pytest.mark.parametrize(("grid", "activations"), [("int", "int8"), ("fp8", "fp8")])
+def test_vllm_rounds_inputs_as_we_do(
+    tmp_path: Path, grid: str, activations: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W8A8. For int8 vLLM divides the greatest input by 127, compressed-tensors and we by 127.5: that alone differs."""
+    ours = checkpoint(tmp_path / "a", "llama", rounding(grid, activations))
+    folder = export(ours.folder, "compressed-tensors")
+    monkeypatch.setenv("COMPRESS_KERNEL", "reference")
+    monkeypatch.setattr("compress.format.activations._INT8_RANGE", 127.0)
+    ours.dense = compress.load(ours.folder, dtype=torch.float32)
+    assert difference(ours, folder, "vllm-float32") < EXACT
+
+
+@pytest.mark.parametrize(("grid", "activations"), REFUSED_ROUNDING)
+def test_vllm_on_cpus_refuses_other_formats_with_floats(tmp_path: Path, grid: str, activations: str) -> None:
+    ours = checkpoint(tmp_path / "a", "llama", rounding(grid, activations))
+    folder = export(ours.folder, "compressed-tensors")
+    assert REFUSED_ROUNDING[grid, activations] in refusal(folder, "vllm-float32")
+
+
 @pytest.mark.parametrize(("engine", "to", "kind"), REFUSED)
 def test_the_engine_refuses(tmp_path: Path, engine: str, to: str, kind: str) -> None:
     """Fails when an engine learns to run it: then it belongs to the cases above."""
@@ -130,6 +160,13 @@ def test_damage_shows(tmp_path: Path, engine: str, to: str, what: str) -> None:
     ours = checkpoint(tmp_path / "a", "llama", CONTROLLED.get(to, ZEROS)())
     folder = damaged(export(ours.folder, to), to, what)
     assert difference(ours, folder, engine) > 10 * EXACT
+
+
+def test_llama_cpp_reads_several_files(tmp_path: Path) -> None:
+    ours = checkpoint(tmp_path / "a", "llama", PLAIN())
+    folder = export(ours.folder, "gguf", allow_dense=True, max_shard_size="100kB")
+    assert len(list(folder.glob("model-*-of-*.gguf"))) > 1
+    assert difference(ours, folder, "llama.cpp") < ROUNDED["llama.cpp"]
 
 
 def test_llama_cpp_splits_text_as_the_tokenizer_does(tmp_path: Path) -> None:

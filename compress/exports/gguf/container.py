@@ -1,4 +1,7 @@
-"""Writes `model.gguf`: fills the gaps that the converter left, reads the file with the package `gguf`, and compares."""
+"""Writes `model.gguf`: fills the gaps that the converter left, reads the file with the package `gguf`, and compares.
+
+A file that is larger than asked for is then split (`split`).
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import torch
 from compress.errors import FormatError, OutputError
 from compress.exports.gguf import target
 from compress.exports.gguf.convert import Conversion, Gap, convert
+from compress.exports.gguf.split import split
 from compress.exports.plan import Plan
 from compress.format import layouts, naming
 
@@ -31,7 +35,7 @@ _Array = np.ndarray[Any, Any]
 
 
 def write(plan: Plan, folder: Path, most: int, progress: Progress) -> Plan:
-    """See `Container.write`; the file is not split, whatever its size."""
+    """See `Container.write`."""
     gguf, work = target.reader(), folder / _WORK
     plan, conversion = _converted(plan, work, folder / FILE)
     parts = [(gap, *part) for gap in conversion.gaps for part in _parts(gap, list(plan.linears.values()))]
@@ -46,6 +50,7 @@ def write(plan: Plan, folder: Path, most: int, progress: Progress) -> Plan:
             _check(plan, stored[gap.name], linear, places, rows)
             task.advance(note=gap.name)
     shutil.rmtree(work)
+    split(folder / FILE, most)
     return plan
 
 

@@ -33,6 +33,22 @@ def contents(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str], Any]:
     return weights, {one.name: one.tensor_type.name for one in reader.tensors}, reader
 
 
+def test_in_several_files(tmp_path: Path) -> None:
+    ours = packed(tmp_path / "a", "qwen3", integers(4, 32))
+    folder = export(ours.folder, "gguf", max_shard_size="30kB")
+    parts = sorted(folder.glob("*.gguf"))
+    count = len(parts)
+    assert count > 1 and [part.name for part in parts] == [
+        f"model-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)
+    ]
+    found = {
+        one.name: gguf.quants.dequantize(one.data, one.tensor_type)
+        for part in parts
+        for one in gguf.GGUFReader(part).tensors
+    }
+    assert all(np.array_equal(found[name], weight) for name, weight in expected(ours, "qwen3").items())
+
+
 def test_llama_in_every_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of q and k in another order, a packed embedding, a tied head; transformers computes the same."""
     from transformers import AutoModelForCausalLM

@@ -43,22 +43,27 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def blocks_of(kind: str, seed: str, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the bytes [N, Y] of random blocks and the weights that they mean, code by code."""
-    bits, middle = {"Q4_0": (4, 8), "Q5_0": (5, 16), "Q8_0": (8, 128)}[kind]
+    bits, zero = {"Q4_0": (4, 8), "Q5_0": (5, 16), "Q8_0": (8, 128), "Q4_1": (4, None), "Q5_1": (5, None)}[kind]
     codes = foreign.draw(seed, rows, columns // BLOCK, BLOCK, top=1 << bits)
     scale = foreign.scales(seed, rows, columns // BLOCK)
+    if zero is None:  # scales of few bits, so that minima are exact in float16
+        scale = (scale.view(np.uint16) & 0xFF80).view(np.float16)
+        zero = foreign.draw(f"{seed} zero", rows, columns // BLOCK, top=1 << bits)[..., None]
     found = []
     for row in range(rows):
         for group in range(columns // BLOCK):
             one, data = codes[row, group].tolist(), bytearray(scale[row, group].tobytes())
+            if kind.endswith("_1"):
+                data += (-zero[row, group] * scale[row, group]).astype(np.float16).tobytes()
             if kind == "Q8_0":
                 data += bytes((code - 128) % 256 for code in one)
             else:
-                if kind == "Q5_0":
+                if bits == 5:
                     data += sum((code >> 4) << place for place, code in enumerate(one)).to_bytes(4, "little")
                 data += bytes((one[place] & 15) | (one[place + 16] & 15) << 4 for place in range(16))
             found.append(bytes(data))
     stored = np.frombuffer(b"".join(found), dtype=np.uint8).reshape(rows, -1)
-    weight = (codes - middle).astype(np.float32) * scale.astype(np.float32)[..., None]
+    weight = (codes - zero).astype(np.float32) * scale.astype(np.float32)[..., None]
     return stored, weight.reshape(rows, columns)
 
 
@@ -125,8 +130,14 @@ def write(path: Path, kind: str = "Q4_0", model_kind: str = "llama", **keys: Any
     return Foreign(path, model)
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q5_0", "Q8_0"])
-@pytest.mark.parametrize("model_kind", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    ("kind", "model_kind"),
+    [
+        *((k, m) for k in ("Q4_0", "Q5_0", "Q8_0") for m in ("llama", "qwen2", "qwen3")),
+        ("Q4_1", "llama"),
+        ("Q5_1", "qwen3"),
+    ],
+)
 def test_a_file(tmp_path: Path, kind: str, model_kind: str) -> None:
     """Rows of q and k come back into their order where the architecture has another, and codes are kept."""
     model = write(tmp_path / "x.gguf", kind, model_kind)

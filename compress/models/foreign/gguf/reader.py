@@ -1,11 +1,14 @@
 """GGUF, the format of llama.cpp: blocks of a row, in many types; decoded with the package `gguf`.
 
 Names and orders of rows are those of llama.cpp; transformers has the way back (its TENSOR_PROCESSORS). Codes of the
-K-quants can be kept (`super_blocks`), and those of three types with groups of 32 and the middle code as zero point:
+K-quants can be kept (`super_blocks`), those of three types with groups of 32 and the middle code as zero point, and
+those of two where every minimum is that of a zero point:
 
     Q4_0   18 bytes: scale float16; 16 bytes with two codes each, the first half of the group in the lower bits
     Q5_0   22 bytes: scale float16; 4 bytes with the fifth bits; 16 bytes as above
     Q8_0   34 bytes: scale float16; 32 signed codes
+    Q4_1   20 bytes: scale, minimum float16; 16 bytes as above
+    Q5_1   24 bytes: scale, minimum float16; 4 bytes with the fifth bits; 16 bytes as above
 
 Shape letters: N out features, K in features, E experts, Y bytes of a row, G groups.
 """
@@ -30,6 +33,7 @@ from compress.format.scheme import Scheme
 from compress.models import skeleton
 from compress.models.folder.safetensors_header import TensorEntry
 from compress.models.folder.tensor_files import TensorFiles
+from compress.models.foreign.affine import Affine
 from compress.models.foreign.gguf import super_blocks
 from compress.models.foreign.gguf.header import Header
 from compress.models.foreign.integers import Integers
@@ -198,14 +202,24 @@ def read(weight: ForeignWeight, stored: Stored) -> Content:
     if (unpack := _CODES.get(kind.name)) is None:
         return Decoded(lambda: torch.from_numpy(_decoded(stored["0"], kind))[order].float())
     bits, codes = unpack
-    blocks_NGy = stored["0"].view(weight.shape[0], weight.shape[1] // _GROUP, -1)
+    shape = (weight.shape[0], weight.shape[1])
+    blocks_NGy = stored["0"].view(shape[0], shape[1] // _GROUP, -1)
+    if kind.name.endswith("_1"):
+        codes_NGy = torch.cat([blocks_NGy[..., :2], blocks_NGy[..., 4:]], -1)  # without the minimum
+        scale_NG, minimum_NG = (_half(blocks_NGy, place)[order] for place in (0, 2))
+        return Affine(bits, shape, lambda: codes(codes_NGy)[order], scale_NG.contiguous(), minimum_NG.contiguous())
     return Integers(
         bits=bits,
-        shape=(weight.shape[0], weight.shape[1]),
+        shape=shape,
         codes=lambda: codes(blocks_NGy)[order],
-        scale_NG=blocks_NGy[..., :2].contiguous().view(torch.float16)[..., 0][order].contiguous(),
+        scale_NG=_half(blocks_NGy, 0)[order].contiguous(),
         zero_NG=None,
     )
+
+
+def _half(blocks_NGy: torch.Tensor, place: int) -> torch.Tensor:
+    """Returns the float16 at a byte of every block."""
+    return blocks_NGy[..., place : place + 2].contiguous().view(torch.float16)[..., 0]
 
 
 @dataclass(frozen=True)
@@ -281,4 +295,6 @@ _CODES: dict[str, tuple[int, Callable[[torch.Tensor], torch.Tensor]]] = {
     "Q4_0": (4, _of_4_bits),
     "Q5_0": (5, _of_5_bits),
     "Q8_0": (8, _of_8_bits),
+    "Q4_1": (4, _of_4_bits),
+    "Q5_1": (5, _of_5_bits),
 }
