@@ -104,6 +104,11 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}" + (f"; {hint}" if hint else "")
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Returns a number with its noun: `1 item`, `1,200 items`; `many` is the plural where it is not `one` with an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of the error's message, or the name of its class when it has no message.
 
@@ -113,6 +118,11 @@ def first_line(error: BaseException) -> str:
     if first.rstrip().endswith(":") and rest.strip():
         first = f"{first.rstrip()} {rest.strip().partition(chr(10))[0]}"
     return first or type(error).__name__
+
+
+def in_words(error: BaseException) -> str:
+    """Returns what an error of Python itself says, in words: a KeyError holds nothing but the key that is missing."""
+    return f"it lacks {error.args[0]}" if isinstance(error, KeyError) and error.args else first_line(error)
 
 
 class translated:  # noqa: N801 (a context manager, used like a function)

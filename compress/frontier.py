@@ -204,14 +204,16 @@ def _named(text: str) -> tuple[str, str | None]:
 
 def _options(method: str, pairs: Sequence[str]) -> dict[str, Any]:
     """Returns the options that `bits=2 group_size=32` gives, with values of the types that the method declares."""
-    types = {option.name: option.type.__name__ for option in registry.describe(method).options}
+    types = {option.name: option.type for option in registry.describe(method).options}
     options: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
             raise RecipeError(f"{pair!r} in a point", allowed="option=value")
         try:
-            options[name] = None if text == "none" else _KINDS[types.get(name, "str")](text)
+            options[name] = None if text == "none" else _KINDS[types.get(name, str).__name__](text)
         except (ValueError, KeyError) as error:
-            raise RecipeError(f"{pair!r} in a point", allowed=f"a value of type {types[name]}") from error
+            raise RecipeError(
+                f"{pair!r} in a point", allowed=f"{name}= and {registry.TYPE_NAMES[types[name]]}"
+            ) from error
     return registry.check_options(method, options)

@@ -29,7 +29,7 @@ from compress.stages.plan import engine, phases
 from compress.stages.plan import plan as planning
 from compress.stages.plan.early_refusals import check_recipe
 from compress.stages.rewrite import run as rewrite
-from compress.stages.workspace import open_workspace
+from compress.stages.workspace import check_folder, open_workspace
 
 if TYPE_CHECKING:
     from compress.evaluation.result import EvalResult
@@ -80,6 +80,7 @@ def run(
     suite = finish.suite_of(recipe, source) if distributed.is_main() else None
     if suite is not None:
         progress.note(f"Evaluation: {evaluation_suite.described(suite.record(recipe.limit))}")
+    _refuse(recipe, source, fresh=fresh)
     phases.check_ahead(recipe, source, suite)
     for number, folder in enumerate(folders(recipe)):
         distributed.barrier()  # the checkpoint that the stage reads is complete
@@ -106,10 +107,11 @@ def run(
     return Result.read(folder, evaluation if distributed.is_main() else None)
 
 
-def plan(recipe: Recipe) -> Plan:
+def plan(recipe: Recipe, *, fresh: bool = False) -> Plan:
     """Returns the plan of the first stage of `run(recipe)`, with the estimated size, memory and time.
 
-    Nothing is written. Later stages are not planned, since their input does not exist yet.
+    Nothing is written, and what the run would refuse before its work is refused. Later stages are not planned, since
+    their input does not exist yet.
     """
     from compress.models.source import ModelSource
 
@@ -120,6 +122,7 @@ def plan(recipe: Recipe) -> Plan:
     step = recipe.step(0, recipe.model, str(folders(recipe)[0]))
     with source.one_tokenizer():
         suite = finish.suite_of(recipe, source)
+        _refuse(recipe, source, fresh=fresh)
         phases.check_ahead(recipe, source, suite)
         made = planning.make(step, source, then=tuple(stage.method for stage in recipe.stages[1:]))
     parts = phases.of_run(
@@ -136,6 +139,19 @@ def plan(recipe: Recipe) -> Plan:
         phases=parts,
         peak_memory_bytes=max(part.peak_bytes for part in parts),
     )
+
+
+def _refuse(recipe: Recipe, source: ModelSource, *, fresh: bool) -> None:
+    """Refuses, before any work, output folders that cannot be used, and options that a later stage would refuse."""
+    for stage in recipe.stages:
+        registry.configure(stage.method, stage.options)
+    first, *later = folders(recipe)
+    step = recipe.step(0, recipe.model, str(first))
+    if distributed.is_main():
+        teacher = train.teacher_of(step, source)
+        check_folder(first, finish.identity(step, source, teacher) if first.is_dir() else None, fresh=fresh)
+        for folder in later:
+            check_folder(folder)
 
 
 def make_checkpoint(

@@ -224,7 +224,7 @@ class Recipe:
         try:
             data = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
         except FileNotFoundError as error:
-            raise RecipeError(f"no recipe file {path}") from error
+            raise RecipeError(f"there is no recipe file {path}", do="Correct the path after --recipe") from error
         except OSError as error:
             raise RecipeError(f"the recipe file {path} cannot be read: {error.strerror or error}") from error
         except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits

@@ -48,7 +48,7 @@ def test_points_are_methods_times_widths():
         ((["rtn+blokc"], [3]), "did you mean 'block'"),
         ((["rtn"], []), "no point"),
         (([], [], [], ["rtn bits"]), "option=value"),
-        (([], [], [], ["rtn bits=many"]), "a value of type int"),
+        (([], [], [], ["rtn bits=many"]), "bits= and an integer"),
         (([], [], [], ["rtn bit=3"]), "did you mean 'bits'"),
     ],
 )

@@ -84,7 +84,7 @@ def test_mistakes(tmp_path, text, message):
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
-    with pytest.raises(RecipeError, match="no recipe file"):
+    with pytest.raises(RecipeError, match="there is no recipe file"):
         Recipe.from_toml(tmp_path / "none.toml")
     with pytest.raises(RecipeError, match="cannot be read"):
         Recipe.from_toml(tmp_path)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from compress import __version__
-from compress.errors import FormatError
+from compress.errors import FormatError, in_words
 from compress.json_files import parse
 
 FILE = "speed.json"
@@ -102,7 +102,7 @@ def read(folder: str | Path) -> Speed | None:
         return _speed(content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise FormatError(
-            f"{path} is damaged: {error!r}", do=f"Measure again: compress bench {Path(folder)}"
+            f"{path} is damaged: {in_words(error)}", do=f"Measure again: compress bench {Path(folder)}"
         ) from error
 
 

@@ -41,6 +41,9 @@ INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 """Exit code after SIGTERM, which schedulers, containers and `timeout` send."""
 
+_AGAIN = ". Run the same command again: nothing was left half written."
+"""What is said of an interrupted command that keeps no finished work."""
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM arrived. It ends a command as Ctrl-C does: locks are released, worker processes ended."""
@@ -102,7 +105,7 @@ def _invoke(args: Sequence[str]) -> int:
         code = group.main(args=list(args), prog_name="compress", standalone_mode=False)
     except click.Abort as abort:
         stop = abort.__cause__
-        click.echo(f"Interrupted{' '.join(getattr(stop, '__notes__', [])) or '.'}", err=True)
+        click.echo(f"Interrupted{' '.join(getattr(stop, '__notes__', [])) or _AGAIN}", err=True)
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     except click.NoSuchOption as error:
         _explain(error)

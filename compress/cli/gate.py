@@ -66,7 +66,8 @@ def command(config: str | None, no_cache: bool, as_json: bool, **flags: Any) -> 
             from compress.report.gate import files
 
             criteria = dataclasses.asdict(job.settings)
-            files.write(unusable(str(error), criteria, str(job.dense), str(job.candidate)), job.output)
+            dense = job.dense or "the dense model"
+            files.write(unusable(str(error), criteria, dense, str(job.candidate)), job.output)
         raise
     if job.output is not None:
         from compress.cards import refresh

@@ -65,7 +65,7 @@ def _formats(text: str) -> list[str]:
         if name not in FORMATS:
             raise RecipeError(unknown("format", name, FORMATS), allowed=", ".join(FORMATS))
     if not names:
-        raise RecipeError("no format", allowed=", ".join(FORMATS))
+        raise RecipeError(f"--format {text!r} names no format", allowed=", ".join(FORMATS))
     return names
 
 

@@ -144,7 +144,7 @@ def command(**_: Any) -> None:
         early_refusals.check_recipe(recipe)
         early_refusals.check_model(recipe)
         if "dry_run" in flags:
-            _show_plan(recipe, as_json="as_json" in flags)
+            _show_plan(recipe, fresh="fresh" in flags, as_json="as_json" in flags)
             return
     from compress.report.progress_bars import watch
 
@@ -211,10 +211,10 @@ def _refuse_method(model: str) -> None:
         )
 
 
-def _show_plan(recipe: Recipe, *, as_json: bool) -> None:
+def _show_plan(recipe: Recipe, *, fresh: bool, as_json: bool) -> None:
     from compress import pipeline
 
-    plan = dataclasses.asdict(pipeline.plan(recipe))
+    plan = dataclasses.asdict(pipeline.plan(recipe, fresh=fresh))
     if as_json:
         click.echo(json.dumps(plan, indent=2))
         return

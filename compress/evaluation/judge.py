@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from compress.errors import EvaluationError
+from compress.errors import EvaluationError, first_line
 from compress.evaluation.result import EvalResult, FamilyResult, ItemOutcome, JudgedItem, Judgement
 from compress.evaluation.suites.base import Item, Suite
 from compress.json_files import parse
@@ -116,7 +116,7 @@ class Judge:
                 data: Any = parse(answered.read())
             named, reply = data["model"], data["choices"][0]["message"]["content"]
         except (urllib.error.URLError, TimeoutError, ValueError, KeyError, IndexError, TypeError) as error:
-            raise EvaluationError(f"the judge at {self.endpoint} gave no reply: {error!r}") from error
+            raise EvaluationError(f"the judge at {self.endpoint} gave no reply: {first_line(error)}") from error
         if named != self.model:
             raise EvaluationError(
                 f"the judge at {self.endpoint} is {named!r}",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from compress.errors import EvaluationError
+from compress.errors import EvaluationError, counted
 from compress.evaluation.result import Comparison, EvalResult, FamilyComparison, FamilyResult, ItemOutcome
 from compress.evaluation.stats import bootstrap_interval, tango_interval, unchanged_interval
 
@@ -80,12 +80,14 @@ def pairs(dense: FamilyResult, compressed: FamilyResult) -> list[tuple[ItemOutco
     if before.keys() != after.keys():
         odd = sorted(before.keys() ^ after.keys())
         raise EvaluationError(
-            f"family {dense.name!r} cannot be paired: {len(odd)} items were asked of one model only, e.g. {odd[0]!r}",
+            f"family {dense.name!r} cannot be paired: one model alone was asked {counted(len(odd), 'item')}, "
+            f"e.g. {odd[0]!r}",
             do="Evaluate both models with the same --limit",
         )
     if changed := [key for key in before if before[key].prompt_hash != after[key].prompt_hash]:
         raise EvaluationError(
-            f"family {dense.name!r} cannot be paired: {len(changed)} prompts differ, e.g. for item {changed[0]!r}",
+            f"family {dense.name!r} cannot be paired: the prompts of {counted(len(changed), 'item')} differ, "
+            f"e.g. of {changed[0]!r}",
             do="Evaluate both models with the same version of this package, the compressed one with --baseline",
         )
     return [(before[key], after[key]) for key in before]

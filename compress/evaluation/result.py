@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from compress.errors import EvaluationError
+from compress.errors import EvaluationError, in_words
 from compress.json_files import parse
 
 SCHEMA_VERSION = 1
@@ -265,7 +265,7 @@ class EvalResult:
         try:
             return _parse(data)
         except (KeyError, TypeError, AttributeError) as error:
-            raise EvaluationError(f"an incomplete evaluation: {error!r}", do="Evaluate again") from error
+            raise EvaluationError(f"an incomplete evaluation: {in_words(error)}", do="Evaluate again") from error
 
     @classmethod
     def from_json(cls, text: str) -> EvalResult:
@@ -286,7 +286,10 @@ class EvalResult:
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
-            raise EvaluationError(f"{path} cannot be read: {error.strerror}") from error
+            raise EvaluationError(
+                f"the evaluation {path} cannot be read: {error.strerror}",
+                do="Give the eval.json of a finished evaluation",
+            ) from error
         except UnicodeDecodeError as error:
             raise EvaluationError(f"{path} is not the JSON of an evaluation: {error}") from error
         except EvaluationError as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from compress.errors import FormatError, OutputError
+from compress.errors import FormatError, OutputError, counted
 from compress.exports import integers, requantise
 from compress.exports.linear import Linear, describe
 from compress.exports.target import TARGETS, Target, load
@@ -151,7 +151,8 @@ class Plan:
         if copied := [one for name, one in self.linears.items() if name not in self.requantised]:
             split = sum(one.group_size != one.scheme.group_size for one in copied)
             forms = Counter(one.form for one in copied)
-            text = f"{len(copied)} linears, codes unchanged: {', '.join(f'{n} × {form}' for form, n in forms.items())}"
+            listed = ", ".join(f"{n} × {form}" for form, n in forms.items())
+            text = f"{counted(len(copied), 'linear')}, codes unchanged: {listed}"
             lines.append(("lossless", text + (f"; groups of {split} split, scales repeated" if split else "")))
         again = Counter((why, self.linears[name].scheme.bits) for name, why in self.requantised.items())
         lines += [("rounded", f"{count} × {bits} bits, a second loss: {why}") for (why, bits), count in again.items()]

@@ -149,7 +149,9 @@ def _check_shards(shards: object) -> None:
 
 def _no_manifest(folder: Path) -> FormatError:
     if not folder.is_dir():
-        return FormatError(f"there is no folder {folder}")
+        return FormatError(
+            f"there is no folder {folder}", allowed="the folder of a finished run", do="Correct the path"
+        )
     if (folder / EXPORT).is_file():
         return FormatError(
             f"{folder} is an export for another program and has no {MANIFEST}",

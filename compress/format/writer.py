@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from compress.errors import FormatError, OutputError
+from compress.errors import FormatError, OutputError, in_words
 from compress.format import files, layouts, manifest, naming, scheme_table
 from compress.format.dtypes import STORED_NAMES
 from compress.format.scheme import Scheme
@@ -43,7 +43,7 @@ class ShardRecord:
             tensors = {name: (str(dtype), tuple(shape)) for name, (dtype, shape) in data["tensors"].items()}
             return cls(str(data["file"]), int(data["size_bytes"]), str(data["sha256"]), tensors)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(f"a shard record is damaged: {error!r}") from error
+            raise FormatError(f"a shard record is damaged: {in_words(error)}") from error
 
     def matches(self, folder: Path) -> bool:
         """Returns whether the file in `folder` is the recorded one: size first, then sha256."""

@@ -27,6 +27,8 @@ _NOT_METHODS = {"__init__", "protocol", "registry"}
 _loaded: dict[str, str] = {}
 """Imported methods from outside of the package, with the sha256 of their source."""
 _TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
+TYPE_NAMES: Mapping[type, str] = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
+"""Types of options in the words of an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +275,8 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, option.type) and (option.type is bool or not isinstance(value, bool)):
             checked[key] = value
         else:
-            raise RecipeError(f"{key}={value!r} of method {name!r} is not of type {option.type.__name__}")
+            none = ", or none" if option.optional else ""
+            raise RecipeError(f"{key}={value!r} of method {name!r}", allowed=f"{TYPE_NAMES[option.type]}{none}")
     return checked
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compress import __version__
-from compress.errors import CompressError, MemoryLimitError
+from compress.errors import CompressError, MemoryLimitError, counted
 from compress.evaluation.reading import residence
 from compress.format import merge
 from compress.format.files import write_json
@@ -94,10 +94,14 @@ def write_manifest(recipe: Recipe, source: ModelSource, workspace: Workspace, ou
     unseen = [name for name, entry in entries.items() if entry["tokens"] == 0]
     warnings = [*source.warnings, *output.warnings]
     if unseen:
-        warnings.append(f"{len(unseen)} linears saw no calibration token and were solved without data: {_few(unseen)}")
+        warnings.append(
+            f"{counted(len(unseen), 'linear')} saw no calibration token and "
+            f"{'was' if len(unseen) == 1 else 'were'} solved without data: {_few(unseen)}"
+        )
     if output.unused:
         warnings.append(
-            f"{len(output.unused)} tensors of the source have no place in its model, left out: {_few(output.unused)}"
+            f"{counted(len(output.unused), 'tensor')} of the source left out, for which its model has no place: "
+            f"{_few(output.unused)}"
         )
     if (dense := coverage.warning(output.coverage)) is not None:
         warnings.append(dense)
@@ -240,12 +244,14 @@ def prove(recipe: Recipe, workspace: Workspace, progress: Progress) -> None:
 def suite_of(recipe: Recipe, source: ModelSource) -> Chosen | None:
     """Returns the suite that the recipe's evaluation asks; None for a recipe without evaluation.
 
-    Raises EvaluationError for questions that cannot be read.
+    Raises EvaluationError for questions that cannot be read, and for a chat template that is asked for and missing.
     """
-    from compress.evaluation.asking import default_suite
+    from compress.evaluation.asking import chat_form, default_suite
 
     if recipe.suite == "none":
         return None
+    if recipe.chat != "auto":
+        chat_form.resolve(recipe.chat, source.tokenizer(), ())
     return default_suite.choose(recipe.suite, recipe.data_dir, source.tokenizer, tier=recipe.tier, limit=recipe.limit)
 
 

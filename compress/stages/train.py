@@ -62,21 +62,8 @@ def run(
         MethodError: the options do not fit a linear of the student.
         MemoryLimitError: training does not fit below `--max-memory`.
     """
-    method = registry.load_train(recipe.stages[0].method)
-    if method.NEEDS_OTHER_TEACHER and source.fingerprint == teacher.fingerprint:
-        raise RecipeError(
-            "the teacher is the student itself",
-            do="Name another with teacher=, or put the stage after one that compresses",
-        )
-    walker = BlockWalker(source)
-    check(recipe, walker)
-    needed = memory_bytes(source, teacher)
-    if recipe.max_memory is not None and needed > recipe.max_memory:
-        raise MemoryLimitError(
-            f"training takes at least {format_size(needed)}: two whole models and the state of AdamW",
-            allowed=f"{format_size(recipe.max_memory)} (--max-memory)",
-            do="Raise --max-memory; a stage that trains cannot go block by block",
-        )
+    method, walker = registry.load_train(recipe.stages[0].method), BlockWalker(source)
+    check(recipe, walker, teacher)
     text = _text(recipe, walker, teacher, workspace.work)
     tokens_ST = text.tokens(workspace.work, progress)
     distributed.barrier()  # the others read the tokens that are kept now
@@ -88,6 +75,27 @@ def run(
     return StageOutput(coverage, source.raw_config, source.structure, walker.unused_tensors, text.warnings, report)
 
 
+def _check_teacher(recipe: Recipe, source: ModelSource, teacher: ModelSource) -> None:
+    """Raises RecipeError for a teacher that is the student, MemoryLimitError where both do not fit below the limit."""
+    method = registry.load_train(recipe.stages[0].method)
+    if method.NEEDS_OTHER_TEACHER and source.fingerprint == teacher.fingerprint:
+        raise RecipeError(
+            "the teacher is the student itself",
+            do="Name another with --teacher, or put the stage after one that compresses",
+        )
+    if teacher is not source:
+        from compress.training.teacher import check_tokenizers
+
+        check_tokenizers(source.tokenizer(), teacher.tokenizer())
+    needed = memory_bytes(source, teacher)
+    if recipe.max_memory is not None and needed > recipe.max_memory:
+        raise MemoryLimitError(
+            f"training takes at least {format_size(needed)}: two whole models and the state of AdamW",
+            allowed=f"{format_size(recipe.max_memory)} (--max-memory)",
+            do="Raise --max-memory; a stage that trains cannot go block by block",
+        )
+
+
 def memory_bytes(source: ModelSource, teacher: ModelSource) -> int:
     """Returns the least memory of a training: both models in float32, and 20 bytes per parameter for the trainer.
 
@@ -96,8 +104,15 @@ def memory_bytes(source: ModelSource, teacher: ModelSource) -> int:
     return resident_bytes() + 4 * teacher.parameters + (4 + 20) * source.parameters
 
 
-def check(recipe: Recipe, walker: BlockWalker) -> None:
-    """Raises MethodError, with the name of the linear, where the method's options do not fit it."""
+def check(recipe: Recipe, walker: BlockWalker, teacher: ModelSource) -> None:
+    """Refuses a stage that cannot train: a teacher that does not suit, options that do not fit a linear, the memory.
+
+    Raises:
+        MethodError: the method's options do not fit a linear, whose name it has; or the teacher has other tokens.
+        RecipeError: the teacher is the student, or the student rounds inputs.
+        MemoryLimitError: both models do not fit below the limit.
+    """
+    _check_teacher(recipe, walker.source, teacher)
     stage = recipe.stages[0]
     method, config = registry.load_train(stage.method), registry.configure(stage.method, stage.options)
     if walker.source.rounds_inputs:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from compress.calibration import kept_tokens
 from compress.errors import OutputError
@@ -98,13 +99,7 @@ def open_workspace(folder: Path, identity: dict[str, Any], *, fresh: bool = Fals
         lock = (folder / _WORK / "lock").open("a")
     with lock:
         with _file_errors(folder):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OutputError(
-                    f"another run is working in {folder}",
-                    do="Wait for it to end, or give another folder with --output",
-                ) from error
+            _lock(lock, folder)
             if fresh:
                 _empty(folder)
             _claim(folder, identity)
@@ -113,6 +108,32 @@ def open_workspace(folder: Path, identity: dict[str, Any], *, fresh: bool = Fals
         except BaseException:
             _remove_unused(folder, missing)
             raise
+
+
+def check_folder(folder: Path, identity: dict[str, Any] | None = None, *, fresh: bool = False) -> None:
+    """Raises the OutputError with which `open_workspace` would refuse the folder; nothing is written.
+
+    Args:
+        folder: output folder of a stage.
+        identity: see `finish.identity`; None where it is not known yet.
+        fresh: whether what an earlier run left there would be removed.
+    """
+    with _file_errors(folder):
+        _refuse_foreign(folder)
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise OutputError(
+                f"{there} is a file, so that {folder} cannot be made", do="Give another one with --output"
+            )
+        if not os.access(there, os.W_OK):
+            raise OutputError(f"{there} cannot be written", do="Give another folder with --output")
+        if not folder.is_dir():
+            return
+        if (lock := folder / _WORK / "lock").is_file():
+            with lock.open("a") as file:
+                _lock(file, folder)
+        if identity is not None and not fresh:
+            _refuse_other(folder, identity)
 
 
 @contextmanager
@@ -154,11 +175,26 @@ def _refuse_foreign(folder: Path) -> None:
         )
 
 
+def _lock(file: TextIO, folder: Path) -> None:
+    """Locks an open file until it is closed; OutputError where another process holds it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OutputError(
+            f"another run is working in {folder}", do="Wait for it to end, or give another folder with --output"
+        ) from error
+
+
 def _claim(folder: Path, identity: dict[str, Any]) -> None:
-    earlier = identity_of(folder)
-    if earlier is None or not _anything_done(folder):
+    if identity_of(folder) is None or not _anything_done(folder):
         write_json(folder / _WORK / _RUN, identity)
-    elif earlier != identity:
+    _refuse_other(folder, identity)
+
+
+def _refuse_other(folder: Path, identity: dict[str, Any]) -> None:
+    """Raises OutputError where the folder holds work of a run of another identity."""
+    earlier = identity_of(folder)
+    if earlier is not None and _anything_done(folder) and earlier != identity:
         labels = {"recipe_hash": "recipe", "source": "source model", "teacher": "teacher"}
         differing = [label for key, label in labels.items() if earlier.get(key) != identity.get(key)]
         raise OutputError(
@@ -171,7 +207,8 @@ def _anything_done(folder: Path) -> bool:
     """Returns whether an earlier run got further than to write its identity; a run that was refused did not."""
     beside = any(path.name != _WORK for path in folder.iterdir())
     # calibration tokens have a key of their own: a run of another recipe takes them where they suit it
-    names = (path.name for path in (folder / _WORK).iterdir() if not path.name.startswith(kept_tokens.PREFIX))
+    state = (folder / _WORK).iterdir() if (folder / _WORK).is_dir() else ()
+    names = (path.name for path in state if not path.name.startswith(kept_tokens.PREFIX))
     return beside or any(name not in (_RUN, "lock") for name in names)
 
 

@@ -59,7 +59,8 @@ def read_bytes(path: Path) -> bytes:
         return decompress(path.read_bytes())
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:  # what damaged files raise
         cause = getattr(error, "strerror", None) or error
-        raise TextError(f"{path} cannot be read: {cause}") from error
+        do = "Correct the path" if isinstance(error, FileNotFoundError) else None
+        raise TextError(f"{path} cannot be read: {cause}", do=do) from error
 
 
 def decode(data: bytes, path: Path) -> str:

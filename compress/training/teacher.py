@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from compress.errors import MethodError
+from compress.errors import MethodError, counted
 from compress.format import files
 from compress.models.blocks import split
 from compress.training import losses
@@ -70,8 +70,9 @@ def check_tokenizers(student: PreTrainedTokenizerBase, teacher: PreTrainedTokeni
     if student_ids != teacher_ids:
         tokens = student_ids.keys() | teacher_ids.keys()
         differ = sorted(token for token in tokens if student_ids.get(token) != teacher_ids.get(token))
+        many = f"{counted(len(differ), 'token')} differ{'s' if len(differ) == 1 else ''}"
         raise MethodError(
-            f"the teacher has another vocabulary: {len(differ)} tokens differ, among them {differ[0]!r}",
+            f"the teacher has another vocabulary: {many}, such as {differ[0]!r}",
             allowed="the tokens of the student, with the same ids",
             do="Name a teacher with the same tokenizer",
         )

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from compress.errors import MethodError
+from compress.errors import MethodError, counted
 from compress.models.blocks import split
 from compress.progress import Silent
 from compress.training.task import Outcome, TrainingTask
@@ -163,7 +163,7 @@ class _Training:
         steps_made = self.step - first_step
         speed = self._tokens_per_second(seconds, steps_made)
         change = f"held-out loss {self.before:.4g} → {self.best:.4g}"
-        progress.note(f"Trained {steps_made} steps at {speed:,.0f} tokens/s: {change}")
+        progress.note(f"Trained {counted(steps_made, 'step')} at {speed:,.0f} tokens/s: {change}")
         return Outcome(self.before, self.best, self.best_step, self.step, tuple(self.losses), speed, seconds)
 
     def _advance(self) -> None:

@@ -36,7 +36,7 @@ def test_every_command_has_a_module_and_the_help_it_is_listed_with(capsys: pytes
         (["run", "--method", "rtn", "--threshold", "1"], "--threshold is an option of spqr, and the method here"),
         (["run", "--bits", "three"], "'three' is not a valid integer"),
         (["run", "--max-memory", "2 apples"], "size '2 apples'. Allowed: a number with a unit"),
-        (["run", "--recipe", "none.toml"], "no recipe file none.toml"),
+        (["run", "--recipe", "none.toml"], "there is no recipe file none.toml. Correct the path"),
         (["run", "--suite", "kick-atlsa"], "unknown suite 'kick-atlsa'; did you mean 'kick-atlas'?"),
         (["run", "--samples", "0"], "calibration samples=0. Allowed: an integer of at least 1"),
         (["methods", "gptx"], "unknown method 'gptx'"),

@@ -55,7 +55,7 @@ def test_stdout_takes_one_format(run: Path, capsys: pytest.CaptureFixture[str]) 
     ("args", "message"),
     [
         (["--format", "htm"], "unknown format 'htm'; did you mean 'html'?"),
-        (["--format", ","], "no format"),
+        (["--format", ","], "names no format"),
         (["nowhere"], "there is no folder nowhere"),
         (["-o", "run/compress.json/x.html"], "cannot be written"),
     ],

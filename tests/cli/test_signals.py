@@ -77,4 +77,5 @@ def test_both_signals_say_the_same(
         for one, handler in handlers.items():
             signal.signal(one, handler)
     assert left.value.code == code
-    assert capsys.readouterr().err == "\nInterrupted.\n"
+    again = "Run the same command again: nothing was left half written."
+    assert capsys.readouterr().err == f"\nInterrupted. {again}\n"

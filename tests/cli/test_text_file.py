@@ -20,3 +20,22 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     for path in (tmp_path / "file" / "eval.json", tmp_path):
         with pytest.raises(OutputError, match="cannot be written"):
             write_text(path, "{}\n")
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "eval.json"
+    write_text(path, "old")
+
+    def stopped(self: Path, text: str, encoding: str) -> None:
+        self.write_bytes(text[:1].encode())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(path, "new")
+    assert path.read_bytes() == b"old" and [each.name for each in tmp_path.iterdir()] == ["eval.json"]
+
+
+def test_a_device_is_written_to_as_it_is() -> None:
+    write_text("/dev/null", "text")
+    assert Path("/dev/null").is_char_device()

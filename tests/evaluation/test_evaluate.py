@@ -118,7 +118,7 @@ def other_prompt(family: FamilyResult) -> list[Any]:
     ("spoil", "complaint"),
     [
         (lambda r: changed(r, items=r.families["said"].items[:-1]), "asked of one model only"),
-        (lambda r: changed(r, items=other_prompt(r.families["said"])), "1 prompts differ"),
+        (lambda r: changed(r, items=other_prompt(r.families["said"])), "the prompts of 1 item differ"),
         (lambda r: replace(r, suite={**r.suite, "version": 99}), "suite version"),
         (lambda r: replace(r, suite={**r.suite, "items_sha256": "0"}), "suite items_sha256"),
         (lambda r: replace(r, families={}), "different families"),

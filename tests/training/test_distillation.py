@@ -228,7 +228,7 @@ def test_what_cannot_be_is_refused(tmp_path):
     tokenizer, other = tiny_tokenizer(), tiny_tokenizer()
     teacher.check_tokenizers(tokenizer, other)
     other.add_tokens(["new"])
-    with pytest.raises(MethodError, match="another vocabulary: 1 tokens differ, among them 'new'"):
+    with pytest.raises(MethodError, match="another vocabulary: 1 token differs, such as 'new'"):
         teacher.check_tokenizers(tokenizer, other)
 
 

@@ -8,13 +8,22 @@ from compress.errors import OutputError
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes `text` to a file, in UTF-8; makes its folder if need be.
+    """Writes `text` to a file, in UTF-8; makes its folder if need be. A reader sees the file whole or not at all.
 
     Raises:
         OutputError: the file cannot be written.
     """
+    target = Path(path)
+    partial = target.with_name(f"{target.name}.partial")
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(text, encoding="utf-8")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not target.is_file():  # a device, such as /dev/stdout
+            target.write_text(text, encoding="utf-8")
+            return
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}", do="Give another file") from error

@@ -82,11 +82,13 @@ def _answers(row: dict[str, Any], where: str, *, table: bool) -> list[str]:
     answers = [value] if isinstance(value, str) else value
     aliases = row.get("aliases", [])
     aliases = [aliases] if table and isinstance(aliases, str) else aliases
+    if answers is None:
+        raise EvaluationError(f"{where}: the row has no answer", allowed="a text, or a list of texts", do=_hint(row))
     for name, value in (("answer", answers), ("aliases", aliases)):
         if not isinstance(value, list) or not all(isinstance(text, str) and text.strip() for text in value):
             raise EvaluationError(f"{where}: {name}={value!r}", allowed="a text, or a list of texts", do=_hint(row))
     if not answers:
-        raise EvaluationError(f"{where}: no answer")
+        raise EvaluationError(f"{where}: the list of answers is empty", do="Give at least one right answer")
     gold = [*answers, *aliases]
     for text in gold:
         if not can_match(text):
@@ -98,6 +100,8 @@ def _answers(row: dict[str, Any], where: str, *, table: bool) -> list[str]:
 
 def _text(row: dict[str, Any], key: str, where: str) -> str:
     value = row.get(key)
+    if value is None:
+        raise EvaluationError(f"{where}: the row has no {key}", allowed="a text", do=_hint(row))
     if not isinstance(value, str) or not value.strip():
         raise EvaluationError(f"{where}: {key}={value!r}", allowed="a text", do=_hint(row))
     return value

@@ -94,7 +94,7 @@ def decide(dense: EvalResult, candidate: EvalResult, settings: GateSettings) -> 
     if divergence is None or divergence.verdict == "reported":
         check_floors([family for name, family in dense.families.items() if name not in shown], settings)
     families = {
-        name: _family(family, candidate.families[name], settings, judged=name not in shown)
+        name: _family(family, candidate.families[name], settings, name not in shown, dense.settings.get("limit"))
         for name, family in dense.families.items()
     }
     judged = {name: family for name, family in families.items() if family.verdict not in NOT_JUDGED}
@@ -117,12 +117,14 @@ def decide(dense: EvalResult, candidate: EvalResult, settings: GateSettings) -> 
     )
 
 
-def _family(dense: FamilyResult, candidate: FamilyResult, settings: GateSettings, *, judged: bool) -> FamilyVerdict:
+def _family(
+    dense: FamilyResult, candidate: FamilyResult, settings: GateSettings, judged: bool, limit: int | None
+) -> FamilyVerdict:
     """Returns the verdict on one family: `reported` if it is not to be judged, `cannot tell` if it cannot be."""
     if judged and (reason := unmeasurable(dense, settings)) is not None:
         shown = judge(dense, candidate, settings, judged=False)
         return dataclasses.replace(shown, verdict="cannot tell", reason=reason)
-    return judge(dense, candidate, settings, judged=judged)
+    return judge(dense, candidate, settings, judged=judged, limit=limit)
 
 
 def _nothing_judged(dense: EvalResult) -> EvaluationError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compress.errors import EvaluationError
+from compress.errors import EvaluationError, counted
 from compress.evaluation.above_chance import cannot_tell
 from compress.evaluation.gate.bounds import Bounds, binary_bounds, continuous_bounds, items_needed, least_items, units
 from compress.evaluation.gate.result import FamilyVerdict, Verdict
@@ -18,8 +18,17 @@ EMPTY = "empty"
 _TOLERANCE = 1e-12  # a bound this close to the margin differs from it by rounding only
 
 
-def judge(dense: FamilyResult, candidate: FamilyResult, settings: GateSettings, *, judged: bool) -> FamilyVerdict:
+def judge(
+    dense: FamilyResult,
+    candidate: FamilyResult,
+    settings: GateSettings,
+    *,
+    judged: bool,
+    limit: int | None = None,
+) -> FamilyVerdict:
     """Returns the verdict on `candidate`; with `judged=False` the verdict is `reported`.
+
+    `limit` is the number of items per family that were asked for; None: all of the suite.
 
     Raises EvaluationError if the items cannot be paired, or if a binary family has outcomes other than 0 and 1. The
     caller ensures that all outcomes are finite and that the dense model reaches its floor (`check_floors`).
@@ -37,7 +46,7 @@ def judge(dense: FamilyResult, candidate: FamilyResult, settings: GateSettings, 
     margin = settings.margin_of(dense.name, len(paired)) if judged else None
     empty = _empty([before for before, _ in paired]), _empty([after for _, after in paired])
     both_empty = (empty[0], empty[1]) if empty[0] is not None and empty[1] is not None else None
-    verdict, reason, needed = _verdict(bounds, margin, len(paired), both_empty, settings)
+    verdict, reason, needed = _verdict(bounds, margin, len(paired), both_empty, settings, limit)
     lost, gained = sum(d < 0 for d in differences), sum(d > 0 for d in differences)
     return FamilyVerdict(
         name=dense.name,
@@ -65,11 +74,16 @@ def judge(dense: FamilyResult, candidate: FamilyResult, settings: GateSettings, 
 
 
 def _verdict(
-    bounds: Bounds, margin: float | None, n: int, empty: tuple[float, float] | None, settings: GateSettings
+    bounds: Bounds,
+    margin: float | None,
+    n: int,
+    empty: tuple[float, float] | None,
+    settings: GateSettings,
+    limit: int | None,
 ) -> tuple[Verdict, str, int | None]:
     if margin is None:
         return "reported", "shown, not judged", None
-    points = f"{100 * margin:g} points"
+    points, are = (f"{100 * margin:g} points", "are") if round(100 * margin, 9) != 1 else ("1 point", "is")
     failures = []
     if empty is not None and empty[1] - empty[0] > settings.max_empty / 100 + _TOLERANCE:
         rise = f"{100 * empty[1]:.1f} % of the answers are empty, {100 * empty[0]:.1f} % of the dense model's"
@@ -83,10 +97,23 @@ def _verdict(
     needed = items_needed(bounds, margin, n, settings.confidence)
     least = least_items(margin, settings.confidence)
     if n < least:
-        wanted = f"{n} items cannot show that no more than {points} are lost, not even if nothing is: {least} could"
-        return "inconclusive", wanted, needed
-    cure = "no number of items would tell" if needed is None else f"about {_round(needed):,} items would tell"
-    return "inconclusive", f"{n:,} items leave open whether more than {points} are lost; {cure}", needed
+        few = f"{counted(n, 'item')} cannot show that no more than {points} {are} lost, not even if nothing is lost"
+        return "inconclusive", f"{few}: that takes {least:,}", needed
+    leave = "item leaves" if n == 1 else "items leave"
+    return (
+        "inconclusive",
+        f"{n:,} {leave} open whether more than {points} {are} lost; {_cure(needed, n, limit)}",
+        needed,
+    )
+
+
+def _cure(needed: int | None, n: int, limit: int | None) -> str:
+    """Returns how many items would tell, and where they could come from: `limit` left some of the suite out, or not."""
+    if needed is None:
+        return "no number of items would tell: the loss that was measured is as large as the margin"
+    if limit is None or n < limit:
+        return f"about {_round(needed):,} items would tell, more than the suite has: tolerate more with --margin"
+    return f"about {_round(needed):,} items would tell: ask more with --limit or --tier"
 
 
 def _round(number: int) -> int:

@@ -93,7 +93,7 @@ class GateJob:
         try:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise EvaluationError(f"no file {path}") from error
+            raise EvaluationError(f"there is no file {path}", do="Correct --config, or write the file") from error
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise EvaluationError(f"{path} is not valid TOML: {error}") from error
         _refuse_unknown("table", data, {TABLE}, path)
@@ -117,7 +117,7 @@ class GateJob:
             data = {**data, "report_only": _texts("report_only", data["report_only"], path)}
         for key, kind in _KINDS.items():
             if key in data and (not isinstance(data[key], kind) or (kind is int and isinstance(data[key], bool))):
-                raise EvaluationError(f"{path}: {key} = {data[key]!r}", allowed=f"a value of type {kind.__name__}")
+                raise EvaluationError(f"{path}: {key} = {data[key]!r}", allowed=_NAMES[kind])
         job = cls(
             **{key: value for key, value in data.items() if key in own},
             settings=GateSettings(**{key: value for key, value in data.items() if key in settings}),
@@ -146,6 +146,9 @@ _KINDS: Mapping[str, type] = {
     **dict.fromkeys(("limit", "batch_size"), int),
     "inconclusive_ok": bool,
 }
+
+
+_NAMES: Mapping[type, str] = {str: "a text", int: "an integer", bool: "true or false"}
 
 
 def points(pairs: Iterable[str], what: str) -> dict[str, float]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.errors import EvaluationError, need_package, translated
+from compress.errors import EvaluationError, in_words, need_package, translated
 
 _ANSWER_SECONDS = 15
 """How long the hub may take to answer before it counts as out of reach."""
@@ -53,7 +53,7 @@ def rows(place: Place) -> list[Row]:
         try:
             ours = place.read(number, row)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise EvaluationError(f"row {number} of {place} is not as expected: {error!r}") from error
+            raise EvaluationError(f"row {number} of {place} is not as expected: {in_words(error)}") from error
         if ours is not None:
             converted.append(ours)
     return converted

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compress.errors import EvaluationError
+from compress.errors import EvaluationError, counted, in_words
 from compress.evaluation.kick_data import hub
 from compress.evaluation.matching import can_match
 from compress.json_files import parse
@@ -19,6 +19,7 @@ from compress.texts.rows import Rows, read_rows
 Row = dict[str, Any]
 _QUESTION: dict[str, type] = {"question": str, "aliases": list}
 _CHOICE: dict[str, type] = {"query": str, "choices": list, "answer": int}
+_NAMES: dict[type, str] = {str: "a text", int: "an integer", list: "a list"}
 FIELDS: dict[str, dict[str, type]] = {
     "freebaseqa": _QUESTION,
     "webquestions_test": _QUESTION,
@@ -51,7 +52,9 @@ class Data:
 
     def __post_init__(self) -> None:
         if self.folder is not None and not self.folder.is_dir():
-            raise EvaluationError(f"--data-dir {self.folder}: no such folder")
+            raise EvaluationError(
+                f"--data-dir {self.folder}: there is no such folder", do="Correct it, or leave it out to use the hub"
+            )
 
     def rows(self, name: str) -> list[Row]:
         """Returns the rows of a dataset, [] if it is missing; EvaluationError for a row with wrong fields."""
@@ -96,7 +99,7 @@ def _read_freebaseqa(path: Path) -> Rows:
             row = {"id": question["Question-ID"], "question": question["RawQuestion"], "aliases": names}
             rows.append((f"row {number}", row))
     except (ValueError, KeyError, TypeError) as error:
-        raise EvaluationError(f"{path} is not FreebaseQA in its published form: {error!r}") from error
+        raise EvaluationError(f"{path} is not FreebaseQA in its published form: {in_words(error)}") from error
     return rows
 
 
@@ -114,10 +117,13 @@ def _checked(name: str, file: str, placed: Rows) -> list[Row]:
         seen.add(row["id"])
         for key, kind in FIELDS[name].items():
             if not isinstance(row.get(key), kind) or (kind is not int and not row[key]):
-                raise EvaluationError(f"{where}: {key}={row.get(key)!r}", allowed=f"a {kind.__name__}")
+                raise EvaluationError(f"{where}: {key}={row.get(key)!r}", allowed=_NAMES[kind])
         if "aliases" in FIELDS[name] and not any(isinstance(gold, str) and can_match(gold) for gold in row["aliases"]):
             raise EvaluationError(f"{where}: no answer can ever match {row['aliases']!r}", allowed="texts that show")
         options = row.get("choices", row.get("contexts"))
         if options is not None and not 0 <= row["answer"] < len(options):
-            raise EvaluationError(f"{where}: answer={row['answer']} of {len(options)} choices")
+            raise EvaluationError(
+                f"{where}: answer={row['answer']}",
+                allowed=f"0 to {len(options) - 1}: the place of the right one among {counted(len(options), 'choice')}",
+            )
     return [row for _, row in placed]

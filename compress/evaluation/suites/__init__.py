@@ -30,7 +30,7 @@ def check(name: str) -> None:
         return
     if _is_file(name):
         if not Path(name).is_file():
-            raise EvaluationError(f"no suite file {name}")
+            raise EvaluationError(f"there is no file of questions {name}", do="Correct --suite")
     elif name not in names():
         others = ", ".join(ROW_FILES[1:])
         raise EvaluationError(

@@ -33,8 +33,20 @@ def render(plan: Mapping[str, Any]) -> str:
         "left out": _left_out(plan),
         "warning": "; ".join(warnings) or None,
         "time": None if plan["seconds"] is None else f"about {clock(plan['seconds'])}, without the evaluation",
+        "figures": _origins(plan),
     }
     return "\n".join(f"{name:<13}{value}" for name, value in facts.items() if value is not None)
+
+
+_LABELS = {
+    "bits_per_weight": "bits/weight", "output_bytes": "output", "peak_memory_bytes": "peak memory", "seconds": "time",
+}  # fmt: skip
+"""Fields of the plan that are estimates -> their names in the table."""
+
+
+def _origins(plan: Mapping[str, Any]) -> str:
+    """Where the estimates come from."""
+    return "; ".join(f"{_LABELS[name]} {origin}" for name, origin in plan["figures"].items())
 
 
 def _memory(plan: Mapping[str, Any]) -> str:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compress.errors import RecipeError, need_package
+from compress.errors import RecipeError, need_package, unknown
 from compress.evaluation import suites
-from compress.evaluation.asking import tiers
+from compress.evaluation.asking import chat_form, tiers
 from compress.methods import registry
 from compress.models.folder import locate, model_config, other_kinds
 from compress.models.foreign.gguf import opening as gguf_file
@@ -30,6 +30,8 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.suite != "none":
         suites.check(recipe.suite)
         tiers.resolve(recipe.tier, recipe.limit)
+        if recipe.chat not in chat_form.MODES:
+            raise RecipeError(unknown("chat mode", recipe.chat, chat_form.MODES), allowed=", ".join(chat_form.MODES))
     for number, stage in enumerate(recipe.stages):
         registry.check_options(stage.method, stage.options)
         method = registry.describe(stage.method)

@@ -54,6 +54,8 @@ class Plan:
     peak_memory_bytes: int
     """Of the compression, or of the phase in `phases` that takes most."""
     micro_batch: int
+    figures: dict[str, str]
+    """Where the estimates come from, by figure."""
     then: tuple[str, ...]
     """Methods of the stages that follow. They are not planned: their input does not exist yet."""
     seconds: float | None
@@ -144,7 +146,9 @@ def plan_pack(
         tokens = recipe.calibration.samples * recipe.calibration.seq_len
         seconds = estimates.data_seconds(list(shapes.values()), tokens, allotted["candidates"] if allotted else 0)
         seconds += text.seconds
+        timed = "estimated from a matrix product that was timed here"
     else:
+        timed = "estimated from a random weight that was packed here"
         seconds = estimates.streaming_seconds(account.compressed, source.size_bytes, seconds_per_weight, recipe.workers)
     dense_bytes = source.decoded_bytes * (1 - account.packed / account.total)
     kept_bytes = sum(entry["size_bytes"] for entry in kept.values())
@@ -163,10 +167,24 @@ def plan_pack(
         output_bytes=int(packed_bytes + sum(ends.size_bytes(end, walker) for end in chosen) + dense_bytes),
         peak_memory_bytes=max(memory_plan.peak_bytes, 0 if text is None else text.peak_bytes),
         micro_batch=memory_plan.micro_batch,
+        figures={
+            "bits_per_weight": _origin_of_bits(stage.target_bits, narrowest is not None, bool(kept)),
+            "output_bytes": "computed from the shapes and the bits per weight",
+            "peak_memory_bytes": "estimated from the shapes, the calibration and the memory in use now",
+            "seconds": timed,
+        },
         then=then,
         seconds=seconds,
     )
     return PackPlan(plan, account, memory_plan, text, chosen, frozenset(kept))
+
+
+def _origin_of_bits(target: float | None, packs: bool, keeps: bool) -> str:
+    """Returns where the bits per weight come from."""
+    solved = "measured here on a random weight" if target is None else "as given with --target-bits"
+    if not packs:
+        return "counted from the codes that are kept" if keeps else "no linear is packed"
+    return f"{solved}, and counted from the codes that are kept" if keeps else solved
 
 
 def _plan_dense(
@@ -184,7 +202,7 @@ def _plan_dense(
         method.check_model(walker, config)
     text = _text(recipe, walker, teacher) if method.KIND == "train" or method.NEEDS else None
     if method.KIND == "train":
-        train.check(recipe, walker)
+        train.check(recipe, walker, teacher or source)
         peak = train.memory_bytes(source, teacher or source)
         micro_batch = config.micro_batch
         if (bits := method.stored_bits(config)) is not None:
@@ -206,6 +224,10 @@ def _plan_dense(
         output_bytes=int(output_bytes),
         peak_memory_bytes=max(peak, 0 if text is None else text.peak_bytes),
         micro_batch=micro_batch,
+        figures={
+            "output_bytes": "computed from the size of the source and the options",
+            "peak_memory_bytes": "estimated from the number of parameters and the memory in use now",
+        },
         then=then,
         seconds=None,
     )

@@ -295,7 +295,7 @@ def _plan(walker: BlockWalker, config: Config, tokens_ST: torch.Tensor, limit: i
             progress.note(f"Scoring takes about {format_size(peak)}")
             return micro_batch
     raise MemoryLimitError(
-        f"scoring takes about {format_size(peak)}, more than the ceiling of {format_size(limit or 0)}",
+        f"scoring takes about {format_size(peak)}, more than the limit of {format_size(limit or 0)}",
         do="Raise --max-memory, lower --samples or --seq-len, or choose importance=activation",
     )
 

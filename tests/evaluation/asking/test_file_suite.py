@@ -39,9 +39,9 @@ def test_questions_answers_and_documents(tmp_path):
     [
         ("{", "line 2: not JSON"),
         ("[1]", "line 2: list"),
-        ({"question": "Who?"}, "line 2: answer=None"),
+        ({"question": "Who?"}, "line 2: the row has no answer"),
         ({"question": "Who?", "answer": 3}, "line 2: answer=3"),
-        ({"question": "Who?", "answers": []}, "line 2: no answer"),
+        ({"question": "Who?", "answers": []}, "line 2: the list of answers is empty"),
         ({"question": "", "answer": "x"}, "line 2: question=''"),
         ({"question": "Who?", "answer": "x", "aliases": "y"}, "line 2: aliases='y'"),
         ({"text": 3}, "line 2: text=3"),
@@ -56,7 +56,7 @@ def test_a_bad_line_is_named(tmp_path, line, message):
 
 
 def test_no_file_and_no_question(tmp_path):
-    with pytest.raises(EvaluationError, match="no suite file"):
+    with pytest.raises(EvaluationError, match="there is no file of questions"):
         suites.check(str(tmp_path / "none.jsonl"))
     with pytest.raises(EvaluationError, match="has no question"):
         suites.load(write(tmp_path / "empty.jsonl", {"text": "only text"}))
@@ -101,7 +101,7 @@ def test_questions_in_a_conversation(tmp_path):
 
 def test_other_columns_are_named_and_answers_that_cannot_match_are_refused(tmp_path):
     path = write(tmp_path / "other.jsonl", {"prompt": "Who?", "completion": "Ada"})
-    with pytest.raises(EvaluationError, match=r"line 1: question=None.*the row has prompt, completion"):
+    with pytest.raises(EvaluationError, match=r"line 1: the row has no question.*the row has prompt, completion"):
         suites.load(path)
     path = write(tmp_path / "blank.jsonl", {"question": "Who?", "answer": "\u200b"})
     with pytest.raises(EvaluationError, match="line 1: no answer can ever match"):

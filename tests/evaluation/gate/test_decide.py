@@ -42,11 +42,29 @@ def test_an_open_verdict_says_how_many_items_would_tell() -> None:
     assert "items would tell" in report.reasons[0]
 
 
+@pytest.mark.parametrize(
+    ("limit", "cure"),
+    [(None, "more than the suite has: tolerate more with --margin"), (400, "ask more with --limit or --tier"),
+     (500, "more than the suite has: tolerate more with --margin")],
+)  # fmt: skip
+def test_an_open_verdict_says_where_more_items_are(limit: int | None, cure: str) -> None:
+    """400 items were asked: with a limit of 400 there may be more, with one of 500 there are not."""
+    dense = result(family())
+    dense = dataclasses.replace(dense, settings={**dense.settings, "limit": limit})
+    reason = gate(dense, result(family(lost=20, gained=4)), margin=1).reasons[0]
+    assert reason.startswith("factoid: ") and reason.endswith(cure)
+
+
+def test_one_point_is_singular() -> None:
+    few = gate(result(family(n=50)), result(family(n=50)), margin=1)
+    assert "50 items cannot show that no more than 1 point is lost" in few.reasons[0]
+
+
 def test_the_same_model_passes_where_n_allows_and_is_open_where_not() -> None:
     assert gate(result(family(n=80)), result(family(n=80))).verdict == "pass"
     few = gate(result(family(n=50)), result(family(n=50)))
     assert few.verdict == "inconclusive"
-    assert "59 could" in few.reasons[0]
+    assert "not even if nothing is lost: that takes 59" in few.reasons[0]
     assert "the same model" in " ".join(few.remarks)
 
 
@@ -133,7 +151,7 @@ def test_scores_that_are_not_finite_fail_the_candidate_and_disqualify_the_dense_
     ("candidate", "message"),
     [
         (result(family(n=399)), "asked of one model only"),
-        (result(family(prompt_hash="q")), "prompts differ"),
+        (result(family(prompt_hash="q")), "prompts of 400 items differ"),
         (result(family(), suite="kick"), "suite name"),
         (result(family(), family("multiple_choice")), "multiple_choice in one only"),
         (result(dataclasses.replace(family(), kind="continuous")), "cannot be paired"),

@@ -174,8 +174,12 @@ def test_freebaseqa_is_read_as_it_is_published(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "complaint"),
     [
-        ("piqa", {"answer": 2}, r"piqa.jsonl, line 3: answer=2 of 2 choices"),
-        ("piqa", {"answer": "1"}, r"line 3: answer='1'.*a int"),
+        (
+            "piqa",
+            {"answer": 2},
+            r"piqa.jsonl, line 3: answer=2. Allowed: 0 to 1: the place of",
+        ),
+        ("piqa", {"answer": "1"}, r"line 3: answer='1'.*an integer"),
         ("webquestions_test", {"aliases": []}, r"line 3: aliases=\[\]"),
         ("webquestions_test", {"aliases": ["", "\u200b"]}, r"line 3: no answer can ever match"),
         ("nq_open_oracle", {"passage": None}, r"line 3: passage=None"),
