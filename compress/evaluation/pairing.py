@@ -80,8 +80,8 @@ def pairs(dense: FamilyResult, compressed: FamilyResult) -> list[tuple[ItemOutco
     if before.keys() != after.keys():
         odd = sorted(before.keys() ^ after.keys())
         raise EvaluationError(
-            f"family {dense.name!r} cannot be paired: one model alone was asked {counted(len(odd), 'item')}, "
-            f"e.g. {odd[0]!r}",
+            f"family {dense.name!r} cannot be paired: {counted(len(odd), 'item')} {'was' if len(odd) == 1 else 'were'} "
+            f"asked of one model only, e.g. {odd[0]!r}",
             do="Evaluate both models with the same --limit",
         )
     if changed := [key for key in before if before[key].prompt_hash != after[key].prompt_hash]:

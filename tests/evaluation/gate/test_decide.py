@@ -51,7 +51,7 @@ def test_an_open_verdict_says_where_more_items_are(limit: int | None, cure: str)
     """400 items were asked: with a limit of 400 there may be more, with one of 500 there are not."""
     dense = result(family())
     dense = dataclasses.replace(dense, settings={**dense.settings, "limit": limit})
-    reason = gate(dense, result(family(lost=20, gained=4)), margin=1).reasons[0]
+    reason = gate(dense, result(family(lost=20, gained=4))).reasons[0]
     assert reason.startswith("factoid: ") and reason.endswith(cure)
 
 

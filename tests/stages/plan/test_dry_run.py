@@ -45,7 +45,7 @@ def _no_tokenizer(folder: Path) -> dict[str, Any]:
 
 
 def _rows(folder: Path) -> Path:
-    (folder / "rows.jsonl").write_text('{"body": "a b c", "title": "d"}\n' * 9, encoding="utf-8")
+    (folder / "rows.jsonl").write_text('{"body": "a b c", "title": "d e f"}\n' * 9, encoding="utf-8")
     return folder / "rows.jsonl"
 
 
