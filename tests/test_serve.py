@@ -17,6 +17,7 @@ import pytest
 import compress
 from compress import hf
 from tests.support.chatting import save_dense
+from tests.support.proofs import in_this_process
 
 _PATIENCE = 120
 
@@ -35,7 +36,9 @@ def test_the_program_is_that_of_transformers_with_our_format(monkeypatch: pytest
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("served")
     dense = save_dense(folder / "dense")
-    return compress.run(str(dense), "rtn", bits=4, group_size=16, suite="none", output=folder / "run").checkpoint
+    with pytest.MonkeyPatch.context() as patch:
+        in_this_process(patch)
+        return compress.run(str(dense), "rtn", bits=4, group_size=16, suite="none", output=folder / "run").checkpoint
 
 
 @pytest.fixture(scope="module")
