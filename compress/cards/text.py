@@ -170,7 +170,7 @@ def _cost(facts: Facts) -> Iterator[str]:
         yield f"Verdict of `compress gate`: **{facts.verdict}**."
     evaluation = facts.evaluation
     if evaluation is None:
-        yield "Not evaluated. `compress eval . --baseline MODEL` measures it against the dense model."
+        yield "Not evaluated. `compress eval . --baseline MODEL -o eval.json` measures it against the dense model."
         return
     paired = evaluation.comparison is not None
     table = overview.of_checkpoint(None, facts.manifest, evaluation) if paired else overview.of_evaluation(evaluation)

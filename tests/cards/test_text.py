@@ -59,7 +59,7 @@ def test_the_table_has_the_intervals(manifest: dict[str, Any]) -> None:
     assert "- kick-atlas: 20 items, differences in points over the same items" in said
     alone = replace(dense_and_packed()[0])
     assert "| factoid | 80.0 % | 10 |" in card(manifest, evaluation=alone)[1]
-    assert "Not evaluated. `compress eval . --baseline MODEL`" in card(manifest)[1]
+    assert "Not evaluated. `compress eval . --baseline MODEL -o eval.json`" in card(manifest)[1]
 
 
 def test_what_was_done_and_how_it_is_repeated(manifest: dict[str, Any]) -> None:
