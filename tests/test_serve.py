@@ -19,7 +19,7 @@ from compress import hf
 from tests.support.chatting import save_dense
 from tests.support.proofs import in_this_process
 
-_PATIENCE = 120
+_PATIENCE = 300
 
 
 def test_the_program_is_that_of_transformers_with_our_format(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +69,7 @@ def wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_client_gets_the_answer_of_the_packed_model(folder: Path, address: str) -> None:
     from openai import OpenAI
     from transformers import AutoTokenizer
