@@ -13,6 +13,7 @@ import click
 import pytest
 
 from compress.cli import group
+from tests.support import proofs
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -79,6 +80,7 @@ def test_the_python_of_a_document_runs(
     from compress import pipeline
 
     monkeypatch.chdir(tmp_path)
+    proofs.in_this_process(monkeypatch)
     small = functools.partial(pipeline.run, samples=4, seq_len=32, limit=2)
     monkeypatch.setattr(compress, "run", small, raising=False)
     namespace: dict[str, Any] = {"__name__": "__main__"}

@@ -144,19 +144,30 @@ def test_a_shard_that_changed_meanwhile_is_noticed(tmp_path, token_file, monkeyp
         compress.run(source, "rtn", output=tmp_path / "out", **DATA)
 
 
-@pytest.mark.parametrize("share", [0.4, 0.6, 0.8])
-def test_kill_9_and_resume_gives_the_same_bytes(share, tmp_path, token_file):
-    source = save_tiny(tmp_path / "model")
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, token_file):
+    """The command line of a run without its folder, the folder that it makes, and how many seconds that takes."""
+    home = tmp_path_factory.mktemp("uninterrupted")
+    source = save_tiny(home / "model")
     command = [sys.executable, "-m", "compress", "run", "--model", str(source), "--group-size", "8", "--no-eval"]
     command += ["--calibration", token_file, "--samples", "6", "--seq-len", "24", "-o"]
     start = time.monotonic()
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    subprocess.run([*command, str(home / "whole")], check=True, capture_output=True)
+    return command, home / "whole", time.monotonic() - start
+
+
+# where a run may stop is tested file by file above; this is the signal
+@pytest.mark.parametrize(
+    "share", [pytest.param(0.4, marks=pytest.mark.slow), 0.6, pytest.param(0.8, marks=pytest.mark.slow)]
+)
+def test_kill_9_and_resume_gives_the_same_bytes(share, uninterrupted, tmp_path):
+    command, whole, seconds = uninterrupted
     process = subprocess.Popen([*command, str(tmp_path / "out")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(share * (time.monotonic() - start))
+    time.sleep(share * seconds)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     subprocess.run([*command, str(tmp_path / "out")], check=True, capture_output=True)
-    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+    assert digests(tmp_path / "out") == digests(whole)
 
 
 def _nan_weight(folder: Path) -> None:

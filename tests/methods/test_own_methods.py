@@ -72,7 +72,7 @@ def test_it_makes_a_checkpoint_that_needs_it_no_more(mine, tmp_path, monkeypatch
     assert "own_methods" not in compress.run("atlas", "rtn", output=tmp_path / "rtn", **SMALL).manifest["recipe"]
 
 
-def test_a_method_that_was_changed_is_another_one(mine, tmp_path):
+def test_a_method_that_was_changed_is_another_one(mine, tmp_path, proof_in_this_process):
     compress.run("atlas", "rounding", output=tmp_path / "out", **SMALL)
     (mine / "rounding.py").write_text(SOURCE.replace("bits=config.bits", "bits=config.bits - 1"), encoding="utf-8")
     with pytest.raises(OutputError, match="another recipe"):
@@ -120,7 +120,7 @@ def documented(tmp_path, monkeypatch):
     return {name.removesuffix(".py") for name, _ in blocks}
 
 
-def test_the_documents_methods_of_other_kinds_work(documented, tmp_path):
+def test_the_documents_methods_of_other_kinds_work(documented, tmp_path, proof_in_this_process):
     assert documented == {"zeros", "norms"}
     tokens = save_tokens(tmp_path, tiny_tokens(1, 400)[0])
     data = {"calibration": str(tokens), "samples": 8, "seq_len": 16, "suite": "none"}

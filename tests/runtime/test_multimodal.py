@@ -29,7 +29,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     [("llava", "vision", "AutoModelForImageTextToText", 20), ("qwen2_audio", "audio", "AutoModelForMultimodalLM", 10)],
 )
 def test_the_decoder_is_packed_and_the_tower_carried_over(
-    tmp_path: Path, family: str, tower: str, auto: str, least: int
+    tmp_path: Path, proof_in_this_process: None, family: str, tower: str, auto: str, least: int
 ) -> None:
     dense_folder, out = tmp_path / "model", tmp_path / "packed"
     real = save_family(family, dense_folder)

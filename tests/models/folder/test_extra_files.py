@@ -58,7 +58,7 @@ def test_remote_code_is_listed_with_what_it_imports(tmp_path: Path) -> None:
     assert list_remote_code(tmp_path) == sorted(set(code) - {"not_named.py"})
 
 
-def test_a_run_takes_them_along(tmp_path: Path) -> None:
+def test_a_run_takes_them_along(tmp_path: Path, proof_in_this_process: None) -> None:
     folder = save_tiny(tmp_path / "tiny", num_hidden_layers=2)
     fill(folder, ("preprocessor_config.json", "LICENSE", "additional_chat_templates/rag.jinja", "own/modeling_own.py"))
     config = json.loads((folder / "config.json").read_text())
