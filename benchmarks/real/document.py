@@ -57,7 +57,7 @@ IN_README = (
     ("llm-compressor", "GPTQ 3 bit"), ("llama.cpp", "Q3_K_M, imatrix"), ("compress", "spqr 4 bit"),
     ("llama.cpp", "Q2_K, imatrix"), ("compress", "spqr 3 bit"), ("llama.cpp", "IQ3_XXS, imatrix"),
     ("llama.cpp", "IQ2_M, imatrix"), ("compress", "gptq 3 bit"), ("compress", "aqlm 3×8"),
-    ("compress", "spqr 2 bit"),
+    ("compress", "spqr 2 bit"), ("compress", "aqlm 4×8"), ("AutoRound", "4 bit, light"),
 )  # fmt: skip
 """Project and name of the rows that README.md shows."""
 
