@@ -19,7 +19,7 @@ from compress.stages.pack import shards
 from compress.stages.pack.block import LinearStage, compress_block
 
 if TYPE_CHECKING:
-    from compress.progress import Progress
+    from compress.progress import Progress, Task
 
 
 def run(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torch.Tensor:
@@ -41,21 +41,27 @@ def run(stage: LinearStage, tokens_ST: torch.Tensor, progress: Progress) -> torc
         else:
             hidden_STH = _load_hidden(workspace.hidden_path(done))
         for step in range(max(done, 1), len(walker.block_names) + 1):
-            block = walker.load_block(step - 1)
-            packed_block = compress_block(stage, block, hidden_STH, task)
-            hidden_STH = packed_block.outputs_STH
-            if not hidden_STH.isfinite().all():
-                raise ModelError("the outputs of the packed block are not finite", layer=walker.block_names[step - 1])
-            walker.free_block(block)
-            tensors, entries = shards.left_alone(stage, step - 1)
-            tensors |= shards.dense_tensors(stage, step - 1) | packed_block.tensors
-            record = packed_block.record | {"linears": entries | packed_block.record["linears"]}
-            _finish_step(stage, step, hidden_STH, tensors, record)
-            task.advance(1, walker.block_names[step - 1])
+            hidden_STH = _pack(stage, step, hidden_STH, task)
     # rounded inputs turn where sums are rounded otherwise: the reference reads the text alone, as the proof does
     if not proof_reference.is_exact(walker) or stage.rounds_inputs or stage.kv_cache:
         return proof_reference.logits(stage, tokens_ST, progress)
     return walker.logits(hidden_STH[:1, : proof_reference.PROOF_TOKENS])[0]
+
+
+def _pack(stage: LinearStage, step: int, hidden_STH: torch.Tensor, task: Task) -> torch.Tensor:
+    """Packs a block, writes its shard, and returns its outputs; nothing else of it stays in memory."""
+    walker = stage.walker
+    block = walker.load_block(step - 1)
+    packed_block = compress_block(stage, block, hidden_STH, task)
+    if not packed_block.outputs_STH.isfinite().all():
+        raise ModelError("the outputs of the packed block are not finite", layer=walker.block_names[step - 1])
+    walker.free_block(block)
+    tensors, entries = shards.left_alone(stage, step - 1)
+    tensors |= shards.dense_tensors(stage, step - 1) | packed_block.tensors
+    record = packed_block.record | {"linears": entries | packed_block.record["linears"]}
+    _finish_step(stage, step, packed_block.outputs_STH, tensors, record)
+    task.advance(1, walker.block_names[step - 1])
+    return packed_block.outputs_STH
 
 
 def _finish_step(
