@@ -135,7 +135,7 @@ def test_another_model_than_the_pinned_one_fails_the_run(
 
 
 def test_an_endpoint_that_fails(folder: Path, dense: EvalResult, serve: Callable[..., Endpoint]) -> None:
-    with pytest.raises(EvaluationError, match=r"gave no reply: <HTTPError 500"):
+    with pytest.raises(EvaluationError, match=r"gave no reply: HTTP Error 500"):
         ask(folder, dense, Judge(serve(lambda prompt: "VERDICT: A", status=500).address, "judge-1"))
 
 

@@ -194,7 +194,7 @@ def test_a_dry_run_needs_neither_token_nor_network(
     assert invoke(["push", str(folder), "me/tiny", "--private", "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "me/tiny; private" in shown and "tokenizer.json, 2 B" in shown and "pipeline_tag" in shown
-    assert "eval.json" not in shown
+    assert "eval.json, " not in shown, "it is not among the files"
 
 
 def test_paths_of_this_machine_are_pointed_out(folder: Path) -> None:

@@ -82,9 +82,9 @@ def test_configure():
     [
         ("sqpr", {}, "unknown method 'sqpr'; did you mean 'spqr'"),
         ("spqr", {"bit": 3}, "'bit'; did you mean 'bits'"),
-        ("spqr", {"bits": "3"}, "not of type int"),
-        ("spqr", {"bits": True}, "not of type int"),
-        ("rtn", {"symmetric": 1}, "not of type bool"),
+        ("spqr", {"bits": "3"}, "Allowed: an integer"),
+        ("spqr", {"bits": True}, "Allowed: an integer"),
+        ("rtn", {"symmetric": 1}, "Allowed: true or false"),
     ],
 )
 def test_bad_names_and_values(name, options, message):

@@ -91,7 +91,7 @@ def test_only_the_columns_that_are_read_are_taken(asked: Asked) -> None:
 
 def test_another_column_is_an_error_that_names_the_dataset(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(THERE, "baber/piqa", [{"goal": "Open", "solution": "pull"}])
-    with pytest.raises(EvaluationError, match=r"row 0 of baber/piqa@.* is not as expected: KeyError\('sol1'\)"):
+    with pytest.raises(EvaluationError, match=r"row 0 of baber/piqa@.* is not as expected: it lacks sol1"):
         suites.load("kick")
 
 

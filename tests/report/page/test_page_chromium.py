@@ -121,13 +121,13 @@ def test_the_screenshot_has_the_colours_of_the_theme(
 
     source, picture = tmp_path / "page.html", tmp_path / "page.png"
     source.write_text(html, encoding="utf-8")
-    done = browse(source, tmp_path / "profile", flag, "--window-size=1200,5200", f"--screenshot={picture}")
+    done = browse(source, tmp_path / "profile", flag, "--window-size=1200,6400", f"--screenshot={picture}")
     assert not console(done), "the page's own policy forbids nothing that it does"
     with Image.open(picture) as image:
         shot = image.convert("RGB")
-    assert shot.size == (1200, 5200)
+    assert shot.size == (1200, 6400)
     assert shot.getpixel((5, 1500)) == _rgb(theme["paper"])
-    counted = {colour: count for count, colour in shot.getcolors(1200 * 5200)}
+    counted = {colour: count for count, colour in shot.getcolors(1200 * 6400)}
     for name in ("card", "dense", "packed", "warn-back", "loss-back", "heat-0", "heat-6"):
         assert counted.get(_rgb(theme[name]), 0) > 50, name
 

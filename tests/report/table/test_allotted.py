@@ -32,7 +32,7 @@ def test_the_plan_says_that_measuring_comes_first():
         "model": "atlas", "method": "rtn", "options": {}, "output": "o", "blocks": 4, "linears": 28,
         "coverage": {"share_of_linears": 1.0, "share_of_model": 0.8}, "calibration": None, "bits_per_weight": 2.5,
         "output_bytes": 10, "source_bytes": 20, "peak_memory_bytes": 30, "phases": (), "micro_batch": 1, "then": (),
-        "engine": None, "kept": 0, "seconds": 1.0, "evaluation": None,
+        "engine": None, "kept": 0, "seconds": 1.0, "evaluation": None, "figures": {},
     }  # fmt: skip
     assert "about 2.50\n" in plan.render(known | {"allotted": None})
     text = plan.render(known | {"allotted": {"candidates": 6, "least_bits": 2.0536}})
