@@ -308,7 +308,7 @@ def test_heads_that_cannot_leave_are_not_passed_over(tmp_path: Path, kind: str, 
 def test_the_memory_is_estimated_before_the_work(tmp_path: Path) -> None:
     source = ModelSource.open(save_tiny(tmp_path))
     walker = BlockWalker(source)
-    with pytest.raises(MemoryLimitError, match="scoring takes about .* more than the limit"):
+    with pytest.raises(MemoryLimitError, match=r"scoring takes about .* more than the limit"):
         pruning.prune(walker, source, Config(), tiny_tokens(2, 8), 1 << 20, Silent())
 
 
