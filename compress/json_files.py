@@ -1,4 +1,7 @@
-"""Reads JSON that may be damaged. A file that is no JSON object is an error with the file's name, never a traceback."""
+"""Reads JSON that may be damaged, and writes JSON and other text whole or not at all. Standard library only.
+
+A file that is no JSON object is an error with the file's name, never a traceback.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from compress.errors import CompressError, FormatError
+from compress.errors import CompressError, FormatError, OutputError
 
 
 def parse(text: str | bytes, **options: Any) -> Any:
@@ -45,6 +48,33 @@ def read_object(path: Path, *, error: type[CompressError] = FormatError, do: str
     if (lone := _lone_surrogate(value)) is not None:
         raise error(f"{path} holds {lone!r}, which is no text in any encoding", do=do)
     return value
+
+
+def write_text(path: str | Path, text: str, *, do: str | None = None) -> None:
+    """Writes `text` to a file, in UTF-8; makes its folder if need be. A reader sees the file whole or not at all.
+
+    Args:
+        path: the file.
+        text: its content.
+        do: cure, for the error.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    target = Path(path)
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not target.is_file():  # a device, such as /dev/stdout
+            target.write_text(text, encoding="utf-8")
+            return
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}", do=do) from error
 
 
 _KINDS = {

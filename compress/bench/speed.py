@@ -20,7 +20,7 @@ from typing import Any
 
 from compress import __version__
 from compress.errors import FormatError, in_words
-from compress.json_files import parse
+from compress.json_files import parse, write_text
 
 FILE = "speed.json"
 FORMAT = 1
@@ -84,9 +84,7 @@ class Speed:
     def write(self, folder: str | Path) -> Path:
         """Writes speed.json into `folder` and returns its path."""
         path = Path(folder) / FILE
-        partial = path.with_name(f"{FILE}.partial")
-        partial.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_text(path, json.dumps(self.to_dict(), indent=2) + "\n")
         return path
 
 

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from compress.errors import OutputError
+from compress.json_files import write_text
 
 CARD = "README.md"
 _SIGNATURE = re.compile(r"<!-- Written by compress; once edited it is kept\. sha256: ([0-9a-f]{64}) -->\n?\Z")
@@ -58,12 +59,6 @@ def write(folder: Path, text: str) -> bool:
     before = read(folder)
     if before is not None and not is_own(before):
         return False
-    signed, path = sign(text), folder / CARD
-    if signed != before:
-        partial = path.with_name(f"{CARD}.partial")
-        try:
-            partial.write_text(signed, encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    if (signed := sign(text)) != before:
+        write_text(folder / CARD, signed)
     return True

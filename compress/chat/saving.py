@@ -8,6 +8,7 @@ from typing import Any
 
 from compress.errors import OutputError
 from compress.format.manifest import MANIFEST
+from compress.json_files import write_text
 from compress.report import chats
 
 REPORT = "report.html"
@@ -36,12 +37,7 @@ def save(folder: Path, chat: dict[str, Any], before: dict[str, Any] | None) -> N
     else:
         kept.append(chat)
     text = json.dumps({"schema_version": chats.SCHEMA_VERSION, "chats": kept}, indent=1, ensure_ascii=False)
-    partial = folder / f"{chats.FILE}.partial"
-    try:
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(folder / chats.FILE)
-    except OSError as error:
-        raise OutputError(f"{folder / chats.FILE} cannot be written: {error.strerror or error}") from error
+    write_text(folder / chats.FILE, text + "\n")
 
 
 def write_report(folder: Path) -> Path:
@@ -49,9 +45,5 @@ def write_report(folder: Path) -> Path:
     from compress.report.page import content, page, sources
 
     path = folder / REPORT
-    text = page.render(content.build(sources.read([folder])))
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    write_text(path, page.render(content.build(sources.read([folder]))))
     return path

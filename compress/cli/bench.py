@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from compress.cli.shared.text_file import write_text
 from compress.errors import need_package
+from compress.json_files import write_text
 
 _KERNELS_ONLY = ("layouts", "shapes", "tokens", "kernel", "seconds", "full", "no_peers", "plot")
 _FOLDER_ONLY = ("dense", "no_dense", "prompt_tokens", "new_tokens", "no_save")
@@ -125,4 +125,4 @@ def _checkpoint(folder: str, flags: dict[str, Any]) -> None:
 
 def _write(path: str | None, content: dict[str, Any]) -> None:
     if path:
-        write_text(path, json.dumps(content, indent=1) + "\n")
+        write_text(path, json.dumps(content, indent=1) + "\n", do="Give another file")

@@ -11,7 +11,7 @@ import click
 
 from compress.cli.shared.arguments import model_argument, one_model
 from compress.cli.shared.interrupt import replies_are_kept
-from compress.cli.shared.text_file import write_text
+from compress.json_files import write_text
 
 if TYPE_CHECKING:
     from compress.evaluation.judge import Judge
@@ -84,7 +84,7 @@ def command(
             progress=watch(),
         )
     if output:
-        write_text(output, result.to_json() + "\n")
+        write_text(output, result.to_json() + "\n", do="Give another file")
         refresh.beside(Path(output))
     if as_json:
         from compress.report import json_output

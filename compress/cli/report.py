@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from compress.cli.shared.text_file import write_text
 from compress.errors import RecipeError, unknown
+from compress.json_files import write_text
 
 FORMATS = ("html", "md", "json")
 _ITEMS = 6
@@ -54,7 +54,7 @@ def command(
             click.echo(text, nl=False)
             continue
         target = _target(output, runs, form)
-        write_text(target, text)
+        write_text(target, text, do="Give another file")
         click.echo(target)
 
 

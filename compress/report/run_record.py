@@ -24,7 +24,7 @@ from typing import Any
 from compress import __version__
 from compress.bench.processor import processor
 from compress.errors import FormatError
-from compress.json_files import read_object
+from compress.json_files import read_object, write_text
 from compress.recipe import RECIPE_OPTIONS, Recipe
 from compress.report import shapes
 from compress.report.shapes import COUNT, NUMBER, OBJECT, TEXT
@@ -71,9 +71,7 @@ def update(folder: Path, recipe: Recipe, seconds: float) -> None:
         },
         "settings": _settings(recipe),
     }
-    partial = folder / f"{FILE}.partial"
-    partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(folder / FILE)
+    write_text(folder / FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def read(folder: Path) -> dict[str, Any] | None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from compress.cli.shared.text_file import write_text
 from compress.errors import OutputError
+from compress.json_files import write_text
 
 
 def test_the_folder_is_made(tmp_path: Path) -> None:
