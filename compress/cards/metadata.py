@@ -64,6 +64,16 @@ def of(manifest: Mapping[str, Any], kept: Mapping[str, Any], *, library: str, ta
     return str(data.to_yaml())
 
 
+def is_own(manifest: Mapping[str, Any]) -> bool:
+    """Returns whether a checkpoint loads with this package alone: packed, or with sizes of layers of its own."""
+    return bool(manifest["tensors"] or manifest.get("structure"))
+
+
+def library_of(manifest: Mapping[str, Any]) -> str:
+    """Returns the hub's name of the library that loads a checkpoint."""
+    return OWN_LIBRARY if is_own(manifest) else "transformers"
+
+
 def _width(options: Mapping[str, Any]) -> int | None:
     """Returns the bits of all linears of a stage; None where they differ or are no whole number."""
     bits = options.get("bits")

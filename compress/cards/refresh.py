@@ -28,9 +28,8 @@ def facts_of(folder: Path, source: Path | None = None) -> Facts:
     if (folder / sources.EVALUATION).is_file():
         found = EvalResult.read(folder / sources.EVALUATION)
         evaluation = found if found.model.get("fingerprint") == fingerprint(folder) else None
-    if evaluation is not None and (folder / sources.GATE).is_file():
-        gate = sources.read([folder]).runs[0].gate
-        verdict = None if gate is None else str(gate["verdict"])
+    if evaluation is not None and (gate := sources.read_gate(folder)) is not None:
+        verdict = str(gate["verdict"])
     return Facts(
         manifest=manifests.checked(read_manifest(folder)),
         evaluation=evaluation,

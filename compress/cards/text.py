@@ -44,11 +44,9 @@ class Facts:
 
 def of_checkpoint(facts: Facts) -> str:
     """Returns the card of a checkpoint of this package. It names no path of this machine."""
-    packed = bool(facts.manifest["tensors"])
-    needs = _IMPORT if packed or facts.manifest.get("structure") else None
-    library = metadata.OWN_LIBRARY if needs else "transformers"
+    needs = _IMPORT if metadata.is_own(facts.manifest) else None
     return metadata.with_block(
-        metadata.of(facts.manifest, facts.kept, library=library),
+        metadata.of(facts.manifest, facts.kept, library=metadata.library_of(facts.manifest)),
         "\n\n".join(
             [
                 f"# {_title(facts.manifest)}",

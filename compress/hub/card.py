@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from compress.cards import files, metadata, refresh, snippet, text
-from compress.report import manifest as manifests
 
 _TITLE = re.compile(r"# (\w[\w.-]*/[\w.-]+), ")
 
@@ -18,9 +17,8 @@ def of_checkpoint(folder: Path, repo: str) -> str:
     existing, facts = files.read(folder), refresh.facts_of(folder)
     if existing is None or files.is_own(existing):
         return files.sign(snippet.for_repository(text.of_checkpoint(facts), repo))
-    manifest = manifests.checked(facts.manifest)
-    library = metadata.OWN_LIBRARY if manifest["tensors"] else "transformers"
-    return metadata.with_block(metadata.of(manifest, facts.kept, library=library), existing)
+    library = metadata.library_of(facts.manifest)
+    return metadata.with_block(metadata.of(facts.manifest, facts.kept, library=library), existing)
 
 
 def of_export(folder: Path, record: Mapping[str, Any], repo: str) -> str:

@@ -134,6 +134,11 @@ def of_checkpoint(folder: Path, manifest: dict[str, Any], evaluation: EvalResult
     )
 
 
+def read_gate(folder: Path) -> dict[str, Any] | None:
+    """Returns the content of gate.json in `folder`, None where there is none; FormatError for a damaged file."""
+    return _read(folder / GATE, _GATE) if (folder / GATE).is_file() else None
+
+
 def read_notes(path: Path) -> str:
     """Returns the text of notes; FormatError for a file that cannot be read as UTF-8."""
     try:
@@ -150,7 +155,7 @@ def _run(path: Path) -> Run:
     if not path.is_dir():
         raise FormatError(f"there is no folder {path}", allowed=f"a run, an {EVALUATION}, or a frontier")
     evaluation = EvalResult.read(path / EVALUATION) if (path / EVALUATION).is_file() else None
-    gate = _read(path / GATE, _GATE) if (path / GATE).is_file() else None
+    gate = read_gate(path)
     if (path / MANIFEST).is_file():
         return dataclasses.replace(of_checkpoint(path, read_manifest(path), evaluation), gate=gate)
     if evaluation is None:
