@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from compress.bench.processor import processor
+from compress.bench.processor import cores, processor
 from compress.bench.timing import CPU
 from compress.format.layouts import dense
 from compress.kernels import native
@@ -65,7 +65,7 @@ def description(device: torch.device = CPU) -> dict[str, object]:
         "processor": processor(),
         "device": str(device),
         "device_name": device_name(device),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "last_level_cache_bytes": last_level_cache(device),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "not set"),

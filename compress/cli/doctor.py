@@ -55,6 +55,7 @@ def _facts() -> dict[str, Any]:
     import torch
 
     from compress import __version__
+    from compress.bench.processor import cores
     from compress.kernels import select
     from compress.kernels.native import loader
 
@@ -68,7 +69,7 @@ def _facts() -> dict[str, Any]:
         },
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": cores(),
             "torch_threads": torch.get_num_threads(),
             "cpu_features": _features(),
             "memory_bytes": memory,

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import FormatError
-from compress.json_files import read_object
 from compress.report import shapes
 from compress.report.shapes import COUNT, OBJECT, TEXT, Fields
 
@@ -38,10 +37,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     path = folder / FILE
     if not path.is_file():
         return []
-    data = read_object(path)
-    if (version := data.get("schema_version")) != SCHEMA_VERSION:
-        raise FormatError(f"{path} has schema version {version!r}", allowed=str(SCHEMA_VERSION))
-    usable, problems = shapes.checked(data, {"chats": [_CHAT]})
+    usable, problems = shapes.checked(shapes.versioned(path, SCHEMA_VERSION), {"chats": [_CHAT]})
     if problems or "chats" not in usable:
         raise FormatError(
             f"{path} is damaged: {problems[0] if problems else 'it has no list `chats`'}", do="Mend it or delete it"

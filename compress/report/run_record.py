@@ -15,16 +15,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 import time
 from pathlib import Path
 from typing import Any
 
 from compress import __version__
-from compress.bench.processor import processor
+from compress.bench.processor import cores, processor
 from compress.errors import FormatError
-from compress.json_files import read_object, write_text
+from compress.json_files import write_text
 from compress.recipe import RECIPE_OPTIONS, Recipe
 from compress.report import shapes
 from compress.report.shapes import COUNT, NUMBER, OBJECT, TEXT
@@ -65,7 +64,7 @@ def update(folder: Path, recipe: Recipe, seconds: float) -> None:
         "compress_version": __version__,
         "machine": {
             "processor": processor(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": cores(),
             "memory_bytes": psutil.virtual_memory().total,
             "system": f"{platform.system()} {platform.machine()}",
         },
@@ -79,10 +78,7 @@ def read(folder: Path) -> dict[str, Any] | None:
     path = folder / FILE
     if not path.is_file():
         return None
-    record = read_object(path)
-    if (version := record.get("schema_version")) != _SCHEMA:
-        raise FormatError(f"{path} has schema version {version!r}", allowed=str(_SCHEMA))
-    checked, problems = shapes.checked(record, _SHAPE)
+    checked, problems = shapes.checked(shapes.versioned(path, _SCHEMA), _SHAPE)
     if problems:
         raise FormatError(f"{path} is damaged: {problems[0]}", do="Remove the file; the report then has no date")
     return checked

@@ -9,7 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from compress.errors import FormatError
+from compress.json_files import read_object
 
 Shape = Any
 TEXT, COUNT, NUMBER, OBJECT = "a text", "a whole number", "a number", "an object"
@@ -29,6 +33,14 @@ class Fields:
 
     shapes: Mapping[str, Shape]
     needed: tuple[str, ...]
+
+
+def versioned(path: Path, version: int) -> dict[str, Any]:
+    """Returns the object in a JSON file; FormatError where it cannot be read, or has another schema version."""
+    data = read_object(path)
+    if (found := data.get("schema_version")) != version:
+        raise FormatError(f"{path} has schema version {found!r}", allowed=str(version))
+    return data
 
 
 def checked(value: Mapping[str, Any], shape: Shape) -> tuple[dict[str, Any], list[str]]:

@@ -13,7 +13,6 @@ from compress.bench.speed import Speed
 from compress.errors import FormatError
 from compress.evaluation.result import EvalResult
 from compress.format.manifest import MANIFEST, fingerprint, read_manifest
-from compress.json_files import read_object
 from compress.report import chats, run_record, shapes
 from compress.report.page import notes
 from compress.report.shapes import COUNT, NUMBER, OBJECT, TEXT, Each, Fields
@@ -182,9 +181,7 @@ def _frontier(path: Path) -> dict[str, Any]:
 
 def _read(path: Path, shape: Fields) -> dict[str, Any]:
     """Returns the content of a JSON file; FormatError for another schema version, missing or mistyped fields."""
-    data = read_object(path)
-    if (version := data.get("schema_version")) != _SCHEMA:
-        raise FormatError(f"{path} has schema version {version!r}", allowed=f"{_SCHEMA}")
+    data = shapes.versioned(path, _SCHEMA)
     if missing := [key for key in shape.needed if key not in data]:
         raise FormatError(f"{path} lacks {', '.join(missing)}")
     _, problems = shapes.checked(data, shape.shapes)
