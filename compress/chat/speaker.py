@@ -123,8 +123,10 @@ class Speaker:
             with translated(
                 f"{self.name} cannot answer", kind=EvaluationError, do="`compress doctor` shows what can run here"
             ):
+                ids_1T = torch.tensor([ids], device=self._subject.device)
                 self._subject.model.generate(
-                    torch.tensor([ids], device=self._subject.device),
+                    ids_1T,
+                    attention_mask=torch.ones_like(ids_1T),  # a token for padding that the prompt holds is read, too
                     generation_config=self._generation(most),
                     streamer=listener,
                 )
@@ -142,14 +144,12 @@ class Speaker:
 
     def _generation(self, most: int) -> Any:
         config = copy.deepcopy(self._subject.model.generation_config)
-        ends = sorted(self._subject.ends)
-        pad = self._subject.tokenizer.pad_token_id
         config.update(
             max_new_tokens=most,
             max_length=None,
             do_sample=self.settings.temperature > 0,
-            eos_token_id=ends or None,
-            pad_token_id=pad if pad is not None else ends[0] if ends else None,
+            eos_token_id=sorted(self._subject.ends) or None,
+            pad_token_id=self._subject.pad,
         )
         if self.settings.temperature > 0:
             config.temperature = self.settings.temperature

@@ -53,6 +53,12 @@ class Subject:
         ids = named if isinstance(named, list | tuple) else [named]
         return frozenset(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None)
 
+    @property
+    def pad(self) -> int:
+        """Id of the token that fills up what a model writes; a single text has none, but `generate` wants to know."""
+        pad = self.tokenizer.pad_token_id
+        return pad if pad is not None else min(self.ends, default=0)
+
     def description(self) -> dict[str, Any]:
         """Returns the entry `model` of eval.json."""
         return {

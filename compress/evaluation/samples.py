@@ -108,14 +108,13 @@ def _answer(subject: Subject, prompt: str, chat: str) -> str:
     room = subject.room - ids_1T.shape[1]
     if room < 1:
         return ""
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(subject.ends), 0)
     with torch.inference_mode():
         out_1T = subject.model.generate(
             ids_1T,
             attention_mask=torch.ones_like(ids_1T),
             max_new_tokens=min(_MAX_TOKENS, room),
             do_sample=False,
-            pad_token_id=pad,
+            pad_token_id=subject.pad,
         )
     return str(tokenizer.decode(out_1T[0, ids_1T.shape[1] :], skip_special_tokens=True)).strip()
 

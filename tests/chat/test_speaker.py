@@ -51,6 +51,21 @@ def test_an_answer_is_what_transformers_generates(folder: Path) -> None:
     assert answer.stopped == (END if int(expected[-1]) == model.generation_config.eos_token_id else LENGTH)
 
 
+def test_a_token_for_padding_in_the_prompt_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers takes it for padding, and hides it, where it is not told otherwise."""
+    talking, masks = speaker(folder, max_new_tokens=2), []
+    talking._subject.tokenizer.pad_token_id = talking.prompt("Hi")[1]
+    forward = talking._subject.model.forward
+
+    def watched(*args: Any, **given: Any) -> Any:
+        masks.append(given["attention_mask"])
+        return forward(*args, **given)
+
+    monkeypatch.setattr(talking._subject.model, "forward", watched)
+    said(talking, "Hi")
+    assert masks and all(mask is None or bool(mask.all()) for mask in masks)
+
+
 def test_the_conversation_is_in_the_next_prompt_until_it_is_reset(folder: Path) -> None:
     talking = speaker(folder, max_new_tokens=5)
     talking.system = "Be brief."
